@@ -1,0 +1,200 @@
+"""From what people wrote to what this hardware shall be: a wish per GPU, or one sentence why not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from agent.desired.inline import Ask, looks_inline, parse_inline, parse_profile, shapes_of
+from agent.desired.layout_file import Entry, Layouts
+from agent.model.desired import Desired, Refusal, Unasked, Wish
+from agent.model.errors import BadInputError
+from agent.model.labels import GPU_LAYOUT_PREFIX, GPU_LAYOUT_SUFFIX
+from agent.model.mig import Gpu, GpuWish, Profile, Shape
+
+Fits = Callable[[Gpu, tuple[Shape, ...]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where wishes come from. ``layouts_error`` is the sentence when the layouts file cannot be read.
+
+    ``gpus_before`` is how many GPUs the node had when a layout was last applied (None: never): an index means something
+    only while that is so, since a lost GPU shifts them.
+    """
+
+    label_key: str
+    labels: Mapping[str, str]
+    layouts: Layouts
+    layouts_error: str = ""
+    gpus_before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One GPU's part of a layout, before it is held against the GPU."""
+
+    mig_enabled: bool
+    asks: tuple[Ask, ...] = ()
+    shapes: tuple[Shape, ...] | None = None
+
+
+def resolve(sources: Sources, gpus: tuple[Gpu, ...], fits: Fits) -> Wish:
+    """The node's wish. ``fits`` says whether an empty GPU can have some instances together (the planner's geometry)."""
+    name = sources.labels.get(sources.label_key, "")
+    overrides = {
+        key.removeprefix(GPU_LAYOUT_PREFIX).removesuffix(GPU_LAYOUT_SUFFIX): value
+        for key, value in sources.labels.items()
+        if key.startswith(GPU_LAYOUT_PREFIX) and key.endswith(GPU_LAYOUT_SUFFIX) and value
+    }
+    if not name and not overrides:
+        return Unasked()
+    known = [gpu for gpu in gpus if not gpu.unknown]
+    try:
+        wishes: dict[str, GpuWish] = {}
+        if name:
+            for gpu, asked in _node_layout(name, sources, known).items():
+                wishes[gpu.uuid] = _wish(gpu, asked, f"layout {name!r}", fits)
+        for which, value in sorted(overrides.items()):
+            gpu = _named_gpu(which, sources, known)
+            wishes[gpu.uuid] = _wish(gpu, _layout(value, sources)(gpu), f"layout {value!r}", fits)
+    except _RefusedError as refused:
+        return Refusal(refused.reason, str(refused), name)
+    except BadInputError as error:
+        return Refusal("unknown-profile", str(error), name)
+    return Desired(name, revision_of(name, wishes), wishes)
+
+
+def revision_of(name: str, wishes: Mapping[str, GpuWish]) -> str:
+    """12 hexadecimal digits that change when anything asked changes."""
+    text = repr((name, sorted((uuid, w.mig_enabled, w.shapes) for uuid, w in wishes.items())))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _RefusedError(BadInputError):
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def _node_layout(name: str, sources: Sources, gpus: list[Gpu]) -> dict[Gpu, _Asked]:
+    """Each MIG-capable GPU's part of the node's layout. A file's later entries override earlier ones."""
+    capable = [gpu for gpu in gpus if gpu.mig_enabled is not None]
+    entries = sources.layouts.get(name)
+    if entries is not None:
+        _check_indices(name, entries, sources, len(gpus))
+        found = {gpu: next((e for e in reversed(entries) if e.names(gpu)), None) for gpu in capable}
+        return {gpu: _from_entry(name, entry) for gpu, entry in found.items() if entry is not None}
+    if not capable:
+        raise _RefusedError("no-mig", f"layout {name!r}: no GPU of this node supports MIG")
+    layout = _layout(name, sources)
+    return {gpu: layout(gpu) for gpu in capable}
+
+
+def _layout(name: str, sources: Sources) -> Callable[[Gpu], _Asked]:
+    """A layout that is not in the file: a generated name, or an inline layout."""
+    match name:
+        case "disabled" | "all-disabled":
+            return lambda gpu: _Asked(False)
+        case "enabled" | "all-enabled":
+            return lambda gpu: _Asked(True)
+        case "all-balanced":
+            return lambda gpu: _Asked(True, shapes=_balanced(gpu))
+    if name.startswith("all-") and looks_inline(name.removeprefix("all-")):
+        return lambda gpu: _Asked(True, shapes=_filled(gpu, name))
+    if looks_inline(name):
+        try:
+            asks = parse_inline(name)
+        except BadInputError as error:
+            raise _RefusedError("unparsable-layout", str(error)) from error
+        return lambda gpu: _Asked(True, asks)
+    raise _RefusedError("unknown-layout", _unknown(name, sources))
+
+
+def _unknown(name: str, sources: Sources) -> str:
+    if sources.layouts_error:
+        return f"layout {name!r} cannot be looked up: {sources.layouts_error}"
+    known = ", ".join(sorted(sources.layouts)[:12]) or "none"
+    return f"layout {name!r} is neither in the layouts file (it has: {known}) nor an inline layout such as 7x1g.10gb"
+
+
+def _from_entry(name: str, entry: Entry) -> _Asked:
+    return _Asked(entry.mig_enabled, entry.asks(f"layout {name!r}"))
+
+
+def _check_indices(name: str, entries: tuple[Entry, ...], sources: Sources, count: int) -> None:
+    if any(entry.devices != "all" for entry in entries):
+        _check_count(f"layout {name!r} lists GPUs by index", sources, count)
+
+
+def _check_count(what: str, sources: Sources, count: int) -> None:
+    if sources.gpus_before is not None and sources.gpus_before != count:
+        raise _RefusedError(
+            "gpu-count-changed",
+            f"{what}, but the node has {count} GPUs now and had {sources.gpus_before} when a layout was last applied: "
+            "a lost GPU shifts indices; name GPUs by UUID, or bring the GPU back",
+        )
+
+
+def _named_gpu(which: str, sources: Sources, gpus: list[Gpu]) -> Gpu:
+    """A GPU by the first 8 hexadecimal digits of its UUID, or by index."""
+    if len(which) < 8 and which.isdigit():
+        _check_count(f"label {GPU_LAYOUT_PREFIX}{which}{GPU_LAYOUT_SUFFIX} names a GPU by index", sources, len(gpus))
+        found = [gpu for gpu in gpus if gpu.index == int(which)]
+    else:
+        found = [gpu for gpu in gpus if gpu.short == which.lower()]
+    if len(found) != 1:
+        have = ", ".join(gpu.short for gpu in gpus)
+        raise _RefusedError(
+            "unknown-gpu",
+            f"label {GPU_LAYOUT_PREFIX}{which}{GPU_LAYOUT_SUFFIX} names no GPU of this node; it has {have}",
+        )
+    return found[0]
+
+
+def _wish(gpu: Gpu, asked: _Asked, where: str, fits: Fits) -> GpuWish:
+    """Held against the GPU: every profile exists, and all fit together on an empty one."""
+    if gpu.mig_enabled is None:
+        raise _RefusedError("no-mig", f"{where}: {gpu.name} (GPU {gpu.index}) does not support MIG")
+    if not asked.mig_enabled:
+        return GpuWish(False)
+    shapes = asked.shapes if asked.shapes is not None else shapes_of(gpu, asked.asks, where)
+    if not fits(gpu, shapes):
+        listed = ", ".join(str(shape) for shape in shapes)
+        raise _RefusedError(
+            "no-placement",
+            f"{where}: {listed} do not fit together on {gpu.name} (GPU {gpu.index}): no legal placement holds them all; "
+            "`warmslice layouts` lists what fits",
+        )
+    return GpuWish(True, shapes)
+
+
+def _filled(gpu: Gpu, name: str) -> tuple[Shape, ...]:
+    """``all-<profile>``: as many as the GPU can hold."""
+    ask = parse_profile(name.removeprefix("all-"), 1, f"layout {name!r}")
+    shapes = shapes_of(gpu, (ask,), f"layout {name!r}")
+    profile = gpu.profile(shapes[0].profile)
+    return shapes * _most(profile) if profile is not None else ()
+
+
+def _most(profile: Profile) -> int:
+    """How many instances of one profile fit beside each other, by its placements."""
+    count, end = 0, -1
+    for place in sorted(profile.placements, key=lambda p: p.end):
+        if place.start >= end:
+            count, end = count + 1, place.end
+    return min(count, 1) if profile.media in ("me", "me.all") else count
+
+
+def _balanced(gpu: Gpu) -> tuple[Shape, ...]:
+    """``all-balanced``: 2x1g + 1x2g + 1x3g on a board of seven compute slices, 2x1g + 1x2g on one of four."""
+    plain = [profile for profile in gpu.profiles if not {"+", "-"} & set(profile.name)]
+    smallest: dict[int, Profile] = {}
+    for profile in sorted(plain, key=lambda p: p.memory_mib):
+        smallest.setdefault(profile.slices, profile)
+    counts = {3: 1, 2: 1, 1: 2} if max(smallest, default=0) >= 7 else {2: 1, 1: 2}
+    missing = [slices for slices in counts if slices not in smallest]
+    if missing:
+        raise _RefusedError("unknown-profile", f"layout 'all-balanced': {gpu.name} has no {missing[0]}g profile")
+    return tuple(Shape(smallest[slices].name) for slices, count in counts.items() for _ in range(count))

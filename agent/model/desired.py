@@ -1,0 +1,37 @@
+"""What is asked of the node: a resolved wish, a wish that cannot be, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.model.mig import GpuWish
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """A wish that this hardware can have. GPUs that ``wishes`` (by UUID) does not name are left alone.
+
+    ``revision`` hashes what is asked, so an edit of the layouts file under the same name is another wish.
+    """
+
+    layout: str
+    revision: str
+    wishes: Mapping[str, GpuWish]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Never on this node as things are. ``message`` is one clear sentence; nothing is touched."""
+
+    reason: str
+    message: str
+    layout: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """No layout label: the node stays as it is."""
+
+
+Wish = Desired | Refusal | Unasked

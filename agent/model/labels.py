@@ -1,0 +1,98 @@
+"""Every label, annotation and resource name that the agent reads or writes, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DOMAIN = "warmslice.dev"
+
+CONFIG = "nvidia.com/mig.config"
+STATE = "nvidia.com/mig.config.state"
+STRATEGY = "nvidia.com/mig.strategy"
+DRIVER_UPGRADE_STATE = "nvidia.com/gpu-driver-upgrade-state"
+GPU_LAYOUT_PREFIX = f"{DOMAIN}/gpu-"
+GPU_LAYOUT_SUFFIX = ".layout"
+MODEL_PREFIX = f"models.{DOMAIN}/"
+MODEL_SET = f"{DOMAIN}/model-set"
+
+STATUS = f"{DOMAIN}/status"
+OPERATION = f"{DOMAIN}/operation"
+DRY_RUN = f"{DOMAIN}/dry-run"
+PLAN = f"{DOMAIN}/plan"
+KEEP_CORDONED = f"{DOMAIN}/keep-cordoned"
+EVICT = f"{DOMAIN}/evict"
+
+PAUSED = "paused-for-mig-change"
+DEPLOY_PREFIX = "nvidia.com/gpu.deploy."
+DEVICE_PLUGIN = "nvidia.com/gpu.deploy.device-plugin"
+
+
+def gpu_layout_label(uuid: str) -> str:
+    """The label that holds the layout of one GPU: ``warmslice.dev/gpu-<first 8 hex of its UUID>.layout``."""
+    return f"{GPU_LAYOUT_PREFIX}{uuid.removeprefix('GPU-')[:8]}{GPU_LAYOUT_SUFFIX}"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Something on the node that uses GPUs and is started by a deploy label.
+
+    ``apps`` are the values of the pod labels ``app`` or ``app.kubernetes.io/name`` that its pods carry, with GPU Operator
+    and without. ``every_change`` is False for a client that stands in the way of a mode change only.
+    """
+
+    label: str
+    apps: frozenset[str]
+    every_change: bool
+
+
+CLIENTS: tuple[Client, ...] = (
+    Client(
+        DEVICE_PLUGIN,
+        frozenset({"nvidia-device-plugin-daemonset", "nvidia-device-plugin", "nvidia-device-plugin-ds"}),
+        True,
+    ),
+    Client(f"{DEPLOY_PREFIX}dcgm-exporter", frozenset({"nvidia-dcgm-exporter", "dcgm-exporter"}), True),
+    Client(f"{DEPLOY_PREFIX}dcgm", frozenset({"nvidia-dcgm"}), True),
+    Client(
+        f"{DEPLOY_PREFIX}gpu-feature-discovery",
+        frozenset({"gpu-feature-discovery"}),
+        False,
+    ),
+    Client(f"{DEPLOY_PREFIX}nvsm", frozenset({"nvidia-nvsm"}), False),
+    Client(f"{DEPLOY_PREFIX}client", frozenset(), False),
+)
+"""The clients of mig-manager's protocol; those that this node has not are never created."""
+
+AUTOSCALER_GUARDS: dict[str, str] = {
+    "karpenter.sh/do-not-disrupt": "true",
+    "cluster-autoscaler.kubernetes.io/scale-down-disabled": "true",
+}
+"""Set while a change runs, so that no autoscaler deletes the node under it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One row of the reference: a key on the node object (or on a pod), and who writes it."""
+
+    name: str
+    where: Literal["label", "annotation", "pod annotation"]
+    written: bool
+    meaning: str
+
+
+KEYS: tuple[Key, ...] = (
+    Key(CONFIG, "label", False, "the wish: a named layout or an inline one"),
+    Key(f"{GPU_LAYOUT_PREFIX}<8 hex>{GPU_LAYOUT_SUFFIX}", "label", False, "inline layout for one GPU"),
+    Key(STATE, "label", True, "pending, success, failed or rebooting"),
+    Key(f"{DEPLOY_PREFIX}*", "label", True, "paused for a change and put back, only where present"),
+    Key(f"{MODEL_PREFIX}<name>", "label", True, "ready, fetching or failed"),
+    Key(MODEL_SET, "label", False, "name of a model set from the catalog"),
+    Key(STATUS, "annotation", True, "what the agent wants, what it waits for and since when (JSON)"),
+    Key(OPERATION, "annotation", True, "journal of a change in progress (JSON)"),
+    Key(DRY_RUN, "annotation", False, '"true": plan only, touch nothing'),
+    Key(PLAN, "annotation", True, "the plan of a dry run (JSON)"),
+    Key(KEEP_CORDONED, "annotation", False, "leave the node cordoned at the end"),
+    *(Key(name, "annotation", True, "autoscaler guard while a change runs") for name in AUTOSCALER_GUARDS),
+    Key(EVICT, "pod annotation", False, '"true", "false" or "wait"'),
+)

@@ -1,0 +1,186 @@
+"""MIG nouns: what a GPU can be cut into, and how it is cut now.
+
+Placements are counted in memory slices, as NVML does. Identity is (GPU UUID, placement, profile); GPU instance ids, compute
+instance ids, indices and MIG UUIDs are re-used by the driver and are facts about now only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Placement:
+    """A run of memory slices on one GPU: ``size`` slices from slice ``start``."""
+
+    start: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """The first slice behind the run."""
+        return self.start + self.size
+
+    def overlaps(self, other: Placement) -> bool:
+        """Two runs that share a slice cannot exist together."""
+        return self.start < other.end and other.start < self.end
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A kind of GPU instance, as the driver of *this* GPU describes it.
+
+    ``name`` is the driver's own, without "MIG " in front: ``1g.10gb``, ``1g.10gb+me``. ``id`` is the profile id that create
+    takes (19), not the enum (0). ``max_instances`` is a hint (A30 reports it wrong); ``placements`` are the truth.
+    ``compute`` lists how many compute slices its compute instances can have, the whole of it included.
+    """
+
+    name: str
+    id: int
+    slices: int
+    memory_mib: int
+    multiprocessors: int
+    max_instances: int
+    placements: tuple[Placement, ...]
+    compute: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Memory slices that one instance takes; 0 where the driver lists no placement."""
+        return self.placements[0].size if self.placements else 0
+
+    @property
+    def media(self) -> str:
+        """``"me"``, ``"me.all"``, ``"-me"`` or ``""``: how the profile takes the GPU's media engines."""
+        for mark, meaning in (("+me.all", "me.all"), ("+me", "me"), ("-me", "-me")):
+            if self.name.endswith(mark):
+                return meaning
+        return ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Shape:
+    """What is wanted of one GPU instance: its profile, and the compute slices of each of its compute instances.
+
+    An empty ``compute`` means one compute instance of full size.
+    """
+
+    profile: str
+    compute: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.compute:
+            return self.profile
+        return "+".join(f"{slices}c" for slices in self.compute) + "." + self.profile
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Slot:
+    """One GPU instance in a layout: a shape at a placement. With the GPU's UUID in front, this is its identity."""
+
+    placement: Placement
+    shape: Shape
+
+    def __str__(self) -> str:
+        return f"{self.shape}@{self.placement}"
+
+
+Layout = tuple[Slot, ...]
+"""The GPU instances of one GPU, in the order of their placements."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeInstance:
+    """A compute instance as it is now; with its GPU instance it is one MIG device. ``uuid`` is ``MIG-...``.
+
+    ``full``: it has every multiprocessor that one compute instance of this GPU instance can have. The number of slices
+    alone does not say so: 1g.20gb on Hopper offers 16 and 26 multiprocessors to one slice.
+    """
+
+    id: int
+    slices: int
+    full: bool
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuInstance:
+    """A GPU instance as it is now. Without a compute instance it is an orphan: no MIG device, but the memory is taken."""
+
+    id: int
+    profile: str
+    placement: Placement
+    compute: tuple[ComputeInstance, ...] = ()
+
+    @property
+    def shape(self) -> Shape | None:
+        """The shape that this instance has; None for an orphan, which has none yet."""
+        if not self.compute:
+            return None
+        if len(self.compute) == 1 and self.compute[0].full:
+            return Shape(self.profile)
+        return Shape(self.profile, tuple(sorted((c.slices for c in self.compute), reverse=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process on a GPU. ``gpu_instance`` and ``compute_instance`` are None for one that uses the whole GPU."""
+
+    pid: int
+    gpu_instance: int | None
+    compute_instance: int | None
+    memory_bytes: int = 0
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU as NVML shows it now.
+
+    ``mig_enabled`` is None on a GPU that has no MIG. ``pending`` differs from ``mig_enabled`` while a reset is owed.
+    ``unknown`` says why the GPU could not be read; then nothing else of it can be trusted. The PCI ids are written as
+    mig-parted's device filters have them: ``0x<device><vendor>``, ``0x233010DE``.
+    """
+
+    uuid: str
+    index: int
+    name: str
+    pci_device_id: str
+    memory_mib: int
+    mig_enabled: bool | None
+    mig_pending: bool | None
+    resetless: bool
+    profiles: tuple[Profile, ...] = ()
+    instances: tuple[GpuInstance, ...] = ()
+    processes: tuple[GpuProcess, ...] = ()
+    unknown: str = ""
+    pci_subsystem_id: str = ""
+
+    def profile(self, name: str) -> Profile | None:
+        """The profile of that name; None where this GPU has none."""
+        return next((p for p in self.profiles if p.name == name), None)
+
+    @property
+    def layout(self) -> Layout:
+        """The complete instances of now; orphans are not in it."""
+        return tuple(sorted(Slot(i.placement, i.shape) for i in self.instances if i.shape is not None))
+
+    @property
+    def short(self) -> str:
+        """The first 8 hexadecimal digits of the UUID, as they stand in label names."""
+        return self.uuid.removeprefix("GPU-")[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuWish:
+    """What is wanted of one GPU: MIG mode, and with it the instances (a multiset, sorted largest first by the resolver).
+
+    ``placed`` names exact placements instead: a way back, or the layout last applied.
+    """
+
+    mig_enabled: bool
+    shapes: tuple[Shape, ...] = ()
+    placed: Layout | None = field(default=None)

@@ -1,0 +1,111 @@
+"""The cluster's nouns, as far as the agent needs them: the node, its pods, budgets, and who holds a slice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Our node object. ``allocatable`` and ``capacity`` hold the extended resources of the domain nvidia.com only."""
+
+    name: str
+    uid: str
+    resource_version: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    unschedulable: bool
+    allocatable: Mapping[str, int]
+    capacity: Mapping[str, int]
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PodRef:
+    """A pod by what lasts: a pod of the same name with another UID is another pod."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod bound to this node. ``gpus`` are its requests of nvidia.com resources; ``started`` is seconds since the epoch."""
+
+    ref: PodRef
+    phase: str
+    terminating: bool
+    owner_kind: str
+    owner_name: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    gpus: Mapping[str, int]
+    priority: int = 0
+    mirror: bool = False
+    disk_scratch: bool = False
+    started: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Terminal pods hold nothing any more."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def app(self) -> str:
+        """The name its labels give the application, by the older or the newer key."""
+        return self.labels.get("app") or self.labels.get("app.kubernetes.io/name", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One expression of a label selector: ``operator`` is In, NotIn, Exists or DoesNotExist."""
+
+    key: str
+    operator: str
+    values: frozenset[str] = frozenset()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """As the API server evaluates it; an unknown operator matches nothing."""
+        match self.operator:
+            case "In":
+                return labels.get(self.key) in self.values
+            case "NotIn":
+                return labels.get(self.key) not in self.values
+            case "Exists":
+                return self.key in labels
+            case "DoesNotExist":
+                return self.key not in labels
+            case _:
+                return False
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A PodDisruptionBudget. ``selector`` None selects nothing, an empty one every pod of the namespace (policy/v1)."""
+
+    namespace: str
+    name: str
+    selector: tuple[Requirement, ...] | None
+    disruptions_allowed: int
+
+    def covers(self, pod: Pod) -> bool:
+        """Whether the pod counts against this budget."""
+        if pod.ref.namespace != self.namespace or self.selector is None:
+            return False
+        return all(requirement.matches(pod.labels) for requirement in self.selector)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOwner:
+    """What the kubelet says: this pod has these devices. The kubelet gives no UID."""
+
+    namespace: str
+    name: str
+    container: str
+    resource: str
+    devices: tuple[str, ...] = field(default=())

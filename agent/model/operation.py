@@ -1,0 +1,82 @@
+"""The journal of a change, kept on the node object.
+
+It holds what cannot be observed: what was there before, and what we took over. What NVML, PodResources and the disk can
+tell is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from agent.model.errors import BadInputError
+from agent.model.mig import Gpu, GpuWish, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """One GPU as it was found."""
+
+    mig_enabled: bool
+    slots: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One change of the node, from begin to end.
+
+    ``cordoned``: we cordoned, so we uncordon. ``labels`` and ``annotations`` are the originals of what we changed, None for
+    "was absent"; labels are in it only while paused. ``clients`` are the UIDs of the GPU clients' pods that ran at begin: one
+    of them still running has not seen the new layout. ``touched``: from here on the hardware may have been changed.
+    ``failure`` is set when the way forward failed: from then on the operation goes back to ``before``. ``recordoned``:
+    somebody uncordoned midway and we cordoned again, once. ``started`` is seconds since the epoch.
+    """
+
+    id: str
+    revision: str
+    layout: str
+    boot_id: str
+    started: float
+    cordoned: bool
+    before: dict[str, Before]
+    labels: dict[str, str | None] = field(default_factory=dict)
+    annotations: dict[str, str | None] = field(default_factory=dict)
+    clients: tuple[str, ...] = ()
+    touched: bool = False
+    failure: str = ""
+    recordoned: bool = False
+
+    def way_back(self) -> Mapping[str, GpuWish]:
+        """What has to be asked of each GPU to have again what was before."""
+        return {
+            uuid: GpuWish(before.mig_enabled, tuple(slot.shape for slot in before.slots), before.slots)
+            for uuid, before in self.before.items()
+        }
+
+    def undone_in(self, gpus: tuple[Gpu, ...]) -> bool:
+        """Whether every GPU of the operation is as it was found: nothing done yet, or all of it undone."""
+        now = {gpu.uuid: gpu for gpu in gpus}
+        return all(
+            uuid in now
+            and now[uuid].mig_enabled == before.mig_enabled
+            and now[uuid].layout == before.slots
+            and len(now[uuid].instances) == len(before.slots)
+            for uuid, before in self.before.items()
+        )
+
+    def to_json(self) -> str:
+        """As it stands in the annotation."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Operation:
+        """Read an annotation back. BadInputError when it is not ours any more: a person has to look."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise BadInputError(
+                f"annotation warmslice.dev/operation cannot be read ({error}): "
+                "put its last value back, or remove it after checking cordon and gpu.deploy labels by hand"
+            ) from error

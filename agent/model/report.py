@@ -1,0 +1,66 @@
+"""What the agent says of a node: the status annotation, and the report of a pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import msgspec
+
+from agent.model.mig import Gpu
+from agent.model.node import DeviceOwner
+
+State = Literal["pending", "success", "failed", "rebooting"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """The status annotation. Times are seconds since the epoch; ``since`` is when ``state`` and ``reason`` began.
+
+    ``revision`` is of the wish that the status speaks of. ``placements`` maps a GPU's UUID to the instances last applied,
+    ``profile@start:size`` each: a hint after a reboot. ``attempts`` counts failures of this revision, ``next_try`` says when
+    the next attempt may begin.
+    """
+
+    state: State
+    reason: str
+    message: str
+    since: float
+    layout: str = ""
+    revision: str = ""
+    gpus: int | None = None
+    placements: dict[str, list[str]] = field(default_factory=dict)
+    attempts: int = 0
+    next_try: float | None = None
+
+    def to_json(self) -> str:
+        """As it stands in the annotation; the message is cut so that the whole stays below 8 KiB."""
+        text = msgspec.json.encode(self)
+        if len(text) > 8000:
+            text = msgspec.json.encode(replace(self, message=self.message[:1000], placements={}))
+        return text.decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> NodeStatus | None:
+        """Read an annotation back; None when it is not ours. Nothing is lost with it but hints."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.ValidationError, msgspec.DecodeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionReport:
+    """What the last pass of the partition loop saw and came to; metrics and readiness are made from it.
+
+    ``finished`` and ``waits_since`` are seconds since the epoch. ``waits_for`` is empty when nothing is waited for. ``error``
+    is the sentence of a pass that failed; then the rest is of the pass before.
+    """
+
+    finished: float
+    gpus: tuple[Gpu, ...]
+    owners: tuple[DeviceOwner, ...]
+    status: NodeStatus | None
+    waits_for: str = ""
+    waits_since: float = 0.0
+    error: str = ""

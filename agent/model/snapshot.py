@@ -1,0 +1,24 @@
+"""The whole world of one pass, read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.model.mig import Gpu
+from agent.model.node import Budget, DeviceOwner, Node, Pod
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a pass decides on. ``now`` is seconds since the epoch.
+
+    ``owners`` is None when the kubelet could not be asked; ``owners_error`` says why. Then nobody is known to be free.
+    """
+
+    now: float
+    node: Node
+    gpus: tuple[Gpu, ...]
+    pods: tuple[Pod, ...]
+    owners: tuple[DeviceOwner, ...] | None
+    owners_error: str = ""
+    budgets: tuple[Budget, ...] = ()

@@ -1,0 +1,169 @@
+"""Acts as data: what a plan is made of, and what a pass can come to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.model.desired import Refusal
+from agent.model.mig import Layout, Placement, Shape
+from agent.model.node import PodRef
+from agent.model.operation import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """One patch of the node: cordon (if it was not), autoscaler guards, the operation record, state ``pending``.
+
+    Clients whose originals are in the record already are paused in the same patch: nobody has to be drained first.
+    """
+
+    operation: Operation
+    guards: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recordon:
+    """Somebody uncordoned midway: cordon again, once, and say so."""
+
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Write down that the way forward failed, before the first step back."""
+
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Ask for one pod's eviction, by budget and with its UID as precondition."""
+
+    pod: PodRef
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Stop GPU clients by their deploy labels. In the same patch the record gets the originals, and says that from now on
+    the hardware may be touched."""
+
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class SetMode:
+    """Switch the MIG mode of one GPU."""
+
+    gpu: str
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Destroy:
+    """Remove one GPU instance with its compute instances."""
+
+    gpu: str
+    placement: Placement
+    profile: str
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make one GPU instance with its compute instances; finishes one that is there without them."""
+
+    gpu: str
+    placement: Placement
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Run the configured commands that make capability nodes and CDI specifications follow the slices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Put the paused clients' labels back, and take them from the record; the operation goes on until they show the layout."""
+
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class RestartClient:
+    """Delete one GPU client's pod on this node, so that its DaemonSet starts one that sees the new layout."""
+
+    pod: PodRef
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One patch of the node: originals back, uncordon only if we cordoned, state, record removed."""
+
+    operation: Operation
+    state: Literal["success", "failed"]
+    reason: str
+    message: str
+    uncordon: bool
+
+
+Step = Begin | Recordon | Abort | Evict | Pause | SetMode | Destroy | Create | Refresh | Resume | RestartClient | End
+
+
+@dataclass(frozen=True, slots=True)
+class GpuChange:
+    """What happens to one GPU. ``remove`` are instances (complete or orphaned), ``finish`` orphans that get their compute."""
+
+    gpu: str
+    keep: Layout
+    remove: tuple[tuple[Placement, str], ...] = ()
+    create: Layout = ()
+    finish: Layout = ()
+    mode: bool | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to do on this GPU."""
+        return not (self.remove or self.create or self.finish) and self.mode is None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The whole way from what is to what is wanted, and the pods that have to move for it."""
+
+    gpus: tuple[GpuChange, ...]
+    moves: tuple[PodRef, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """The hardware is as wished."""
+        return all(gpu.empty for gpu in self.gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps to take now, in order; after them the world is read again. ``change`` is the whole way, for people to read."""
+
+    change: Change
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Not yet: something else has to happen first. ``look_again_seconds`` bounds the wait when no event comes."""
+
+    reason: str
+    message: str
+    change: Change | None = None
+    look_again_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Nothing to do. ``asked`` is False on a node without a layout label."""
+
+    message: str
+    asked: bool = True
+
+
+Outcome = Plan | Waiting | Refusal | Settled

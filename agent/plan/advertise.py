@@ -1,0 +1,75 @@
+"""What the node should advertise for its slices, and whether it does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from agent.model.labels import CLIENTS, DEVICE_PLUGIN, STRATEGY
+from agent.model.mig import Gpu
+from agent.model.node import Node, Pod
+from agent.model.snapshot import Snapshot
+
+_PLUGIN_APPS = next(client.apps for client in CLIENTS if client.label == DEVICE_PLUGIN)
+
+
+def has_advertiser(seen: Snapshot) -> bool:
+    """Whether NVIDIA's device plugin runs, is asked for, or has ever advertised here."""
+    asked = seen.node.labels.get(DEVICE_PLUGIN, "false") != "false"
+    return asked or any(is_plugin(pod) for pod in seen.pods) or any(map(_ours, seen.node.capacity))
+
+
+def is_plugin(pod: Pod) -> bool:
+    """A pod of NVIDIA's device plugin."""
+    return pod.app in _PLUGIN_APPS
+
+
+def difference(node: Node, gpus: tuple[Gpu, ...]) -> str:
+    """In words what allocatable shows and what it should; empty when they agree.
+
+    The plugin's strategy is the label ``nvidia.com/mig.strategy`` where there is one; else either way of advertising counts.
+    """
+    shown = {name: count for name, count in node.allocatable.items() if _ours(name) and count}
+    strategy = node.labels.get(STRATEGY, "")
+    wanted = [_shared(expected(gpus, one), node.labels) for one in ([strategy] if strategy else ["mixed", "single"])]
+    if shown in wanted:
+        return ""
+    return f"allocatable shows {_words(shown)}, the layout is {_words(wanted[0])}"
+
+
+def expected(gpus: tuple[Gpu, ...], strategy: str) -> dict[str, int]:
+    """Resource name to count, as the device plugin's strategy ``none``, ``single`` or ``mixed`` advertises this layout."""
+    counts: Counter[str] = Counter()
+    for gpu in gpus:
+        if gpu.mig_enabled and strategy != "none":
+            for instance in gpu.instances:
+                for compute in instance.compute:
+                    counts[_resource(gpu, instance.profile, compute.slices, strategy)] += 1
+        else:
+            counts["nvidia.com/gpu"] += 1
+    return dict(counts)
+
+
+def _resource(gpu: Gpu, profile: str, slices: int, strategy: str) -> str:
+    if strategy == "single":
+        return "nvidia.com/gpu"
+    known = gpu.profile(profile)
+    part = "" if known is None or known.slices == slices else f"{slices}c."
+    return f"nvidia.com/mig-{part}{profile.replace('+', '.')}"
+
+
+def _shared(counts: Mapping[str, int], labels: Mapping[str, str]) -> dict[str, int]:
+    """Times the replicas that GPU feature discovery writes beside a shared resource (``<resource>.replicas``)."""
+    found = {}
+    for name, count in counts.items():
+        replicas = labels.get(f"{name}.replicas", "1")
+        found[name] = count * (int(replicas) if replicas.isdigit() and replicas != "0" else 1)
+    return found
+
+
+def _ours(name: str) -> bool:
+    return name == "nvidia.com/gpu" or name.startswith("nvidia.com/mig-")
+
+
+def _words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "no GPU resource"

@@ -1,0 +1,162 @@
+"""Where the slices of one GPU go: by placement, exact, deterministic.
+
+Among all legal completions of a wish that leave the fixed slices where they are, the one is taken that moves the fewest
+pods without budget, then the fewest pods, destroys the fewest slices, leaves the largest profiles creatable, and takes the
+fewest calls; the lowest placements on a tie.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from agent.model.mig import Gpu, GpuWish, Layout, Placement, Profile, Shape, Slot
+from agent.model.node import PodRef
+from agent.model.steps import GpuChange
+
+Cost = tuple[int, int, int, tuple[int, ...], int, Layout]
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    """Who holds the slices of one GPU: ``fixed`` placements cannot be freed, ``pods`` can be moved.
+
+    ``whole`` are the pods that hold the GPU undivided, ``whole_fixed`` says of those that cannot be moved who they are:
+    they matter to a change of mode. ``spent`` are the pods that no budget lets go now.
+    """
+
+    fixed: frozenset[Placement] = frozenset()
+    pods: Mapping[Placement, frozenset[PodRef]] = field(default_factory=dict)
+    spent: frozenset[PodRef] = frozenset()
+    whole: frozenset[PodRef] = frozenset()
+    whole_fixed: tuple[str, ...] = ()
+
+
+def solve(gpu: Gpu, wish: GpuWish, tenants: Tenants) -> GpuChange | None:
+    """The best change of one GPU towards the wish; None where no legal completion leaves the fixed slices alone."""
+    current = gpu.layout
+    fixed = tuple(slot for slot in current if slot.placement in tenants.fixed)
+    mode = None if gpu.mig_enabled == wish.mig_enabled else wish.mig_enabled
+    if not wish.mig_enabled or mode is not None:
+        if fixed or (mode is not None and tenants.whole_fixed):
+            return None
+        target: Layout | None = best(gpu, (), wish, tenants) if wish.mig_enabled else ()
+        return None if target is None else difference(gpu, target, mode)
+    target = best(gpu, fixed, wish, tenants)
+    return None if target is None else difference(gpu, target, mode)
+
+
+def moves(change: GpuChange, tenants: Tenants) -> frozenset[PodRef]:
+    """The pods that have to go for a change: holders of removed slices; for a change of mode everyone on that GPU."""
+    if change.mode is not None:
+        return tenants.whole.union(*tenants.pods.values())
+    doomed = (tenants.pods.get(placement, frozenset()) for placement, _ in change.remove)
+    return frozenset[PodRef]().union(*doomed)
+
+
+def best(gpu: Gpu, fixed: Layout, wish: GpuWish, tenants: Tenants) -> Layout | None:
+    """The cheapest completion; None where there is none."""
+    if wish.placed is not None:
+        return wish.placed if set(fixed) <= set(wish.placed) else None
+    return min(completions(gpu, fixed, wish.shapes), key=lambda layout: cost(gpu, layout, tenants), default=None)
+
+
+def feasible(gpu: Gpu, shapes: tuple[Shape, ...]) -> bool:
+    """Whether an empty GPU of this kind can have these instances together."""
+    return next(completions(gpu, (), shapes), None) is not None
+
+
+def completions(gpu: Gpu, fixed: Layout, shapes: tuple[Shape, ...]) -> Iterator[Layout]:
+    """Every legal layout that has exactly these shapes and the fixed slots among them."""
+    rest = Counter(shapes)
+    rest.subtract(slot.shape for slot in fixed)
+    if any(count < 0 for count in rest.values()) or not media_allowed(gpu, shapes):
+        return
+    todo = sorted((shape for shape, n in rest.items() if n), key=lambda s: (-_size(gpu, s), s))
+    taken = 0
+    for slot in fixed:
+        taken |= _mask(slot.placement)
+    yield from _place(gpu, [(shape, rest[shape]) for shape in todo], taken, fixed)
+
+
+def media_allowed(gpu: Gpu, shapes: tuple[Shape, ...]) -> bool:
+    """One instance with media engines per GPU (``+me``); ``+me.all`` takes them all and leaves only ``-me`` beside it."""
+    media = Counter(profile.media for shape in shapes if (profile := gpu.profile(shape.profile)) is not None)
+    if media["me.all"]:
+        return media["me.all"] == 1 and not media["me"] and not media[""]
+    return media["me"] <= 1
+
+
+def cost(gpu: Gpu, target: Layout, tenants: Tenants) -> Cost:
+    """What a completion costs, compared from left to right; every part is better when smaller."""
+    kept = set(target)
+    gone = [slot for slot in gpu.layout if slot not in kept]
+    pods = frozenset[PodRef]().union(*(tenants.pods.get(slot.placement, frozenset()) for slot in gone))
+    created = sum(1 for slot in target if slot not in set(gpu.layout))
+    return (
+        len(pods & tenants.spent),
+        len(pods),
+        len(gone),
+        tuple(-free for free in room_left(gpu, target)),
+        len(gone) + created,
+        target,
+    )
+
+
+def room_left(gpu: Gpu, layout: Layout) -> tuple[int, ...]:
+    """For each profile, largest first, at how many placements one more could still be created."""
+    taken = 0
+    for slot in layout:
+        taken |= _mask(slot.placement)
+    ordered = sorted(gpu.profiles, key=lambda p: (-p.size, -p.slices, p.name))
+    return tuple(sum(1 for place in p.placements if not taken & _mask(place)) for p in ordered)
+
+
+def difference(gpu: Gpu, target: Layout, mode: bool | None) -> GpuChange:
+    """The calls that lead from what the GPU has to the target: remove, finish orphans, create largest first."""
+    wanted = set(target)
+    have = set(gpu.layout)
+    orphans = {(i.placement, i.profile) for i in gpu.instances if not i.compute}
+    finish = tuple(slot for slot in target if (slot.placement, slot.shape.profile) in orphans)
+    finished = {(slot.placement, slot.shape.profile) for slot in finish}
+    remove = [(s.placement, s.shape.profile) for s in have if s not in wanted]
+    remove += [orphan for orphan in orphans if orphan not in finished]
+    create = [slot for slot in target if slot not in have and slot not in finish]
+    return GpuChange(
+        gpu.uuid,
+        keep=tuple(sorted(have & wanted)),
+        remove=tuple(sorted(remove)),
+        create=tuple(sorted(create, key=lambda s: (-s.placement.size, s.placement.start))),
+        finish=finish,
+        mode=mode,
+    )
+
+
+def _place(gpu: Gpu, todo: list[tuple[Shape, int]], taken: int, placed: Layout, floor: int = -1) -> Iterator[Layout]:
+    """Place the first kind in rising order of start (equal slices are not told apart), then the next kind."""
+    if not todo:
+        yield tuple(sorted(placed))
+        return
+    (shape, count), rest = todo[0], todo[1:]
+    profile = gpu.profile(shape.profile)
+    for place in profile.placements if profile is not None else ():
+        if place.start <= floor or taken & _mask(place):
+            continue
+        last = count == 1
+        yield from _place(
+            gpu,
+            rest if last else [(shape, count - 1), *rest],
+            taken | _mask(place),
+            (*placed, Slot(place, shape)),
+            -1 if last else place.start,
+        )
+
+
+def _mask(place: Placement) -> int:
+    return ((1 << place.size) - 1) << place.start
+
+
+def _size(gpu: Gpu, shape: Shape) -> int:
+    profile: Profile | None = gpu.profile(shape.profile)
+    return profile.size if profile is not None else 0

@@ -1,0 +1,334 @@
+"""What to do next about the layout: one decision per pass, from the wish, the world and the journal alone.
+
+# Note [Every pass decides anew]
+# Nothing is remembered between passes but the operation record on the node. A plan holds only the steps that may be taken
+# now; after them the world is read again. So a kill at any point is not special: the next pass finds the record and the
+# hardware as they are, and goes on or back from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from agent.model import labels
+from agent.model.desired import Desired, Refusal, Unasked, Wish
+from agent.model.mig import Gpu, GpuWish
+from agent.model.node import Pod, PodRef
+from agent.model.operation import Before, Operation
+from agent.model.report import NodeStatus
+from agent.model.snapshot import Snapshot
+from agent.model.steps import (
+    Abort,
+    Begin,
+    Change,
+    Create,
+    Destroy,
+    End,
+    Evict,
+    GpuChange,
+    Outcome,
+    Pause,
+    Plan,
+    Recordon,
+    Refresh,
+    RestartClient,
+    Resume,
+    SetMode,
+    Settled,
+    Step,
+    Waiting,
+)
+from agent.plan import advertise
+from agent.plan.drain import DrainPolicy, Holdings, holdings, unlisted
+from agent.plan.geometry import Tenants, moves, solve
+
+UPGRADE_IDLE = frozenset({"", "upgrade-done", "upgrade-required", "upgrade-failed"})
+"""Values of GPU Operator's upgrade label that mean: no driver is being replaced now."""
+
+
+DONE = Change(())
+"""Nothing is left to change on the hardware."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What an administrator may set about a change."""
+
+    drain: DrainPolicy = field(default_factory=DrainPolicy)
+    clients_stop_seconds: float = 60.0
+    advertise_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is known besides the world of now: the journal, the status last written (for back-off), and since when (seconds
+    since the epoch) this process has been waiting for what. The last is lost with the process; then the wait begins anew.
+    """
+
+    operation: Operation | None = None
+    last: NodeStatus | None = None
+    waits_for: str = ""
+    waits_since: float = 0.0
+
+    def waited(self, reason: str, seconds: float, now: float) -> bool:
+        """Whether this has been waited for that long."""
+        return self.waits_for == reason and now - self.waits_since >= seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to get to some wishes, or who stands in the way (``blockers``, one name and reason each)."""
+
+    change: Change
+    blockers: tuple[str, ...] = ()
+
+
+def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
+    """The outcome of this pass."""
+    if memory.operation is not None:
+        return _midway(wish, seen, policy, memory, memory.operation)
+    match wish:
+        case Refusal():
+            return wish
+        case Unasked():
+            return Settled("no layout is asked for", asked=False)
+    return _fresh(wish, seen, policy, memory.last)
+
+
+def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, midway: bool) -> Way:
+    """The change of every GPU named, each solved alone; GPUs that could not be read are left out."""
+    changes: list[GpuChange] = []
+    moved: set[PodRef] = set()
+    blockers: list[str] = []
+    for gpu in seen.gpus:
+        wish = wishes.get(gpu.uuid)
+        if wish is None or gpu.unknown:
+            continue
+        held = holdings(gpu, seen, policy.drain, midway)
+        change = solve(gpu, wish, held.tenants)
+        if change is None:
+            blockers += _in_the_way(gpu, wish, held)
+        else:
+            changes.append(change)
+            moved |= moves(change, held.tenants)
+    return Way(Change(tuple(changes), tuple(sorted(moved))), tuple(blockers))
+
+
+def _in_the_way(gpu: Gpu, wish: GpuWish, held: Holdings) -> list[str]:
+    """Those whose leaving alone would open a way; all of them where none alone would."""
+    everyone = [f"{text} on GPU {gpu.index}" for texts in held.reasons.values() for text in texts]
+    everyone += [f"{text} on GPU {gpu.index}" for text in held.tenants.whole_fixed]
+    alone = []
+    for placement, texts in sorted(held.reasons.items()):
+        without: Tenants = replace(held.tenants, fixed=held.tenants.fixed - {placement})
+        if solve(gpu, wish, without) is not None:
+            alone += [f"{text} on GPU {gpu.index}" for text in texts]
+    return alone or everyone
+
+
+def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | None) -> Outcome:
+    unread = [gpu for gpu in seen.gpus if gpu.unknown]
+    ideal = Change(
+        tuple(
+            change
+            for gpu in seen.gpus
+            if gpu.uuid in wish.wishes and not gpu.unknown
+            if (change := solve(gpu, wish.wishes[gpu.uuid], Tenants())) is not None
+        )
+    )
+    if ideal.empty:
+        if unread:
+            return Waiting("gpu-unknown", f"GPU {unread[0].index} cannot be read: {unread[0].unknown}")
+        return _settled(seen)
+    waiting = _not_now(wish, seen, last, ideal)
+    if waiting is not None:
+        return waiting
+    way = way_to(wish.wishes, seen, policy, midway=False)
+    if way.blockers:
+        return Waiting(
+            "blocked", f"{wish.layout!r} needs slices that cannot be freed: {'; '.join(way.blockers)}", ideal
+        )
+    if seen.node.annotations.get(labels.DRY_RUN) == "true":
+        return Waiting("dry-run", f"dry run of {wish.layout!r}: see annotation {labels.PLAN}", way.change, 60.0)
+    return Plan(way.change, (Begin(_operation(wish, seen, way.change), _guards(seen)),))
+
+
+def _settled(seen: Snapshot) -> Outcome:
+    if not advertise.has_advertiser(seen):
+        return Settled("applied; no device plugin runs here, so the hardware's word alone counts")
+    wrong = advertise.difference(seen.node, seen.gpus)
+    if wrong:
+        return Waiting("not-advertised", f"the GPUs have the layout, but the node does not show it: {wrong}")
+    return Settled("applied")
+
+
+def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Change) -> Waiting | None:
+    """Reasons to begin later that have nothing to do with who holds which slice."""
+    upgrade = seen.node.labels.get(labels.DRIVER_UPGRADE_STATE, "")
+    if upgrade not in UPGRADE_IDLE:
+        return Waiting("driver-upgrade", f"a driver upgrade runs on this node ({upgrade})", ideal)
+    if last is not None and last.revision == wish.revision and (last.next_try or 0.0) > seen.now:
+        rest = (last.next_try or 0.0) - seen.now
+        return Waiting(
+            "back-off", f"the last attempt failed ({last.message}); the next is in {rest:.0f} s", ideal, rest
+        )
+    if seen.owners is None:
+        return Waiting("kubelet-unreachable", f"who holds which slice is not known: {seen.owners_error}", ideal)
+    starting = unlisted(seen)
+    if starting:
+        names = ", ".join(str(pod.ref) for pod in starting)
+        return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", ideal, 2.0)
+    return None
+
+
+def _operation(wish: Desired, seen: Snapshot, change: Change) -> Operation:
+    """The record that begins a change. Where no pod has to move, clients are paused in the same write."""
+    mode = any(gpu.mode is not None for gpu in change.gpus)
+    operation = Operation(
+        id=f"{wish.revision}-{int(seen.now)}",
+        revision=wish.revision,
+        layout=wish.layout,
+        boot_id=seen.node.boot_id,
+        started=seen.now,
+        cordoned=not seen.node.unschedulable,
+        before={
+            gpu.uuid: Before(gpu.mig_enabled, gpu.layout)
+            for gpu in seen.gpus
+            if gpu.mig_enabled is not None and not gpu.unknown
+        },
+        annotations={key: seen.node.annotations.get(key) for key in labels.AUTOSCALER_GUARDS},
+        clients=tuple(sorted(pod.ref.uid for pod in _client_pods(seen, mode))),
+    )
+    return operation if change.moves else _with_clients_paused(seen, operation, change)
+
+
+def _guards(seen: Snapshot) -> tuple[tuple[str, str], ...]:
+    return tuple((k, v) for k, v in labels.AUTOSCALER_GUARDS.items() if seen.node.annotations.get(k) != v)
+
+
+def _client_pods(seen: Snapshot, mode: bool) -> tuple[Pod, ...]:
+    apps = frozenset[str]().union(*(client.apps for client in labels.CLIENTS if client.every_change or mode))
+    return tuple(pod for pod in seen.pods if pod.app in apps and pod.owner_kind == "DaemonSet" and not pod.finished)
+
+
+def _midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:
+    """Go on with an operation, or back."""
+    back = bool(operation.failure) or not isinstance(wish, Desired)
+    if back and operation.undone_in(seen.gpus):
+        return _finish(wish, seen, policy, memory, operation)
+    wishes = wish.wishes if isinstance(wish, Desired) and not operation.failure else operation.way_back()
+    way = way_to(wishes, seen, policy, midway=True)
+    if way.blockers:
+        return _blocked_midway(operation, way, back)
+    if way.change.empty:
+        return _finish(wish, seen, policy, memory, operation)
+    return _go_on(seen, policy, memory, operation, way.change)
+
+
+def _blocked_midway(operation: Operation, way: Way, back: bool) -> Outcome:
+    message = f"needs slices that cannot be freed: {'; '.join(way.blockers)}"
+    if back:
+        return Waiting("blocked", f"going back {message}", way.change)
+    return Plan(way.change, (Abort(replace(operation, failure=f"{operation.layout!r} {message}")),))
+
+
+def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, change: Change) -> Outcome:
+    """The hardware still differs: drain, pause, act."""
+    if operation.cordoned and not seen.node.unschedulable and not operation.recordoned:
+        return Plan(change, (Recordon(replace(operation, recordoned=True)),))
+    if seen.owners is None:
+        return Waiting("kubelet-unreachable", f"who holds which slice is not known: {seen.owners_error}", change)
+    ending = {pod.ref for pod in seen.pods if pod.terminating}
+    if change.moves:
+        evictions: tuple[Step, ...] = tuple(Evict(ref) for ref in _by_priority(change, seen) if ref not in ending)
+        if evictions:
+            return Plan(change, evictions)
+        return Waiting("draining", f"waiting for pods to end: {', '.join(map(str, change.moves))}", change)
+    starting = unlisted(seen)
+    if starting:
+        names = ", ".join(str(pod.ref) for pod in starting)
+        return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", change, 2.0)
+    paused = _with_clients_paused(seen, operation, change)
+    if paused != operation:
+        return Plan(change, (Pause(paused),))
+    stopping = _stopping(seen, operation)
+    if stopping and not memory.waited("clients-stopping", policy.clients_stop_seconds, seen.now):
+        names = ", ".join(str(pod.ref) for pod in stopping)
+        return Waiting("clients-stopping", f"waiting for GPU clients to stop: {names}", change)
+    return Plan(change, (*hardware_steps(change), Refresh()))
+
+
+def hardware_steps(change: Change) -> tuple[Step, ...]:
+    """Per GPU: what is in the way of a mode change or of new instances goes first; then the mode; then the largest first."""
+    steps: list[Step] = []
+    for gpu in change.gpus:
+        steps += [Destroy(gpu.gpu, placement, profile) for placement, profile in gpu.remove]
+        if gpu.mode is not None:
+            steps.append(SetMode(gpu.gpu, gpu.mode))
+        steps += [Create(gpu.gpu, slot.placement, slot.shape) for slot in (*gpu.finish, *gpu.create)]
+    return tuple(steps)
+
+
+def _by_priority(change: Change, seen: Snapshot) -> list[PodRef]:
+    priority = {pod.ref: pod.priority for pod in seen.pods}
+    return sorted(change.moves, key=lambda ref: (priority.get(ref, 0), ref))
+
+
+def _with_clients_paused(seen: Snapshot, operation: Operation, change: Change) -> Operation:
+    """The record as it stands from the moment the hardware may be touched, with the deploy labels to pause in it.
+
+    Those are labels that stand on the node, are not opted out, and whose client this change concerns.
+    """
+    mode = any(gpu.mode is not None for gpu in change.gpus)
+    to_pause = {
+        client.label: seen.node.labels[client.label]
+        for client in labels.CLIENTS
+        if (client.every_change or mode) and seen.node.labels.get(client.label, "false") not in ("false", labels.PAUSED)
+    }
+    return replace(operation, touched=True, labels={**operation.labels, **to_pause})
+
+
+def _stopping(seen: Snapshot, operation: Operation) -> tuple[Pod, ...]:
+    """Pods of paused clients that are still here."""
+    paused = [
+        c for c in labels.CLIENTS if seen.node.labels.get(c.label) == labels.PAUSED and c.label in operation.labels
+    ]
+    apps = frozenset[str]().union(*(client.apps for client in paused))
+    return tuple(pod for pod in seen.pods if pod.app in apps and not pod.finished)
+
+
+def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:
+    """The hardware is where it shall be: clients back, shown by the advertiser, end."""
+    if operation.labels:
+        return Plan(DONE, (Resume(operation),))
+    if operation.touched:
+        stale = [p for p in seen.pods if p.ref.uid in operation.clients and not p.terminating and not p.finished]
+        if stale:
+            return Plan(DONE, tuple(RestartClient(pod.ref) for pod in stale))
+        if advertise.has_advertiser(seen):
+            wrong = advertise.difference(seen.node, seen.gpus)
+            if wrong and not memory.waited("not-advertised", policy.advertise_seconds, seen.now):
+                return Waiting("not-advertised", f"waiting for the node to show the layout: {wrong}", DONE)
+            if wrong and not operation.failure:
+                return Plan(DONE, (_end(seen, operation, "failed", "not-advertised", f"not shown: {wrong}"),))
+    return Plan(DONE, (_verdict(wish, seen, operation),))
+
+
+def _verdict(wish: Wish, seen: Snapshot, operation: Operation) -> End:
+    if operation.failure:
+        return _end(seen, operation, "failed", "rolled-back", f"{operation.failure}; the old layout is back")
+    match wish:
+        case Desired():
+            return _end(seen, operation, "success", "applied", f"{wish.layout!r} applied")
+        case Refusal():
+            return _end(seen, operation, "failed", wish.reason, wish.message)
+        case Unasked():
+            message = f"{operation.layout!r} was withdrawn in mid-change; the old layout is back"
+            return _end(seen, operation, "failed", "withdrawn", message)
+
+
+def _end(seen: Snapshot, operation: Operation, state: Literal["success", "failed"], reason: str, message: str) -> End:
+    keep = seen.node.annotations.get(labels.KEEP_CORDONED) == "true"
+    return End(operation, state, reason, message, uncordon=operation.cordoned and not keep)

@@ -1,0 +1,191 @@
+"""The door to the API server: configuration and credentials by kubernetes.aio, requests as raw dictionaries."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.config import load_incluster_config, load_kube_config
+
+from agent.model.errors import (
+    AgentError,
+    BadInputError,
+    BudgetError,
+    ConflictError,
+    GoneError,
+    RefusedError,
+    RetryError,
+)
+from agent.model.node import PodRef
+
+Object = dict[str, Any]
+
+MERGE_PATCH = "application/merge-patch+json"
+_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
+_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=150)
+"""Bookmarks come about once a minute, so two and a half silent periods mean a dead peer."""
+
+
+class Kube:
+    """One connection pool to one API server."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+
+    @classmethod
+    async def connect(cls, kubeconfig: str | None) -> Kube:
+        """From a kubeconfig file, else $KUBECONFIG, else the service account of the pod. BadInputError without any."""
+        configuration = Configuration()
+        # API traffic must not go through an HTTPS_PROXY that is meant for the hub.
+        configuration.client_session_kwargs = {"trust_env": False}
+        try:
+            if kubeconfig or os.environ.get("KUBECONFIG"):
+                await load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+            else:
+                load_incluster_config(client_configuration=configuration)
+        except Exception as error:
+            raise BadInputError(f"no way to reach an API server: {error}") from error
+        return cls(ApiClient(configuration))
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.close()
+
+    async def get(self, path: str, **query: str) -> Object:
+        """GET one object or list."""
+        return await self._request("GET", path, query=query)
+
+    async def patch_node(self, name: str, patch: Object) -> Object:
+        """Merge-patch the node; with ``metadata.resourceVersion`` in it a stale one is a ConflictError. Returns the node."""
+        return await self._request("PATCH", node_path(name), patch, content_type=MERGE_PATCH)
+
+    async def budgets(self) -> list[Object]:
+        """Every PodDisruptionBudget of the cluster, from the API server's cache."""
+        listed = await self.get("/apis/policy/v1/poddisruptionbudgets", resourceVersion="0")
+        return list(listed.get("items", []))
+
+    async def evict(self, pod: PodRef) -> None:
+        """Ask for the eviction of exactly this pod. A pod that is gone is done; BudgetError while a budget forbids it."""
+        path = f"{_pod_path(pod)}/eviction"
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": pod.namespace},
+            "deleteOptions": {"preconditions": {"uid": pod.uid}},
+        }
+        try:
+            await self._request("POST", path, body)
+        except (GoneError, ConflictError):
+            return
+
+    async def delete_pod(self, pod: PodRef) -> None:
+        """Delete exactly this pod; one that is gone, or is another by now, is done."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": pod.uid}}
+        try:
+            await self._request("DELETE", _pod_path(pod), options)
+        except (GoneError, ConflictError):
+            return
+
+    async def create_event(self, namespace: str, event: Object) -> None:
+        """Write a core/v1 Event; what happens to an Event changes nothing else, so the caller may ignore errors."""
+        await self._request("POST", f"/api/v1/namespaces/{namespace}/events", event)
+
+    @asynccontextmanager
+    async def stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.StreamReader]:
+        """Open a watch; RetryError when it cannot be opened or is not JSON."""
+        try:
+            async with self._session().get(
+                self._url(path), params=dict(query), headers=await self._headers("GET", path), timeout=_WATCH_TIMEOUT
+            ) as response:
+                if response.status != 200 or "json" not in response.content_type:
+                    raise _error("GET", path, response.status, await response.text(), response.headers)
+                yield response.content
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise RetryError(f"watch {path}: {error or type(error).__name__}") from error
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        headers = await self._headers(method, path)
+        headers["Content-Type"] = content_type
+        try:
+            async with self._session().request(
+                method,
+                self._url(path),
+                params=dict(query or {}),
+                data=None if body is None else json.dumps(body),
+                headers=headers,
+                timeout=_TIMEOUT,
+            ) as response:
+                text = await response.text()
+                if response.status >= 400 or "json" not in response.content_type:
+                    raise _error(method, path, response.status, text, response.headers)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise RetryError(f"{method} {path}: {error or type(error).__name__}") from error
+        try:
+            parsed: Object = json.loads(text)
+        except ValueError as error:
+            raise RetryError(f"{method} {path}: the answer is not JSON") from error
+        return parsed
+
+    def _session(self) -> aiohttp.ClientSession:
+        rest = self._client.rest_client
+        if rest.pool_manager is None:
+            rest.pool_manager = rest._create_pool_manager()
+        session: aiohttp.ClientSession = rest.pool_manager
+        return session
+
+    def _url(self, path: str) -> str:
+        return f"{self._client.configuration.host}{path}"
+
+    async def _headers(self, method: str, path: str) -> dict[str, str]:
+        """Accept, user agent and credentials; a token file is read again when its minute is over."""
+        headers = {"Accept": "application/json", "User-Agent": "warmslice"}
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
+        return headers
+
+
+def node_path(name: str) -> str:
+    """The node's path."""
+    return f"/api/v1/nodes/{quote(name, safe='')}"
+
+
+def _pod_path(pod: PodRef) -> str:
+    return f"/api/v1/namespaces/{quote(pod.namespace, safe='')}/pods/{quote(pod.name, safe='')}"
+
+
+def _error(method: str, path: str, status: int, text: str, headers: Mapping[str, str]) -> AgentError:
+    """Our error for a Status body; what is not one (an HTML page of a proxy) is a passing fault."""
+    try:
+        body = json.loads(text)
+        message = str(body.get("message", ""))
+        causes = [cause.get("reason") for cause in (body.get("details") or {}).get("causes") or []]
+    except (ValueError, AttributeError):
+        message, causes = "", []
+    what = f"{method} {path}: HTTP {status} {message or text[:200]}".strip()
+    after = headers.get("Retry-After", "")
+    match status:
+        case 404:
+            return GoneError(what)
+        case 409:
+            return ConflictError(what)
+        case 429 if "DisruptionBudget" in causes:
+            return BudgetError(message)
+        case 403 if "being terminated" in message:
+            return RetryError(what)
+        case 400 | 403 | 405 | 415 | 422:
+            return RefusedError(what)
+        case _:
+            return RetryError(what, float(after) if after.isdigit() else None)

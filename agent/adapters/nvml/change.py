@@ -1,0 +1,124 @@
+"""Changes of one GPU. Runs on that GPU's thread; every function here blocks, and each may be repeated without harm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pynvml
+
+from agent.adapters.nvml import calls
+from agent.model.errors import HardwareError, InUseError
+from agent.model.mig import Placement, Shape
+
+
+def set_mode(device: Any, enabled: bool) -> bool:
+    """Ask for a MIG mode; True when it is in force, False while a reset is owed.
+
+    The call's own success is only that of the request: the activation status and the read-back tell.
+    """
+    try:
+        pynvml.nvmlDeviceSetMigMode(device, int(enabled))
+        current, _ = pynvml.nvmlDeviceGetMigMode(device)
+    except pynvml.NVMLError as error:
+        calls.fail(f"switching MIG mode {'on' if enabled else 'off'}", error)
+    return bool(current) == enabled
+
+
+def destroy(device: Any, placement: Placement, profile: str, total_mib: int) -> None:
+    """Remove the instance of that profile at that placement, its compute instances first; nothing to do if it is gone.
+
+    InUseError before anything is touched when a process is on it.
+    """
+    what = f"destroying {profile} at {placement}"
+    try:
+        _, handle = _find(device, placement, profile, total_mib)
+        if handle is None:
+            return
+        number = pynvml.nvmlGpuInstanceGetInfo(handle).id
+        _refuse_if_busy(device, number, what)
+        for info in calls.compute_profiles(handle):
+            for compute in calls.compute_instances(handle, info.id):
+                pynvml.nvmlComputeInstanceDestroy(compute)
+        pynvml.nvmlGpuInstanceDestroy(handle)
+    except pynvml.NVMLError as error:
+        calls.fail(what, error)
+
+
+def create(device: Any, placement: Placement, shape: Shape, total_mib: int) -> None:
+    """Make the instance with its compute instances; one that is there already gets what it lacks.
+
+    When a compute instance cannot be made, an instance that this call made is removed again.
+    """
+    what = f"creating {shape} at {placement}"
+    try:
+        profile_id, handle = _find(device, placement, shape.profile, total_mib)
+        if profile_id is None:
+            raise HardwareError(f"{what}: the driver has no such profile now")
+        made = handle is None
+        if handle is None:
+            place = calls.placement_struct(placement)
+            handle = pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(device, profile_id, place)
+        try:
+            _fill(handle, shape)
+        except (pynvml.NVMLError, HardwareError):
+            if made:
+                _undo(handle)
+            raise
+    except pynvml.NVMLError as error:
+        calls.fail(what, error)
+
+
+def _fill(handle: Any, shape: Shape) -> None:
+    """Make the compute instances that the shape has and the instance lacks, largest first."""
+    offered = list(calls.compute_profiles(handle))
+    there = [info.id for info in offered for _ in calls.compute_instances(handle, info.id)]
+    for profile_id in _wanted(offered, shape):
+        if profile_id in there:
+            there.remove(profile_id)
+        else:
+            pynvml.nvmlGpuInstanceCreateComputeInstance(handle, profile_id)
+
+
+def _wanted(offered: list[Any], shape: Shape) -> list[int]:
+    """Profile ids of the compute instances: the one with the most multiprocessors, or one for each width of a split."""
+    if not shape.compute:
+        full = max(offered, key=lambda info: (info.multiprocessorCount, info.sliceCount, -info.id), default=None)
+        if full is None:
+            raise HardwareError(f"creating {shape}: the driver offers no compute instance profile")
+        return [full.id]
+    by_width = {info.sliceCount: info.id for info in sorted(offered, key=lambda info: -info.id)}
+    missing = [width for width in shape.compute if width not in by_width]
+    if missing:
+        raise HardwareError(f"creating {shape}: the driver offers no {missing[0]}c compute instance")
+    return [by_width[width] for width in shape.compute]
+
+
+def _undo(handle: Any) -> None:
+    """Remove what was just made. If that fails too, an orphan stays, which the next pass sees and removes."""
+    try:
+        for info in calls.compute_profiles(handle):
+            for compute in calls.compute_instances(handle, info.id):
+                pynvml.nvmlComputeInstanceDestroy(compute)
+        pynvml.nvmlGpuInstanceDestroy(handle)
+    except pynvml.NVMLError:
+        return
+
+
+def _find(device: Any, placement: Placement, profile: str, total_mib: int) -> tuple[int | None, Any]:
+    """(profile id, handle of the instance there); None for what is not there."""
+    for enum, info in calls.instance_profiles(device):
+        if calls.profile_name(enum, info, total_mib) != profile:
+            continue
+        for handle in calls.gpu_instances(device, info.id):
+            place = pynvml.nvmlGpuInstanceGetInfo(handle).placement
+            if (place.start, place.size) == (placement.start, placement.size):
+                return info.id, handle
+        return info.id, None
+    return None, None
+
+
+def _refuse_if_busy(device: Any, gpu_instance: int, what: str) -> None:
+    rows = calls.optional(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses_v3(device), [])
+    busy = [row.pid for row in rows if row.gpuInstanceId == gpu_instance]
+    if busy:
+        raise InUseError(f"{what}: process {busy[0]} still uses it")

@@ -1,0 +1,136 @@
+"""One LIST and WATCH, kept up for ever: the objects of one selector as they are now.
+
+The client library's own watch has no back-off, repeats a 410 with the same version and yields garbage as events, so this
+is ours: list from the cache, watch with bookmarks, list again on 410, drop partial lines, full-jitter back-off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agent.adapters.kube import Kube, Object
+from agent.model.errors import AgentError, RetryError
+
+log = logging.getLogger("warmslice.watch")
+
+_BACKOFF_CAP_SECONDS = 60.0
+_RESYNC_SECONDS = 600.0
+
+
+class Watch:
+    """The objects of one path and selector, by UID. ``changed`` is called after each change; it carries no news."""
+
+    def __init__(self, kube: Kube, path: str, field_selector: str, changed: Callable[[], None]) -> None:
+        self._kube = kube
+        self._path = path
+        self._selector = field_selector
+        self._changed = changed
+        self._objects: dict[str, Object] = {}
+        self._version = ""
+        self._failures = 0
+        self.synced = False
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        """What is known now; empty before the first list."""
+        return tuple(self._objects.values())
+
+    def put(self, item: Object) -> None:
+        """Take an object that the API server answered with, unless a newer one is known."""
+        uid = item["metadata"]["uid"]
+        known = self._objects.get(uid)
+        if known is None or not _newer(known, item):
+            self._objects[uid] = item
+
+    async def run(self) -> None:
+        """List and watch until cancelled."""
+        while True:
+            try:
+                await self._list()
+                await self._follow()
+            except AgentError as error:
+                await self._back_off(error)
+
+    async def _list(self) -> None:
+        query = {"resourceVersion": "0"}
+        if self._selector:
+            query["fieldSelector"] = self._selector
+        listed = await self._kube.get(self._path, **query)
+        # Taken as it is, even where it is older than a write of ours: versions fall when etcd is restored, and a stale
+        # one is refused at the next write.
+        self._objects = {item["metadata"]["uid"]: item for item in listed.get("items") or []}
+        self._version = listed["metadata"]["resourceVersion"]
+        self.synced = True
+        self._failures = 0
+        self._changed()
+
+    async def _follow(self) -> None:
+        """Watch from the list's version, again and again, until the server wants a new list or the resync is due."""
+        deadline = asyncio.get_running_loop().time() + _RESYNC_SECONDS * random.uniform(0.9, 1.1)
+        while asyncio.get_running_loop().time() < deadline:
+            rest = deadline - asyncio.get_running_loop().time()
+            query = {
+                "watch": "true",
+                "allowWatchBookmarks": "true",
+                "resourceVersion": self._version,
+                "timeoutSeconds": str(max(1, int(rest))),
+            }
+            if self._selector:
+                query["fieldSelector"] = self._selector
+            async with self._kube.stream(self._path, query) as lines:
+                async for line in lines:
+                    if not line.endswith(b"\n"):
+                        break
+                    if not self._take(_parsed(line)):
+                        return
+            # A server that closes at once must not be asked in a hot loop.
+            await asyncio.sleep(random.uniform(0.1, 1.0))
+
+    def _take(self, event: Mapping[str, Any]) -> bool:
+        """One event; False when a new list is needed."""
+        kind, item = event.get("type"), event.get("object") or {}
+        if kind == "ERROR":
+            if item.get("code") == 410:
+                return False
+            raise RetryError(f"watch {self._path}: {item.get('message', 'error event')}")
+        metadata = item.get("metadata") or {}
+        self._version = metadata.get("resourceVersion", self._version)
+        self._failures = 0
+        if kind == "BOOKMARK":
+            return True
+        uid = metadata["uid"]
+        if kind == "DELETED":
+            self._objects.pop(uid, None)
+        elif uid not in self._objects or not _newer(self._objects[uid], item):
+            self._objects[uid] = item
+        self._changed()
+        return True
+
+    async def _back_off(self, error: AgentError) -> None:
+        self._failures += 1
+        wait = random.uniform(0, min(_BACKOFF_CAP_SECONDS, 0.5 * 2**self._failures))
+        if isinstance(error, RetryError) and error.after_seconds:
+            wait += error.after_seconds
+        log.warning("watch.failed", extra={"path": self._path, "error": str(error), "wait_seconds": round(wait, 1)})
+        await asyncio.sleep(wait)
+
+
+def _parsed(line: bytes) -> Mapping[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError as error:
+        raise RetryError("the watch sent a line that is not JSON") from error
+    if not isinstance(event, dict):
+        raise RetryError("the watch sent a line that is no event")
+    return event
+
+
+def _newer(known: Object, other: Object) -> bool:
+    """Whether what is known is newer. Versions of one object compare as numbers."""
+    one, two = (item["metadata"].get("resourceVersion", "") for item in (known, other))
+    return one.isdigit() and two.isdigit() and int(one) > int(two)

@@ -1,0 +1,91 @@
+"""Taints that follow a node's state, namespaces that empty themselves, and objects whose owner is gone."""
+
+from __future__ import annotations
+
+from hack.devcluster import kinds
+from hack.devcluster.api import Api
+from hack.devcluster.controllers.loop import Controller
+from hack.devcluster.objects import (
+    Object,
+    clone,
+    conditions_of,
+    controller_of,
+    dig,
+    is_deleting,
+    name_of,
+    namespace_of,
+    uid_of,
+)
+
+UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
+NOT_READY = "node.kubernetes.io/not-ready"
+
+_OWNERS = {"DaemonSet": kinds.DAEMONSETS, "ReplicaSet": kinds.REPLICASETS, "Deployment": kinds.DEPLOYMENTS}
+
+
+def sync_taints(api: Api) -> None:
+    """A cordoned node carries a taint besides ``spec.unschedulable``; so does one that is not ready."""
+    for node in api.all(kinds.NODES):
+        _keep_taint(api, node, UNSCHEDULABLE, bool(dig(node, "spec.unschedulable")))
+        _keep_taint(api, node, NOT_READY, _says_not_ready(node))
+
+
+def _says_not_ready(node: Object) -> bool:
+    return any(c["type"] == "Ready" and c["status"] != "True" for c in conditions_of(node))
+
+
+def _keep_taint(api: Api, node: Object, key: str, wanted: bool) -> None:
+    def tainted(current: Object) -> Object:
+        changed = clone(current)
+        others = [t for t in dig(changed, "spec.taints") or [] if t.get("key") != key]
+        here = next((t for t in dig(changed, "spec.taints") or [] if t.get("key") == key), None)
+        if (here is not None) == wanted:
+            return changed
+        new: Object = {"key": key, "effect": "NoSchedule"}
+        changed.setdefault("spec", {})["taints"] = [*others, *([new] if wanted else [])]
+        return changed
+
+    api.change(kinds.NODES, "", name_of(node), tainted)
+
+
+def sync_namespaces(api: Api) -> None:
+    for namespace in api.all(kinds.NAMESPACES):
+        if is_deleting(namespace):
+            _empty(api, name_of(namespace))
+
+
+def _empty(api: Api, namespace: str) -> None:
+    """Delete what is in it; the namespace itself goes when nothing is left (pods take their grace period)."""
+    left = 0
+    for kind in kinds.ALL_KINDS:
+        if not kind.namespaced or kind is kinds.NEW_EVENTS:
+            continue
+        for obj in api.all(kind, namespace):
+            if is_deleting(obj) or not api.delete(kind, namespace, name_of(obj)).gone:
+                left += 1
+    if not left:
+        api.change(kinds.NAMESPACES, "", namespace, lambda current: {**clone(current), "spec": {}})
+
+
+def sync_orphans(api: Api) -> None:
+    for kind in (kinds.REPLICASETS, kinds.PODS):
+        for obj in api.all(kind):
+            if not is_deleting(obj) and _lost_its_owner(api, obj):
+                api.delete(kind, namespace_of(obj), name_of(obj))
+
+
+def _lost_its_owner(api: Api, obj: Object) -> bool:
+    reference = controller_of(obj)
+    if reference is None or reference["kind"] not in _OWNERS:
+        return False
+    owner = api.find(_OWNERS[reference["kind"]], namespace_of(obj), reference["name"])
+    return owner is None or uid_of(owner) != reference["uid"]
+
+
+_NAMESPACED = tuple(kind for kind in kinds.ALL_KINDS if kind.namespaced)
+
+HOUSEKEEPING_CONTROLLERS = (
+    Controller("taints", (kinds.NODES,), sync_taints),
+    Controller("namespaces", (kinds.NAMESPACES, *_NAMESPACED), sync_namespaces),
+    Controller("orphans", (kinds.PODS, *_OWNERS.values()), sync_orphans),
+)

@@ -1,0 +1,40 @@
+"""How a controller runs: again after every change of what it watches, always over the whole state."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hack.devcluster.api import Api
+from hack.devcluster.errors import ApiError
+from hack.devcluster.kinds import Kind
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """``sync`` takes no time of its own and never waits, so no other request is served in between."""
+
+    name: str
+    watched: Sequence[Kind]
+    sync: Callable[[Api], None]
+
+
+async def run_controller(api: Api, controller: Controller) -> None:
+    """Returns when the store closes."""
+    subscription = api.store.subscribe(*controller.watched)
+    try:
+        sync_once(api, controller)
+        while await subscription.next_batch():
+            sync_once(api, controller)
+    finally:
+        api.store.unsubscribe(subscription)
+
+
+def sync_once(api: Api, controller: Controller) -> None:
+    try:
+        controller.sync(api)
+    except ApiError as error:
+        log.warning("controller.failed", extra={"controller": controller.name, "error": error.message})

@@ -1,0 +1,205 @@
+"""DaemonSets, ReplicaSets and Deployments, as far as pods appear, go and come back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from hack.devcluster import kinds
+from hack.devcluster.api import Api
+from hack.devcluster.controllers.loop import Controller
+from hack.devcluster.kinds import Kind
+from hack.devcluster.objects import (
+    Object,
+    clone,
+    controller_of,
+    dig,
+    is_deleting,
+    is_finished,
+    is_ready,
+    name_of,
+    namespace_of,
+    owner_reference,
+    uid_of,
+)
+from hack.devcluster.scheduling import matches_node_selection, untolerated_taint
+
+# What the real controller adds to every pod of a DaemonSet: it comes back on a cordoned or struggling node.
+_DAEMON_TOLERATIONS = [
+    {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": effect}
+    for key, effect in (
+        ("not-ready", "NoExecute"),
+        ("unreachable", "NoExecute"),
+        ("disk-pressure", "NoSchedule"),
+        ("memory-pressure", "NoSchedule"),
+        ("pid-pressure", "NoSchedule"),
+        ("unschedulable", "NoSchedule"),
+    )
+]
+
+
+def sync_daemonsets(api: Api) -> None:
+    nodes = api.all(kinds.NODES)
+    for daemonset in api.all(kinds.DAEMONSETS):
+        if not is_deleting(daemonset):
+            _sync_daemonset(api, daemonset, nodes)
+
+
+def _sync_daemonset(api: Api, daemonset: Object, nodes: list[Object]) -> None:
+    by_node: dict[str, list[Object]] = {}
+    for pod in owned_pods(api, daemonset):
+        by_node.setdefault(_node_meant(pod), []).append(pod)
+    wanted = {name_of(node) for node in nodes if _runs_on(daemonset, node)}
+    for node_name, pods in by_node.items():
+        for pod in pods:
+            if not is_deleting(pod) and (node_name not in wanted or is_finished(pod)):
+                api.delete(kinds.PODS, namespace_of(pod), name_of(pod))
+    for node_name in sorted(wanted - by_node.keys()):
+        api.create(kinds.PODS, namespace_of(daemonset), _daemon_pod(daemonset, node_name))
+    pods = [pod for pod in owned_pods(api, daemonset) if not is_deleting(pod)]
+    ready = sum(is_ready(pod) for pod in pods)
+    counts = {
+        "desiredNumberScheduled": len(wanted),
+        "currentNumberScheduled": len(pods),
+        "updatedNumberScheduled": len(pods),
+        "numberReady": ready,
+        "numberAvailable": ready,
+        "numberMisscheduled": 0,
+    }
+    _write_status(api, kinds.DAEMONSETS, daemonset, counts)
+
+
+def _runs_on(daemonset: Object, node: Object) -> bool:
+    template = _daemon_pod(daemonset, name_of(node))
+    return matches_node_selection(template, node) and untolerated_taint(template, node) is None
+
+
+def _daemon_pod(daemonset: Object, node_name: str) -> Object:
+    pod = pod_from_template(daemonset)
+    spec = pod["spec"]
+    spec["tolerations"] = [*(spec.get("tolerations") or []), *_DAEMON_TOLERATIONS]
+    here = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node_name]}]}
+    required = dig(spec, "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms")
+    terms = [{**term, **here} for term in required or [{}]]
+    spec["affinity"] = {
+        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    }
+    return pod
+
+
+def _node_meant(pod: Object) -> str:
+    """The node that a daemon pod was made for, bound to it yet or not."""
+    if bound := dig(pod, "spec.nodeName"):
+        return str(bound)
+    path = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
+    for term in dig(pod, path) or []:
+        for expression in term.get("matchFields") or []:
+            return str(expression["values"][0])
+    return ""
+
+
+def sync_replicasets(api: Api) -> None:
+    for replicaset in api.all(kinds.REPLICASETS):
+        if not is_deleting(replicaset):
+            _sync_replicaset(api, replicaset)
+
+
+def _sync_replicaset(api: Api, replicaset: Object) -> None:
+    active = [pod for pod in owned_pods(api, replicaset) if not is_finished(pod) and not is_deleting(pod)]
+    missing = int(dig(replicaset, "spec.replicas", 1)) - len(active)
+    for _ in range(missing):
+        api.create(kinds.PODS, namespace_of(replicaset), pod_from_template(replicaset))
+    for pod in _least_needed_first(active)[: max(-missing, 0)]:
+        api.delete(kinds.PODS, namespace_of(pod), name_of(pod))
+    ready = sum(is_ready(pod) for pod in active)
+    counts = {"replicas": len(active), "readyReplicas": ready, "availableReplicas": ready}
+    _write_status(api, kinds.REPLICASETS, replicaset, counts)
+
+
+def _least_needed_first(pods: list[Object]) -> list[Object]:
+    return sorted(pods, key=lambda pod: (bool(dig(pod, "spec.nodeName")), is_ready(pod)))
+
+
+def sync_deployments(api: Api) -> None:
+    for deployment in api.all(kinds.DEPLOYMENTS):
+        if not is_deleting(deployment):
+            _sync_deployment(api, deployment)
+
+
+def _sync_deployment(api: Api, deployment: Object) -> None:
+    namespace, current_name = namespace_of(deployment), f"{name_of(deployment)}-{_template_hash(deployment)}"
+    if api.find(kinds.REPLICASETS, namespace, current_name) is None:
+        api.create(kinds.REPLICASETS, namespace, _replicaset(deployment, current_name))
+    replicas = int(dig(deployment, "spec.replicas", 1))
+    owned = [rs for rs in api.all(kinds.REPLICASETS, namespace) if _is_owned_by(rs, deployment)]
+    for replicaset in owned:
+        _scale(api, replicaset, replicas if name_of(replicaset) == current_name else 0)
+    current = api.get(kinds.REPLICASETS, namespace, current_name)
+    counts = {key: int(dig(current, f"status.{key}", 0)) for key in ("replicas", "readyReplicas", "availableReplicas")}
+    counts["updatedReplicas"] = counts["replicas"]
+    _write_status(api, kinds.DEPLOYMENTS, deployment, counts)
+
+
+def _template_hash(deployment: Object) -> str:
+    text = json.dumps(dig(deployment, "spec.template") or {}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _replicaset(deployment: Object, name: str) -> Object:
+    own = {"pod-template-hash": _template_hash(deployment)}
+    spec = clone(deployment["spec"])
+    template = spec["template"]
+    template.setdefault("metadata", {})["labels"] = {**(dig(template, "metadata.labels") or {}), **own}
+    selector = {**spec["selector"], "matchLabels": {**(spec["selector"].get("matchLabels") or {}), **own}}
+    return {
+        "metadata": {
+            "name": name,
+            "labels": template["metadata"]["labels"],
+            "ownerReferences": [owner_reference(deployment)],
+        },
+        "spec": {"replicas": spec.get("replicas", 1), "selector": selector, "template": template},
+    }
+
+
+def _scale(api: Api, replicaset: Object, replicas: int) -> None:
+    def scaled(current: Object) -> Object:
+        changed = clone(current)
+        changed["spec"]["replicas"] = replicas
+        return changed
+
+    api.change(kinds.REPLICASETS, namespace_of(replicaset), name_of(replicaset), scaled)
+
+
+def owned_pods(api: Api, owner: Object) -> list[Object]:
+    return [pod for pod in api.all(kinds.PODS, namespace_of(owner)) if _is_owned_by(pod, owner)]
+
+
+def _is_owned_by(obj: Object, owner: Object) -> bool:
+    reference = controller_of(obj)
+    return reference is not None and reference.get("uid") == uid_of(owner)
+
+
+def pod_from_template(owner: Object) -> Object:
+    template = clone(dig(owner, "spec.template") or {})
+    metadata: Object = {
+        "generateName": f"{name_of(owner)}-",
+        "labels": dig(template, "metadata.labels") or {},
+        "annotations": dig(template, "metadata.annotations") or {},
+        "ownerReferences": [owner_reference(owner)],
+    }
+    return {"metadata": metadata, "spec": template.get("spec") or {}}
+
+
+def _write_status(api: Api, kind: Kind, obj: Object, counts: dict[str, int]) -> None:
+    def updated(current: Object) -> Object:
+        generation = int(dig(obj, "metadata.generation", 1))
+        return {**clone(current), "status": {**counts, "observedGeneration": generation}}
+
+    api.change(kind, namespace_of(obj), name_of(obj), updated, subresource="status")
+
+
+WORKLOAD_CONTROLLERS = (
+    Controller("daemonset", (kinds.DAEMONSETS, kinds.PODS, kinds.NODES), sync_daemonsets),
+    Controller("replicaset", (kinds.REPLICASETS, kinds.PODS), sync_replicasets),
+    Controller("deployment", (kinds.DEPLOYMENTS, kinds.REPLICASETS), sync_deployments),
+)

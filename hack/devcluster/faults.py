@@ -1,0 +1,69 @@
+"""Faults by request: the next requests that match are answered as told instead of truly."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from hack.devcluster.objects import Object
+
+
+@dataclass(slots=True)
+class Fault:
+    """``method`` and ``path`` are regular expressions, searched in the verb (GET, ...) and in the path with its query.
+
+    ``skip`` requests pass before ``count`` are hit (None: all). What happens: wait ``delay_s``; then ``reset`` cuts the
+    connection without an answer, ``cut_after_lines`` lets a watch send that many lines and half of the next, ``stall``
+    never answers, or else ``code`` with ``body`` is sent (with no body, a Status). With none of them the request goes
+    on as usual after the delay.
+    """
+
+    method: str = ""
+    path: str = ""
+    code: int = 0
+    body: str = ""
+    content_type: str = "application/json"
+    retry_after: int | None = None
+    reset: bool = False
+    stall: bool = False
+    cut_after_lines: int | None = None
+    delay_s: float = 0.0
+    skip: int = 0
+    count: int | None = 1
+    hits: int = field(default=0, init=False)
+
+    @classmethod
+    def from_json(cls, spec: Object) -> Fault:
+        """Raises TypeError for an unknown field."""
+        return cls(**spec)
+
+    def to_json(self) -> Object:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def strikes(self, method: str, path: str) -> bool:
+        if not re.search(self.method, method) or not re.search(self.path, path):
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        if self.count is not None and self.hits >= self.count:
+            return False
+        self.hits += 1
+        return True
+
+
+class Faults:
+    def __init__(self) -> None:
+        self._faults: list[Fault] = []
+
+    def add(self, fault: Fault) -> None:
+        self._faults.append(fault)
+
+    def clear(self) -> None:
+        self._faults.clear()
+
+    def all(self) -> list[Fault]:
+        return list(self._faults)
+
+    def striking(self, method: str, path: str) -> Fault | None:
+        return next((fault for fault in self._faults if fault.strikes(method, path)), None)

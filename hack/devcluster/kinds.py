@@ -1,0 +1,110 @@
+"""The kinds that the development API server knows, and what is particular about each on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+_NAME_FIELDS = ("metadata.name", "metadata.namespace")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One resource. ``group`` is empty for the core group; ``storage`` names the shelf its objects lie on."""
+
+    group: str
+    version: str
+    plural: str
+    name: str
+    namespaced: bool = True
+    short_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    subresources: tuple[str, ...] = ()
+    selectable_fields: tuple[str, ...] = ()
+    counts_generation: bool = False
+    needs_revision_to_update: bool = False
+    shelf: str = field(default="")
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def storage(self) -> str:
+        """Kinds with the same shelf are two views of the same objects."""
+        return self.shelf or f"{self.group}/{self.plural}"
+
+    @property
+    def singular(self) -> str:
+        return self.name.lower()
+
+    @property
+    def has_status(self) -> bool:
+        return "status" in self.subresources
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Field selectors besides these are refused with 400, as the real server does."""
+        return _NAME_FIELDS + self.selectable_fields
+
+
+_REFERENCE_PARTS = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
+_EVENT_FIELDS = (
+    *(f"involvedObject.{part}" for part in _REFERENCE_PARTS), "reason", "reportingComponent", "source", "type",
+)  # fmt: skip
+_NEW_EVENT_FIELDS = (*(f"regarding.{part}" for part in _REFERENCE_PARTS), "reason", "reportingController", "type")
+
+NODES = Kind(
+    "", "v1", "nodes", "Node", namespaced=False, short_names=("no",), subresources=("status",),
+    selectable_fields=("spec.unschedulable",),
+)  # fmt: skip
+PODS = Kind(
+    "", "v1", "pods", "Pod", short_names=("po",), categories=("all",),
+    subresources=("status", "binding", "eviction"), counts_generation=True,
+    selectable_fields=(
+        "spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
+        "status.phase", "status.podIP", "status.nominatedNodeName",
+    ),
+)  # fmt: skip
+EVENTS = Kind("", "v1", "events", "Event", short_names=("ev",), selectable_fields=_EVENT_FIELDS, shelf="events")
+CONFIGMAPS = Kind("", "v1", "configmaps", "ConfigMap", short_names=("cm",))
+NAMESPACES = Kind(
+    "", "v1", "namespaces", "Namespace", namespaced=False, short_names=("ns",), subresources=("status",),
+    selectable_fields=("status.phase",),
+)  # fmt: skip
+SECRETS = Kind("", "v1", "secrets", "Secret", selectable_fields=("type",))
+SERVICES = Kind("", "v1", "services", "Service", short_names=("svc",), categories=("all",), subresources=("status",))
+SERVICE_ACCOUNTS = Kind("", "v1", "serviceaccounts", "ServiceAccount", short_names=("sa",))
+LEASES = Kind("coordination.k8s.io", "v1", "leases", "Lease", needs_revision_to_update=True)
+NEW_EVENTS = Kind(
+    "events.k8s.io", "v1", "events", "Event", short_names=("ev",), selectable_fields=_NEW_EVENT_FIELDS, shelf="events"
+)
+BUDGETS = Kind(
+    "policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", short_names=("pdb",), subresources=("status",),
+    counts_generation=True, needs_revision_to_update=True,
+)  # fmt: skip
+DAEMONSETS = Kind(
+    "apps", "v1", "daemonsets", "DaemonSet", short_names=("ds",), categories=("all",), subresources=("status",),
+    counts_generation=True,
+)  # fmt: skip
+DEPLOYMENTS = Kind(
+    "apps", "v1", "deployments", "Deployment", short_names=("deploy",), categories=("all",), subresources=("status",),
+    counts_generation=True,
+)  # fmt: skip
+REPLICASETS = Kind(
+    "apps", "v1", "replicasets", "ReplicaSet", short_names=("rs",), categories=("all",), subresources=("status",),
+    counts_generation=True,
+)  # fmt: skip
+
+ALL_KINDS = (
+    NODES, PODS, EVENTS, CONFIGMAPS, NAMESPACES, SECRETS, SERVICES, SERVICE_ACCOUNTS,
+    LEASES, NEW_EVENTS, BUDGETS, DAEMONSETS, DEPLOYMENTS, REPLICASETS,
+)  # fmt: skip
+
+
+def find_kind(group: str, version: str, plural: str) -> Kind | None:
+    return next((k for k in ALL_KINDS if (k.group, k.version, k.plural) == (group, version, plural)), None)
+
+
+def groups() -> list[str]:
+    """The named API groups, each of which has the one version ``v1``."""
+    return sorted({kind.group for kind in ALL_KINDS if kind.group})

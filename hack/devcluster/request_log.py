@@ -1,0 +1,51 @@
+"""Every request that the API server saw, for tests that count calls and bytes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+
+from hack.devcluster.objects import Object
+
+LOG_LENGTH = 20_000
+
+
+@dataclass(slots=True)
+class LoggedRequest:
+    """One request. ``status`` is 0 and ``bytes_sent`` grows while a watch is open; ``duration_s`` is None until its end."""
+
+    number: int
+    at: float
+    method: str
+    verb: str
+    path: str
+    query: str
+    user_agent: str
+    status: int = 0
+    bytes_sent: int = 0
+    duration_s: float | None = None
+
+    def finish(self) -> None:
+        self.duration_s = time.time() - self.at
+
+
+class RequestLog:
+    def __init__(self) -> None:
+        self._requests: deque[LoggedRequest] = deque(maxlen=LOG_LENGTH)
+        self._count = 0
+
+    def begin(self, method: str, verb: str, path: str, query: str, user_agent: str) -> LoggedRequest:
+        self._count += 1
+        entry = LoggedRequest(self._count, time.time(), method, verb, path, query, user_agent)
+        self._requests.append(entry)
+        return entry
+
+    def since(self, number: int = 0) -> list[LoggedRequest]:
+        return [entry for entry in self._requests if entry.number > number]
+
+    def clear(self) -> None:
+        self._requests.clear()
+
+    def to_json(self, since: int = 0) -> list[Object]:
+        return [asdict(entry) for entry in self.since(since)]

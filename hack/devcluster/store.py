@@ -1,0 +1,145 @@
+"""The objects and their history: one counter of revisions for the whole cluster, as etcd has it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from hack.devcluster.kinds import Kind
+from hack.devcluster.objects import Object, clone, name_of, namespace_of
+
+ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
+Key = tuple[str, str]
+
+HISTORY_LENGTH = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of one object. ``object`` is the state after it (for DELETED: the last state, with the new revision)."""
+
+    revision: int
+    type: ChangeType
+    storage: str
+    object: Object
+    previous: Object | None
+
+
+class Subscription:
+    """Every change of one shelf after a revision, in order; ends when the store closes."""
+
+    def __init__(self, after: int, backlog: list[Change]) -> None:
+        self._after = after
+        self._changes = deque(backlog)
+        self._news = asyncio.Event()
+        self._open = True
+
+    def publish(self, change: Change) -> None:
+        """A subscription after a revision that is not reached yet stays silent until it is."""
+        if change.revision > self._after:
+            self._changes.append(change)
+            self._news.set()
+
+    def close(self) -> None:
+        self._open = False
+        self._news.set()
+
+    async def next(self) -> Change | None:
+        """The next change; None once closed and read to the end."""
+        await self._wait()
+        return self._changes.popleft() if self._changes else None
+
+    async def next_batch(self) -> list[Change]:
+        """At least one change and all that came with it; empty once closed and read to the end."""
+        await self._wait()
+        batch = list(self._changes)
+        self._changes.clear()
+        return batch
+
+    async def _wait(self) -> None:
+        while not self._changes and self._open:
+            self._news.clear()
+            await self._news.wait()
+
+
+class Store:
+    """In memory. An object handed out is shared: copy it before changing it."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self._shelves: dict[str, dict[Key, Object]] = {}
+        self._history: deque[Change] = deque(maxlen=HISTORY_LENGTH)
+        self._compacted = 0
+        self._subscriptions: dict[str, set[Subscription]] = {}
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        return self._shelf(kind.storage).get((namespace, name))
+
+    def all(self, kind: Kind, namespace: str = "") -> Iterator[Object]:
+        """In (namespace, name) order; the empty namespace means all of them."""
+        for (where, _), obj in sorted(self._shelf(kind.storage).items(), key=lambda item: item[0]):
+            if not namespace or where == namespace:
+                yield obj
+
+    def put(self, kind: Kind, obj: Object) -> Object:
+        """Add or replace; the stored copy carries the new revision."""
+        key = (namespace_of(obj), name_of(obj))
+        shelf = self._shelf(kind.storage)
+        previous = shelf.get(key)
+        stored = self._stamped(obj)
+        shelf[key] = stored
+        self._publish(kind, "MODIFIED" if previous else "ADDED", stored, previous)
+        return stored
+
+    def remove(self, kind: Kind, obj: Object) -> Object:
+        previous = self._shelf(kind.storage).pop((namespace_of(obj), name_of(obj)))
+        last = self._stamped(obj)
+        self._publish(kind, "DELETED", last, previous)
+        return last
+
+    def oldest_watchable_revision(self) -> int:
+        return self._compacted
+
+    def compact(self) -> None:
+        """Forget the history, as etcd does after a while: watches from before now get 410."""
+        self._history.clear()
+        self._compacted = self.revision
+
+    def subscribe(self, *kinds: Kind, after: int | None = None) -> Subscription:
+        """Changes of these kinds after this revision, the past ones first. None means from now on."""
+        since = self.revision if after is None else after
+        shelves = {kind.storage for kind in kinds}
+        past = [change for change in self._history if change.revision > since and change.storage in shelves]
+        subscription = Subscription(since, past)
+        for shelf in shelves:
+            self._subscriptions.setdefault(shelf, set()).add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        for subscriptions in self._subscriptions.values():
+            subscriptions.discard(subscription)
+
+    def close(self) -> None:
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.close()
+
+    def _shelf(self, storage: str) -> dict[Key, Object]:
+        return self._shelves.setdefault(storage, {})
+
+    def _stamped(self, obj: Object) -> Object:
+        self.revision += 1
+        stamped = clone(obj)
+        stamped["metadata"]["resourceVersion"] = str(self.revision)
+        return stamped
+
+    def _publish(self, kind: Kind, change_type: ChangeType, obj: Object, previous: Object | None) -> None:
+        change = Change(self.revision, change_type, kind.storage, obj, previous)
+        if len(self._history) == HISTORY_LENGTH:
+            self._compacted = self._history[0].revision
+        self._history.append(change)
+        for subscription in self._subscriptions.get(kind.storage, set()):
+            subscription.publish(change)

@@ -1,0 +1,122 @@
+"""Models that a node can be asked to hold, the files of a commit, and which of them are wanted. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from agent.model.labels import MODEL_PREFIX
+
+_LABEL_NAME_CHARACTERS = 63
+_SHORTENED_CHARACTERS = 54
+_HASH_CHARACTERS = 8
+_PATH_PART_BYTES = 255
+_PATH_BYTES = 1024
+_ALPHANUMERIC = string.ascii_letters + string.digits
+
+# Left out unless the catalog says otherwise: what reference code and older frameworks read. Formats that carry the
+# same weights a second time are left out only where the model has safetensors.
+_NEVER_BY_DEFAULT = ("original/**", "*.pth")
+_NOT_BESIDE_SAFETENSORS = ("*.bin", "*.pt", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogModel:
+    """A model as the catalog names it. ``name`` is the label's name; patterns are fnmatch patterns on paths, in which
+    ``*`` also matches ``/``. With neither kind of pattern the defaults of ``selected`` hold."""
+
+    name: str
+    repository: str
+    revision: str = "main"
+    allow_patterns: tuple[str, ...] | None = None
+    ignore_patterns: tuple[str, ...] | None = None
+    priority: int = 0
+    endpoint: str | None = None
+
+    @property
+    def label(self) -> str:
+        return MODEL_PREFIX + self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Models by name, and sets of their names."""
+
+    models: Mapping[str, CatalogModel]
+    sets: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRefusal:
+    """The catalog, or the set that the node names, cannot be followed; ``message`` is one sentence for people."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryFile:
+    """One file of a commit. ``blob`` is the hash of its content by which the cache names it: sha256 (64 hex digits)
+    of what the repository keeps in LFS, git's sha1 of ``blob <n>\\0<content>`` (40) of everything else."""
+
+    path: str
+    size_bytes: int
+    blob: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All files of one commit, as the hub lists them."""
+
+    repository: str
+    commit: str
+    files: tuple[RepositoryFile, ...]
+
+
+def derived_name(repository: str) -> str:
+    """``org/name`` as the name part of a label: ``org--name``, at most 63 characters, alphanumeric at both ends.
+
+    A name too long keeps its first 54 characters and gets 8 hex digits of its sha256. Characters that labels do not
+    have are dropped; the result is empty where nothing is left.
+    """
+    kept = _ALPHANUMERIC + "-_."
+    name = "".join(c for c in repository.replace("/", "--") if c in kept).strip("-_.")
+    if len(name) <= _LABEL_NAME_CHARACTERS:
+        return name
+    digest = hashlib.sha256(name.encode("ascii")).hexdigest()
+    return f"{name[:_SHORTENED_CHARACTERS]}-{digest[:_HASH_CHARACTERS]}"
+
+
+def unusable_path(path: str) -> str | None:
+    """Why a hub's file name cannot become a file below a snapshot folder, or None where it can."""
+    if any(ord(character) < 32 or character == "\x7f" for character in path):
+        return "has a control character"
+    if any(part in {"", ".", ".."} for part in path.split("/")):
+        return "leaves its folder or has an empty part"
+    if any(len(part.encode("utf-8", "surrogatepass")) > _PATH_PART_BYTES for part in path.split("/")):
+        return f"has a part of more than {_PATH_PART_BYTES} bytes"
+    if len(path.encode("utf-8", "surrogatepass")) > _PATH_BYTES:
+        return f"has more than {_PATH_BYTES} bytes"
+    return None
+
+
+def selected(
+    files: Iterable[RepositoryFile], allow: tuple[str, ...] | None, ignore: tuple[str, ...] | None
+) -> tuple[RepositoryFile, ...]:
+    """The files that the patterns leave, in the order given. Patterns given replace the defaults altogether."""
+    listed = tuple(files)
+    if allow is None and ignore is None:
+        ignore = _default_ignored(listed)
+    return tuple(f for f in listed if _wanted(f.path, allow, ignore or ()))
+
+
+def _default_ignored(files: tuple[RepositoryFile, ...]) -> tuple[str, ...]:
+    has_safetensors = any(f.path.endswith(".safetensors") for f in files)
+    return _NEVER_BY_DEFAULT + (_NOT_BESIDE_SAFETENSORS if has_safetensors else ())
+
+
+def _wanted(path: str, allow: tuple[str, ...] | None, ignore: tuple[str, ...]) -> bool:
+    allowed = allow is None or any(fnmatchcase(path, pattern) for pattern in allow)
+    return allowed and not any(fnmatchcase(path, pattern) for pattern in ignore)

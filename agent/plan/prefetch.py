@@ -1,0 +1,90 @@
+"""Decides which models to fetch now, which fetches to end, and what the node's labels say. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.model.cache import CachedModel, FailureKind, FetchFailure, ModelState
+from agent.model.catalog import CatalogModel
+from agent.model.labels import MODEL_PREFIX
+
+_FIRST_WAIT_SECONDS = {FailureKind.FAULT: 10.0, FailureKind.REFUSED: 60.0}
+_LONGEST_WAIT_SECONDS = {FailureKind.FAULT: 600.0, FailureKind.REFUSED: 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSeen:
+    """The world of one pass: wanted models' state on disk, fetches that run (by model name, with what each fetches),
+    last failures by model name, and the labels that the node has now."""
+
+    models: Mapping[str, CachedModel]
+    running: Mapping[str, CatalogModel]
+    failures: Mapping[str, FetchFailure]
+    node_labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """``labels``: only those to change, None to remove. ``look_again_seconds``: when a failed model's turn comes."""
+
+    starts: tuple[CatalogModel, ...]
+    stops: tuple[str, ...]
+    states: Mapping[str, ModelState]
+    labels: Mapping[str, str | None]
+    look_again_seconds: float | None
+
+
+def plan_prefetch(wanted: Sequence[CatalogModel], seen: CacheSeen, now_seconds: float, at_once: int = 1) -> CachePlan:
+    """``wanted`` in the order in which they are to be fetched. Fetches of models not wanted any more, or wanted
+    differently, are ended; files are never deleted here."""
+    by_name = {model.name: model for model in wanted}
+    stops = tuple(name for name, model in seen.running.items() if by_name.get(name) != model)
+    missing = [m for m in wanted if not seen.models[m.name].complete and m.name not in seen.running]
+    due = [m for m in missing if _next_try(m, seen) <= now_seconds]
+    starts = tuple(due[: max(0, at_once - len(seen.running))])
+    busy = {*seen.running, *(m.name for m in starts)} - set(stops)
+    states = {m.name: _state(m, seen, busy) for m in wanted}
+    later = [_next_try(m, seen) for m in missing if _next_try(m, seen) > now_seconds]
+    return CachePlan(starts, stops, states, _labels(wanted, seen, states), min(later, default=None))
+
+
+def next_try_seconds(kind: FailureKind, failures: int, now_seconds: float, after_seconds: float | None) -> float:
+    """When to try again after ``failures`` in a row: doubling, or later where the hub asked for more."""
+    wait = min(_FIRST_WAIT_SECONDS[kind] * 2.0 ** min(failures - 1, 20), _LONGEST_WAIT_SECONDS[kind])
+    return now_seconds + max(wait, after_seconds or 0.0)
+
+
+def failure_of(model: CatalogModel, failures: Mapping[str, FetchFailure]) -> FetchFailure | None:
+    """The last failure to fetch exactly this; what failed under the same name with another wish says nothing."""
+    failure = failures.get(model.name)
+    return failure if failure is not None and failure.model == model else None
+
+
+def _next_try(model: CatalogModel, seen: CacheSeen) -> float:
+    failure = failure_of(model, seen.failures)
+    return failure.next_try_seconds if failure is not None else 0.0
+
+
+def _state(model: CatalogModel, seen: CacheSeen, busy: Collection[str]) -> ModelState:
+    if seen.models[model.name].complete:
+        return ModelState.READY
+    if model.name in busy:
+        return ModelState.FETCHING
+    return ModelState.FAILED if failure_of(model, seen.failures) is not None else ModelState.WAITING
+
+
+def _labels(
+    wanted: Sequence[CatalogModel], seen: CacheSeen, states: Mapping[str, ModelState]
+) -> Mapping[str, str | None]:
+    words = {model.label: _word(states[model.name]) for model in wanted}
+    changed: dict[str, str | None] = {
+        label: word for label, word in words.items() if seen.node_labels.get(label) != word
+    }
+    stale = (label for label in seen.node_labels if label.startswith(MODEL_PREFIX) and label not in words)
+    return changed | dict.fromkeys(stale)
+
+
+def _word(state: ModelState) -> str:
+    """A label knows three words; a model that waits for its first turn is on its way."""
+    return ModelState.FETCHING if state is ModelState.WAITING else state.value

@@ -1,0 +1,166 @@
+"""The disk, with writes that are whole or absent after a crash, and contents checked by hash."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from agent.model.cache import MANIFEST_FORMAT, DiskUse, Manifest
+
+_HASH_CHUNK_BYTES = 1024 * 1024
+_FILE_MODE = 0o644
+_SHA256_DIGITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A file read whole at each look, such as a mounted ConfigMap."""
+
+    path: Path
+
+    def read(self) -> str:
+        """Raises OSError, or UnicodeDecodeError (a ValueError), naming nothing but the cause."""
+        return self.path.read_text(encoding="utf-8")
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in ``directory`` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace ``path`` (mode 0644) in one step: a reader, or a crash, finds the old content or the new one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.draft")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def content_hash(path: Path, like: str) -> str:
+    """The file's hash of the kind that ``like`` is: sha256 (64 digits), else git's sha1 of a blob (40)."""
+    with path.open("rb") as stream:
+        if len(like) == _SHA256_DIGITS:
+            digest = hashlib.sha256()
+        else:
+            digest = hashlib.sha1(b"blob %d\0" % os.fstat(stream.fileno()).st_size, usedforsecurity=False)
+        while chunk := stream.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def preallocate(descriptor: int, size_bytes: int) -> None:
+    """Reserve the file's blocks and set its size. Raises OSError(ENOSPC) where they are not to be had; where the file
+    system cannot reserve, the file becomes sparse."""
+    try:
+        if size_bytes:
+            os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+            raise
+        os.ftruncate(descriptor, size_bytes)
+
+
+def readable_by_others(status: os.stat_result) -> bool:
+    return bool(status.st_mode & stat.S_IROTH)
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes an unprivileged writer may still use on the file system of ``directory``."""
+    numbers = os.statvfs(directory)
+    return numbers.f_bavail * numbers.f_frsize
+
+
+def disk_use(cache: Path) -> DiskUse:
+    """Blocks allocated to blobs (unfinished ones too) below ``cache``; zero used where it does not exist yet."""
+    if not cache.is_dir():
+        return DiskUse(0, free_bytes(_existing_parent(cache)))
+    return DiskUse(sum(_allocated_bytes(cache)), free_bytes(cache))
+
+
+def allocated_bytes(path: Path) -> int:
+    """Bytes of disk that ``path`` takes; 0 where there is no such file."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _allocated_bytes(cache: Path) -> Iterator[int]:
+    for blobs in cache.glob("models--*/blobs"):
+        with os.scandir(blobs) as entries:
+            for entry in entries:
+                try:
+                    yield entry.stat(follow_symlinks=False).st_blocks * 512
+                except FileNotFoundError:  # a fetch finished it in this moment
+                    continue
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in path.absolute().parents if parent.is_dir())
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """Where the classic hub cache keeps one repository: ``models--org--name`` below ``cache``.
+
+    ``private`` is ours: manifests, drafts, the lock of a running fetch. Nothing else reads it.
+    """
+
+    cache: Path
+    repository: str
+
+    @property
+    def root(self) -> Path:
+        return self.cache / f"models--{self.repository.replace('/', '--')}"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def private(self) -> Path:
+        return self.root / ".warmslice"
+
+    def blob(self, name: str) -> Path:
+        return self.blobs / name
+
+    def snapshot(self, commit: str) -> Path:
+        return self.root / "snapshots" / commit
+
+    def ref(self, revision: str) -> Path:
+        return self.root / "refs" / revision
+
+    def listing_of_the_client(self, commit: str) -> Path:
+        return self.root / "trees" / f"{commit}.json"
+
+    def manifest(self, commit: str) -> Path:
+        return self.private / f"{commit}.json"
+
+
+def read_manifest(folder: ModelFolder, commit: str) -> Manifest | None:
+    """Our record of the commit. None where there is none that we can read: the commit then counts as never checked."""
+    try:
+        manifest = msgspec.json.decode(folder.manifest(commit).read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return manifest if manifest.format == MANIFEST_FORMAT else None

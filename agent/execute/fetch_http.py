@@ -1,0 +1,215 @@
+"""Ranged reads over plain HTTP connections that a thread keeps open, one thread per `Connections`.
+
+# Note [Where bytes come from]
+# The hub answers for a file itself or sends us on, mostly to a signed address of another host. The address found is
+# shared by all ranges of the file until it fails. The token goes to the hub's own origin only. A store may have ETags
+# of its own, so an ETag is compared with what the same address said before, never with the listing: what the bytes
+# must be is settled by hashing them (agent.execute.fetch_blob).
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from agent.model.cache import FailureKind, FetchEndedError, FetchFaultError
+
+_BUFFER_BYTES = 256 * 1024
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 5
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
+
+Receive = Callable[[memoryview], None]
+
+
+@dataclass(slots=True)
+class Source:
+    """Where one file comes from. See Note [Where bytes come from]."""
+
+    url: str
+    headers: Mapping[str, str]
+    size_bytes: int
+    address: str | None = None  # where the hub sent us
+    etag: str | None = None  # strong one of that address
+    ranges_ignored: bool = False
+    lock: Lock = field(default_factory=Lock)
+
+    def forget_address(self) -> None:
+        with self.lock:
+            self.address = self.etag = None
+
+
+class Connections:
+    """Keep-alive connections by origin. Not for several threads."""
+
+    def __init__(self, silence_seconds: float) -> None:
+        self._silence_seconds = silence_seconds
+        self._open: dict[tuple[str, str], http.client.HTTPConnection] = {}
+        self._tls = ssl.create_default_context()
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+
+    def close(self) -> None:
+        for connection in self._open.values():
+            connection.close()
+        self._open.clear()
+
+    def read(self, source: Source, start: int, end: int, receive: Receive) -> bool:
+        """Give the bytes ``start`` to ``end`` to ``receive`` in order, in pieces; True.
+
+        False, with nothing received, where the server ignores ranges and the bytes asked for are not the whole file.
+        What ``receive`` raises passes through.
+        """
+        with self._closed_on_error():
+            response = self._located(source, f"bytes={start}-{end - 1}" if end > start else None)
+            if not _is_what_was_asked(response, source, start, end):
+                self.close()  # the body is on its way; only closing stops it
+                return False
+            self._receive(response, end - start, receive)
+        return True
+
+    def _receive(self, response: http.client.HTTPResponse, expected: int, receive: Receive) -> None:
+        received = 0
+        while received < expected:
+            with _network_faults():
+                count = response.readinto(self._buffer[: expected - received])
+            if not count:
+                raise FetchFaultError("truncated", f"the body ended after {received} of {expected} bytes")
+            receive(self._buffer[:count])
+            received += count
+        with _network_faults():
+            response.read()  # the end mark, after which the connection can be used again
+
+    def _located(self, source: Source, byte_range: str | None) -> http.client.HTTPResponse:
+        """A 200 or 206 for the range, along redirects."""
+        url = source.address or source.url
+        for _ in range(_MOST_REDIRECTS):
+            response = self._request(url, _headers(source, url, byte_range))
+            if response.status in {200, 206}:
+                _remember(source, url, response)
+                return response
+            with _network_faults():
+                response.read()
+            target = response.headers.get("Location")
+            if response.status not in _REDIRECTS or target is None:
+                raise _refusal_or_fault(source, url, response)
+            url = urljoin(url, target)
+        raise FetchFaultError("redirects", "the hub sends us round in circles")
+
+    def _request(self, url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        with _network_faults():
+            connection, reused = self._connection(parts)
+            try:
+                connection.request("GET", target, headers=headers)
+                return connection.getresponse()
+            except (http.client.BadStatusLine, ConnectionError):
+                if not reused:
+                    raise
+            connection.close()  # the server had closed it while it was idle; http.client opens it anew
+            connection.request("GET", target, headers=headers)
+            return connection.getresponse()
+
+    def _connection(self, parts: SplitResult) -> tuple[http.client.HTTPConnection, bool]:
+        origin = (parts.scheme, parts.netloc)
+        if origin in self._open:
+            return self._open[origin], True
+        if parts.hostname is None or parts.scheme not in {"http", "https"}:
+            raise FetchEndedError("hub-answer", f"the hub sent us to {parts.scheme}://{parts.netloc}")
+        if parts.scheme == "https":
+            self._open[origin] = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=self._silence_seconds, context=self._tls
+            )
+        else:
+            self._open[origin] = http.client.HTTPConnection(parts.hostname, parts.port, timeout=self._silence_seconds)
+        return self._open[origin], False
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+
+@contextmanager
+def _network_faults() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise FetchFaultError("stalled", "the connection fell silent") from error
+    except ConnectionError as error:
+        raise FetchFaultError("reset", f"the connection broke: {error}") from error
+    except (http.client.HTTPException, OSError) as error:
+        raise FetchFaultError("unreachable", f"the server cannot be read: {error!r}") from error
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _headers(source: Source, url: str, byte_range: str | None) -> dict[str, str]:
+    at_the_hub = _origin(url) == _origin(source.url)
+    headers = {n: value for n, value in source.headers.items() if at_the_hub or n.lower() == "user-agent"}
+    headers["Accept-Encoding"] = "identity"
+    if byte_range is not None:
+        headers["Range"] = byte_range
+        if source.etag is not None and url == source.address:
+            headers["If-Range"] = source.etag
+    return headers
+
+
+def _remember(source: Source, url: str, response: http.client.HTTPResponse) -> None:
+    """Keep the address that answered; another ETag than before means that its content changed."""
+    etag = response.headers.get("ETag")
+    strong = etag if etag is not None and etag.startswith('"') else None
+    with source.lock:
+        if source.address == url and source.etag is not None and strong != source.etag:
+            source.etag = strong
+            raise FetchFaultError("changed", "the file changed on the server while it was read")
+        source.address, source.etag = url, strong
+
+
+def _is_what_was_asked(response: http.client.HTTPResponse, source: Source, start: int, end: int) -> bool:
+    """False where it is the whole file instead of the range; another range or another size is a fault."""
+    if response.status == 206:
+        content_range = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+        if content_range is None or tuple(map(int, content_range.groups())) != (start, end - 1, source.size_bytes):
+            raise FetchFaultError("range", "the server sent another range than was asked for")
+        return True
+    length = response.headers.get("Content-Length")
+    if length is not None and int(length) != source.size_bytes:
+        raise FetchFaultError("size", f"the server has {length} bytes, the hub lists {source.size_bytes}")
+    return start == 0 and end == source.size_bytes
+
+
+def _refusal_or_fault(
+    source: Source, url: str, response: http.client.HTTPResponse
+) -> FetchEndedError | FetchFaultError:
+    status = response.status
+    wait = response.headers.get("Retry-After", "")
+    after = float(wait) if wait.isdecimal() else None
+    sent_on = url != source.url
+    if sent_on:
+        source.forget_address()  # a signed address ends some day: ask the hub for the next one
+    if status == 429:
+        return FetchFaultError("throttled", "the server asks to slow down (429)", after_seconds=after)
+    if status == 408 or status >= 500:
+        return FetchFaultError("unavailable", f"the server is not available ({status})", after_seconds=after)
+    if sent_on:
+        return FetchFaultError("expired", f"the address that the hub sent us to answers {status}")
+    if response.headers.get("X-Error-Code") == "GatedRepo":
+        message = "the model is gated: ask for access on its page and give a token of that account"
+        return FetchEndedError("gated", message, FailureKind.REFUSED)
+    if status in {401, 403}:
+        message = f"the hub refused the file ({status}): give a token that may read this model"
+        return FetchEndedError("token", message, FailureKind.REFUSED)
+    return FetchEndedError("hub-answer", f"the hub answered {status} for a file that it lists")

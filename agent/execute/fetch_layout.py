@@ -1,0 +1,101 @@
+"""Publishes a finished commit: snapshot links, our manifest, and last the ref by which a branch finds it.
+
+# Note [Layout by our own hand]
+# huggingface_hub would lay the snapshot out too, after a HEAD request for each file whose answer's ETag names the
+# blob. A mirror's ETag may be its own; the library would then download that file again and take it unchecked. So the
+# links to the checked blobs are made here and the library only confirms, offline, that it finds them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from agent.adapters.files import ModelFolder, read_manifest, sync_directory, write_durably
+from agent.model.cache import MANIFEST_FORMAT, Manifest
+from agent.model.catalog import Listing, RepositoryFile
+
+_DIRECTORY_MODE = 0o755
+_FILE_MODE = 0o644
+
+
+def make_folders(folder: ModelFolder) -> None:
+    """The folders of the repository, open to every reader whatever the umask was when they were made."""
+    folder.cache.mkdir(parents=True, exist_ok=True)
+    for directory in (folder.root, folder.blobs, folder.private, folder.root / "snapshots", folder.root / "refs"):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(_DIRECTORY_MODE)
+
+
+def link_snapshot(folder: ModelFolder, commit: str, files: Sequence[RepositoryFile]) -> None:
+    """Links from ``snapshots/<commit>`` to blobs. A snapshot that is new appears at once with all its files."""
+    snapshot = folder.snapshot(commit)
+    if snapshot.is_dir():
+        _link(snapshot, files)
+    else:
+        draft = folder.private / f"{commit}.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        _link(draft, files)
+        draft.rename(snapshot)
+    sync_directory(snapshot.parent)
+
+
+def write_manifest(folder: ModelFolder, listing: Listing, verified: Iterable[str]) -> None:
+    """Record what was checked, beside what was checked before for this commit."""
+    before = read_manifest(folder, listing.commit)
+    paths = sorted({*verified, *(before.verified if before is not None else ())})
+    manifest = Manifest(MANIFEST_FORMAT, listing.repository, listing.commit, listing.files, tuple(paths))
+    write_durably(folder.manifest(listing.commit), msgspec.json.encode(manifest))
+
+
+def write_ref(folder: ModelFolder, revision: str, commit: str) -> None:
+    """Let a branch or tag point to the commit; a commit asked for by its id has no ref."""
+    if revision == commit:
+        return
+    ref = folder.ref(revision)
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    if not ref.is_file() or ref.read_text(encoding="utf-8") != commit:
+        write_durably(ref, commit.encode())
+
+
+def settle_listing_of_the_client(folder: ModelFolder, listing: Listing, files: Sequence[RepositoryFile]) -> None:
+    """huggingface_hub's own record of the commit: readable for others, and gone where we hold a part of the commit
+    only, since offline readers would miss the rest."""
+    record = folder.listing_of_the_client(listing.commit)
+    if len(files) < len(listing.files):
+        record.unlink(missing_ok=True)
+    elif record.is_file():
+        record.chmod(_FILE_MODE)
+
+
+def _link(snapshot: Path, files: Sequence[RepositoryFile]) -> None:
+    directories = {snapshot}
+    for file in files:
+        link = snapshot / file.path
+        for directory in _make_parents(link.parent, snapshot):
+            directories.add(directory)
+        target = "../" * (2 + file.path.count("/")) + f"blobs/{file.blob}"
+        if not link.is_symlink() or os.readlink(link) != target:
+            draft = link.with_name(f".{file.blob}.link")
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(target)
+            draft.replace(link)
+    for directory in directories:
+        sync_directory(directory)
+
+
+def _make_parents(directory: Path, snapshot: Path) -> list[Path]:
+    """Every folder from below ``snapshot`` to ``directory``, made where missing. Never through a link."""
+    inner = [directory, *directory.parents]
+    made = inner[: inner.index(snapshot)]
+    for parent in reversed(made):
+        if parent.is_symlink():
+            parent.unlink()
+        parent.mkdir(exist_ok=True)
+        parent.chmod(_DIRECTORY_MODE)
+    return made

@@ -1,0 +1,274 @@
+"""Downloads blobs with one pool of threads: every connection takes the next missing piece of any of them.
+
+The largest blob comes first, its pieces in order; whoever brings a blob's last piece checks and publishes it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from agent.execute.fetch_blob import GRAIN_BYTES, GrainRecorder, Part, Piece
+from agent.execute.fetch_http import Connections, Source
+from agent.model.cache import FetchEndedError, FetchError, FetchFaultError, FetchLimits
+
+_LONGEST_PIECE_BYTES = 64 * 1024 * 1024
+_TIMES_WRONG = 3
+
+
+class StoppedError(Exception):
+    """Another thread met the error that ends the fetch."""
+
+
+@dataclass(slots=True)
+class Download:
+    """A blob with the place it comes from. ``pieces_left`` and ``times_wrong`` belong to the pool's lock."""
+
+    part: Part
+    source: Source
+    pieces_left: int = 0
+    times_wrong: int = 0
+    published: bool = False
+    whole_body: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened so far; counted under the pool's lock. ``faults`` are reasons that were tried again."""
+
+    received_bytes: int = 0
+    verify_failures: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+
+
+def longest_piece(size_bytes: int, connections: int) -> int:
+    """So short that a large file uses every connection, a multiple of the grain, at most 64 MiB."""
+    share = size_bytes // connections
+    return max(GRAIN_BYTES, min(_LONGEST_PIECE_BYTES, share // GRAIN_BYTES * GRAIN_BYTES))
+
+
+def retrying(limits: FetchLimits, stopped: threading.Event) -> Retrying:
+    """Exponential with jitter, or what the other side asks for; a wait asked for that is too long ends the fetch, and
+    whoever started it comes back later."""
+    return Retrying(
+        stop=stop_after_attempt(limits.attempts),
+        wait=_Wait(limits.longest_wait_seconds),
+        retry=retry_if_exception(lambda e: isinstance(e, FetchFaultError) and _bearable(e, limits)),
+        sleep=lambda seconds: _sleep(seconds, stopped),
+        reraise=True,
+    )
+
+
+class Pool:
+    """One fetch of many blobs. ``run`` blocks until all are published or one error ends it, which it raises."""
+
+    def __init__(self, downloads: Sequence[Download], limits: FetchLimits) -> None:
+        self.tally = Tally()
+        self._limits = limits
+        self._downloads = sorted(downloads, key=lambda d: -d.part.file.size_bytes)
+        self._queue: deque[tuple[Download, Piece | None]] = deque()
+        self._changed = threading.Condition()
+        self._open_downloads = len(downloads)
+        self._stopped = threading.Event()
+        self._error: FetchError | None = None
+        self._recorder = GrainRecorder()
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes of the blobs that are safely on disk."""
+        return sum(d.part.file.size_bytes if d.published else d.part.done_bytes for d in self._downloads)
+
+    def run(self, tick: Callable[[], None], tick_seconds: float) -> None:
+        """``tick`` is called from this thread now and then while the others work."""
+        for download in self._downloads:
+            self._enqueue(download)
+        with ThreadPoolExecutor(self._limits.connections, thread_name_prefix="connection") as threads:
+            workers = [threads.submit(self._work) for _ in range(self._limits.connections)]
+            while not all(worker.done() for worker in workers):
+                with self._changed:
+                    self._changed.wait(tick_seconds)
+                tick()
+        self._recorder.stop()
+        for download in self._downloads:
+            download.part.close()
+        if self._error is not None:
+            raise self._error
+        for worker in workers:
+            worker.result()
+
+    def _enqueue(self, download: Download) -> None:
+        """A blob that lacks nothing (an empty one, or one that was never checked) still has to be published."""
+        pieces: list[Piece | None] = [*download.part.missing(self._piece_bytes(download))] or [None]
+        with self._changed:
+            download.pieces_left = len(pieces)
+            self._queue.extend((download, piece) for piece in pieces)
+            self._changed.notify_all()
+
+    def _piece_bytes(self, download: Download) -> int:
+        return longest_piece(download.part.file.size_bytes, self._limits.connections)
+
+    def _work(self) -> None:
+        connections = Connections(self._limits.stall_seconds)
+        try:
+            while (taken := self._take()) is not None:
+                self._bring(*taken, connections)
+        except StoppedError:
+            pass
+        except FetchError as error:
+            self._end(error)
+        except BaseException as error:
+            self._end(FetchEndedError("internal", f"the fetch met an error of its own: {error!r}"))
+            raise
+        finally:
+            connections.close()
+
+    def _take(self) -> tuple[Download, Piece | None] | None:
+        """The next piece; waits for blobs that may come back with wrong bytes; None at the end."""
+        with self._changed:
+            while not self._queue and self._open_downloads and not self._stopped.is_set():
+                self._changed.wait()
+            if self._stopped.is_set() or not self._queue:
+                return None
+            return self._queue.popleft()
+
+    def _end(self, error: FetchError) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._stopped.set()
+            self._changed.notify_all()
+
+    def _bring(self, download: Download, piece: Piece | None, connections: Connections) -> None:
+        download.part.open()
+        if piece is not None:
+            _Reading(self, download, piece, connections).until_done()
+        with self._changed:
+            download.pieces_left -= 1
+            last = download.pieces_left == 0
+        if last:
+            self._recorder.flush()
+            self._publish(download)
+
+    def _publish(self, download: Download) -> None:
+        if download.part.publish():
+            with self._changed:
+                download.published = True
+                self._open_downloads -= 1
+                self._changed.notify_all()
+            return
+        with self._changed:
+            self.tally.verify_failures += 1
+            download.times_wrong += 1
+        if download.times_wrong >= _TIMES_WRONG:
+            path = download.part.file.path
+            raise FetchEndedError("wrong-bytes", f"the hub sent wrong bytes for {path} {_TIMES_WRONG} times")
+        download.source.forget_address()
+        self._enqueue(download)
+
+    # -- for readings -------------------------------------------------------------------------------------------
+
+    def received(self, count: int) -> None:
+        with self._changed:
+            self.tally.received_bytes += count
+        if self._stopped.is_set():
+            raise StoppedError
+
+    def grain_finished(self, part: Part, grain: int) -> None:
+        self._recorder.finished(part, grain)
+
+    def flush(self) -> None:
+        self._recorder.flush()
+
+    def fault(self, fault: FetchFaultError) -> None:
+        with self._changed:
+            self.tally.faults[fault.reason] = self.tally.faults.get(fault.reason, 0) + 1
+
+    def retrying(self) -> Retrying:
+        return retrying(self._limits, self._stopped)
+
+
+class _Reading:
+    """One piece on its way. A fault loses at most the grain it was in; only faults in a row without a grain count."""
+
+    def __init__(self, pool: Pool, download: Download, piece: Piece, connections: Connections) -> None:
+        self._pool = pool
+        self._download = download
+        self._piece = piece
+        self._connections = connections
+        self._finished_to = piece.start  # all before is written
+        self._position = piece.start
+
+    def until_done(self) -> None:
+        while self._finished_to < self._piece.end:
+            self._pool.retrying()(self._try)
+
+    def _try(self) -> None:
+        before = self._finished_to
+        try:
+            self._read()
+        except FetchFaultError as fault:
+            self._pool.fault(fault)
+            if self._finished_to == before or fault.after_seconds is not None:
+                raise
+
+    def _read(self) -> None:
+        source = self._download.source
+        if not source.ranges_ignored:
+            self._position = self._finished_to
+            if self._connections.read(source, self._position, self._piece.end, self._receive):
+                return
+            source.ranges_ignored = True
+        self._read_whole()
+
+    def _read_whole(self) -> None:
+        """The server knows no ranges: one thread reads the whole file, the others find their pieces done."""
+        part = self._download.part
+        with self._download.whole_body:
+            size = part.file.size_bytes
+            if not self._piece_written():
+                whole = _Reading(self._pool, self._download, Piece(0, size), self._connections)
+                self._connections.read(self._download.source, 0, size, whole._receive)
+                self._pool.flush()
+            self._finished_to = self._piece.end
+
+    def _piece_written(self) -> bool:
+        grains = range(self._piece.start // GRAIN_BYTES, -(-self._piece.end // GRAIN_BYTES))
+        return all(grain in self._download.part.done for grain in grains)
+
+    def _receive(self, content: memoryview) -> None:
+        """In order from ``_position``; notes every grain that this makes whole."""
+        part = self._download.part
+        part.write(self._position, content)
+        self._position += len(content)
+        self._pool.received(len(content))
+        while self._finished_to < self._position:
+            grain = self._finished_to // GRAIN_BYTES
+            grain_end = min((grain + 1) * GRAIN_BYTES, part.file.size_bytes)
+            if grain_end > self._position:
+                return
+            self._pool.grain_finished(part, grain)
+            self._finished_to = grain_end
+
+
+class _Wait:
+    def __init__(self, longest_seconds: float) -> None:
+        self._exponential = wait_random_exponential(multiplier=0.2, max=longest_seconds)
+
+    def __call__(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, FetchFaultError) and error.after_seconds is not None:
+            return error.after_seconds
+        return self._exponential(state)
+
+
+def _bearable(fault: FetchFaultError, limits: FetchLimits) -> bool:
+    return fault.after_seconds is None or fault.after_seconds <= limits.longest_wait_seconds
+
+
+def _sleep(seconds: float, stopped: threading.Event) -> None:
+    if stopped.wait(seconds):
+        raise StoppedError

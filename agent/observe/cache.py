@@ -1,0 +1,85 @@
+"""Reads what the disk holds of a wanted model. Nothing is remembered and no hub is asked."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.adapters.files import ModelFolder, content_hash, read_manifest, readable_by_others
+from agent.model.cache import CachedModel, Manifest
+from agent.model.catalog import CatalogModel, RepositoryFile, selected
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def observe_model(cache: Path, model: CatalogModel) -> CachedModel:
+    """Complete where every wanted file of the revision's commit was checked by us when it came, is linked from the
+    snapshot to a blob of the listed length, and is readable for everyone."""
+    folder = ModelFolder(cache, model.repository)
+    commit = _commit(folder, model.revision)
+    if commit is None:
+        return CachedModel(None, 0, 0, "not fetched yet")
+    manifest = read_manifest(folder, commit)
+    if manifest is None:
+        return CachedModel(commit, 0, 0, "never checked against the hub's listing")
+    return _compared(folder, manifest, selected(manifest.files, model.allow_patterns, model.ignore_patterns))
+
+
+def verify_model(cache: Path, model: CatalogModel) -> tuple[RepositoryFile, ...]:
+    """The wanted files whose content is missing or not what was listed. Reads all of them: seconds per GB."""
+    folder = ModelFolder(cache, model.repository)
+    commit = _commit(folder, model.revision)
+    manifest = read_manifest(folder, commit) if commit is not None else None
+    if manifest is None:
+        return ()
+    files = selected(manifest.files, model.allow_patterns, model.ignore_patterns)
+    return tuple(f for f in files if not _is_intact(folder, manifest.commit, f))
+
+
+def _commit(folder: ModelFolder, revision: str) -> str | None:
+    if _COMMIT.fullmatch(revision):
+        return revision
+    try:
+        commit = folder.ref(revision).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return commit if _COMMIT.fullmatch(commit) else None
+
+
+def _compared(folder: ModelFolder, manifest: Manifest, files: Sequence[RepositoryFile]) -> CachedModel:
+    verified = frozenset(manifest.verified)
+    problems = {f.path: _problem(folder, manifest.commit, f) for f in files}
+    problems |= {f.path: "never checked" for f in files if f.path not in verified}
+    blobs = {f.blob: f.size_bytes for f in files}
+    present = {f.blob: f.size_bytes for f in files if problems[f.path] is None}
+    bad = [(path, problem) for path, problem in problems.items() if problem is not None]
+    lacking = None if files else "the patterns leave no file of the model"
+    if bad:
+        path, problem = bad[0]
+        lacking = f"{path} is {problem}" + (f", and {len(bad) - 1} more files" if len(bad) > 1 else "")
+    return CachedModel(manifest.commit, sum(blobs.values()), sum(present.values()), lacking)
+
+
+def _problem(folder: ModelFolder, commit: str, file: RepositoryFile) -> str | None:
+    """In words, as the end of "config.json is ..."."""
+    link = folder.snapshot(commit) / file.path
+    try:
+        status = link.stat()
+    except OSError:
+        return "missing"
+    if os.path.basename(os.path.realpath(link)) != file.blob and not link.samefile(folder.blob(file.blob)):
+        return "linked to another content"
+    if not stat.S_ISREG(status.st_mode) or status.st_size != file.size_bytes:
+        return "of another length than listed"
+    return None if readable_by_others(status) else "not readable for others"
+
+
+def _is_intact(folder: ModelFolder, commit: str, file: RepositoryFile) -> bool:
+    path = folder.snapshot(commit) / file.path
+    try:
+        return content_hash(path, like=file.blob) == file.blob
+    except OSError:
+        return False

@@ -1,0 +1,273 @@
+"""The cache loop's pass: read the wish and the world, plan, act, report. And the commands that work without a node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from agent.adapters.files import disk_use
+from agent.desired.catalog import read_catalog, wanted_models
+from agent.execute.fetch import EndedFetch, FetchSupervisor
+from agent.model.cache import (
+    CachedModel,
+    CacheReport,
+    DiskUse,
+    FetchFailure,
+    FetchLimits,
+    FetchProgress,
+    FinishedFetch,
+    ModelReport,
+    ModelState,
+)
+from agent.model.catalog import CatalogModel, CatalogRefusal
+from agent.observe.cache import observe_model, verify_model
+from agent.plan.prefetch import CachePlan, CacheSeen, failure_of, next_try_seconds, plan_prefetch
+
+
+class CatalogSource(Protocol):
+    """Where the catalog's text is; read at each pass. Raises OSError or ValueError where it cannot be."""
+
+    def read(self) -> str: ...
+
+
+class NodeLabels(Protocol):
+    """The labels of our node, as last seen, and the way to change some (None removes one)."""
+
+    def labels(self) -> Mapping[str, str]: ...
+
+    async def patch_labels(self, labels: Mapping[str, str | None]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRules:
+    """What the settings say. ``budget_bytes``: None for no other limit than the disk; ``endpoint``: None for the
+    public hub."""
+
+    cache: Path
+    endpoint: str | None = None
+    budget_bytes: int | None = None
+    reserve_bytes: int = 0
+    connections: int = 8
+    fetches_at_once: int = 1
+    stall_seconds: float = 30.0
+
+
+@dataclass(slots=True)
+class CachePass:
+    """Call ``run`` at each pass; it never waits for a fetch. Between passes it keeps only what cannot be observed:
+    failures with their next try, and since when each state has held."""
+
+    rules: CacheRules
+    catalog: CatalogSource
+    node: NodeLabels
+    fetches: FetchSupervisor
+    now: Callable[[], float]
+    _failures: dict[str, FetchFailure] = field(default_factory=dict)
+    _since: dict[str, tuple[ModelState, float]] = field(default_factory=dict)
+
+    async def run(self) -> CacheReport:
+        """One pass. Errors of the node's labels pass through, after fetches were started and stopped."""
+        now = self.now()
+        # Both before the disk is read, without a wait between them: a fetch that ends while we look is then seen as
+        # running, and looked at again at the next pass, instead of being neither running nor complete nor failed.
+        running = {name: progress.model for name, progress in self.fetches.running().items()}
+        finished = self._take_in(self.fetches.take_ended())
+        wanted = self._wanted()
+        disk = await asyncio.to_thread(disk_use, self.rules.cache)
+        if isinstance(wanted, CatalogRefusal):
+            return self._report(now, (), wanted.message, disk, finished, {}, None)
+        models = await asyncio.to_thread(_observe, self.rules.cache, wanted)
+        seen = CacheSeen(models, running, dict(self._failures), self.node.labels())
+        plan = plan_prefetch(wanted, seen, now, self.rules.fetches_at_once)
+        self._act(plan, disk)
+        if plan.labels:
+            await self.node.patch_labels(plan.labels)
+        reports = self._models(wanted, seen, plan, now)
+        return self._report(now, reports, None, disk, finished, plan.labels, plan.look_again_seconds)
+
+    def _wanted(self) -> tuple[CatalogModel, ...] | CatalogRefusal:
+        return read_wanted(self.catalog, self.node.labels())
+
+    def _act(self, plan: CachePlan, disk: DiskUse) -> None:
+        for name in plan.stops:
+            self.fetches.stop(name)
+        for model in plan.starts:
+            self.fetches.start(model, self.rules.endpoint, _limits(self.rules, disk))
+
+    def _take_in(self, ended: Sequence[EndedFetch]) -> tuple[FinishedFetch, ...]:
+        for fetch in ended:
+            model, failure = fetch.progress.model, fetch.failure
+            before = failure_of(model, self._failures)
+            if failure is None:
+                self._failures.pop(model.name, None)
+                continue
+            failures = 1 + (before.failures if before is not None else 0)
+            self._failures[model.name] = FetchFailure(
+                model=model,
+                kind=failure.kind,
+                reason=failure.reason,
+                message=failure.message,
+                failures=failures,
+                failed_at_seconds=fetch.ended_at_seconds,
+                next_try_seconds=next_try_seconds(
+                    failure.kind, failures, fetch.ended_at_seconds, failure.after_seconds
+                ),
+            )
+        return tuple(_finished(fetch) for fetch in ended)
+
+    def _models(
+        self, wanted: Sequence[CatalogModel], seen: CacheSeen, plan: CachePlan, now: float
+    ) -> tuple[ModelReport, ...]:
+        self._since = {
+            name: self._since[name] if self._since.get(name, (None,))[0] is state else (state, now)
+            for name, state in plan.states.items()
+        }
+        running = self.fetches.running()
+        return tuple(
+            _model_report(
+                model,
+                self._since[model.name],
+                seen.models[model.name],
+                running.get(model.name),
+                failure_of(model, self._failures),
+            )
+            for model in wanted
+        )
+
+    def _report(
+        self,
+        now: float,
+        models: tuple[ModelReport, ...],
+        refusal: str | None,
+        disk: DiskUse,
+        finished: tuple[FinishedFetch, ...],
+        labels: Mapping[str, str | None],
+        look_again: float | None,
+    ) -> CacheReport:
+        return CacheReport(
+            at_seconds=now,
+            models=models,
+            refusal=refusal,
+            disk=disk,
+            budget_bytes=self.rules.budget_bytes,
+            totals=self.fetches.totals,
+            finished=finished,
+            labels_written=dict(labels),
+            look_again_seconds=look_again,
+        )
+
+
+def read_wanted(catalog: CatalogSource, labels: Mapping[str, str]) -> tuple[CatalogModel, ...] | CatalogRefusal:
+    """The models that the catalog wants on a node with these labels, or one sentence why that cannot be said."""
+    try:
+        text = catalog.read()
+    except (OSError, ValueError) as error:
+        return CatalogRefusal(f"model catalog: cannot be read: {error}")
+    known = read_catalog(text)
+    return known if isinstance(known, CatalogRefusal) else wanted_models(known, labels)
+
+
+def list_cached(rules: CacheRules, wanted: Sequence[CatalogModel]) -> Mapping[str, CachedModel]:
+    """What the disk holds of each, by name (``cache ls``)."""
+    return _observe(rules.cache, wanted)
+
+
+def verify_cached(rules: CacheRules, wanted: Sequence[CatalogModel]) -> Mapping[str, tuple[str, ...]]:
+    """Paths with missing or wrong content, by name; reads every file (``cache verify``)."""
+    return {model.name: tuple(f.path for f in verify_model(rules.cache, model)) for model in wanted}
+
+
+async def pull(
+    rules: CacheRules,
+    wanted: Sequence[CatalogModel],
+    token: Callable[[], str | None],
+    now: Callable[[], float],
+    follow: Callable[[FetchProgress], None],
+) -> Mapping[str, str | None]:
+    """Fetch each model that is not complete, one after the other; ``follow`` is told of progress twice a second.
+    By name: None where the model is there now, else why not (``cache pull``)."""
+    outcomes: dict[str, str | None] = {}
+    for model in wanted:
+        outcomes[model.name] = None
+        if not observe_model(rules.cache, model).complete:
+            outcomes[model.name] = await _pull_one(rules, model, token, now, follow)
+    return outcomes
+
+
+async def _pull_one(
+    rules: CacheRules,
+    model: CatalogModel,
+    token: Callable[[], str | None],
+    now: Callable[[], float],
+    follow: Callable[[FetchProgress], None],
+) -> str | None:
+    ended = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        fetches = FetchSupervisor(rules.cache, tasks.create_task, ended.set, token, now)
+        fetches.start(model, rules.endpoint, _limits(rules, disk_use(rules.cache)))
+        while not ended.is_set():
+            try:
+                async with asyncio.timeout(0.5):
+                    await ended.wait()
+            except TimeoutError:
+                follow(fetches.running()[model.name])
+    fetch = fetches.take_ended()[0]
+    follow(fetch.progress)
+    return fetch.failure.message if fetch.failure is not None else None
+
+
+def _observe(cache: Path, wanted: Sequence[CatalogModel]) -> dict[str, CachedModel]:
+    return {model.name: observe_model(cache, model) for model in wanted}
+
+
+def _limits(rules: CacheRules, disk: DiskUse) -> FetchLimits:
+    allowance = None if rules.budget_bytes is None else max(0, rules.budget_bytes - disk.used_bytes)
+    return FetchLimits(
+        allowance_bytes=allowance,
+        reserve_bytes=rules.reserve_bytes,
+        connections=rules.connections,
+        stall_seconds=rules.stall_seconds,
+    )
+
+
+def _finished(fetch: EndedFetch) -> FinishedFetch:
+    reason = "stopped" if fetch.stopped else "ok" if fetch.failure is None else fetch.failure.reason
+    seconds = fetch.ended_at_seconds - fetch.progress.started_at_seconds
+    return FinishedFetch(fetch.progress.model.name, reason, seconds)
+
+
+def _model_report(
+    model: CatalogModel,
+    since: tuple[ModelState, float],
+    cached: CachedModel,
+    progress: FetchProgress | None,
+    failure: FetchFailure | None,
+) -> ModelReport:
+    state, since_seconds = since
+    reason, message = _why(state, cached, failure)
+    fetching = progress if state is ModelState.FETCHING else None
+    return ModelReport(
+        name=model.name,
+        repository=model.repository,
+        revision=model.revision,
+        commit=fetching.commit if fetching is not None and fetching.commit else cached.commit,
+        state=state,
+        reason=reason,
+        message=message,
+        size_bytes=max(cached.size_bytes, fetching.size_bytes if fetching is not None else 0),
+        fetched_bytes=max(cached.present_bytes, fetching.fetched_bytes if fetching is not None else 0),
+        since_seconds=since_seconds,
+        next_try_seconds=failure.next_try_seconds if failure is not None and state is ModelState.FAILED else None,
+    )
+
+
+def _why(state: ModelState, cached: CachedModel, failure: FetchFailure | None) -> tuple[str, str]:
+    """The reason's short word and the sentence."""
+    if state is ModelState.READY:
+        return "complete", "every wanted file is here and was checked"
+    if state is ModelState.FAILED and failure is not None:
+        return failure.reason, failure.message
+    return state.value, cached.lacking or ""

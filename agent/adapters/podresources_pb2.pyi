@@ -127,7 +127,7 @@ class NUMANode(_message.Message):
     __slots__ = ("ID",)
     ID_FIELD_NUMBER: _ClassVar[int]
     ID: int
-    def __init__(self, ID: int | None = ...) -> None: ...
+    def __init__(self, ID: int | None = ...) -> None: ...  # noqa: N803
 
 class DynamicResource(_message.Message):
     __slots__ = ("claim_name", "claim_namespace", "claim_resources")

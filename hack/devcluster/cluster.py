@@ -1,20 +1,30 @@
-"""The whole cluster as one command: the control plane here, one kubelet process per node."""
+"""The whole cluster as one command: the control plane in this process, one kubelet process per node.
+
+Ends at SIGTERM or SIGINT with nothing left behind. Should this process be killed, the kernel ends the kubelets and
+the lifeline ends the pods' processes.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from hack.devcluster import gpu_operator
 from hack.devcluster.control_plane import ControlPlane, write_kubeconfig
+from hack.devcluster.kubelet.__main__ import add_node_options
+from hack.devcluster.lifeline import Lifeline
+from hack.devcluster.node_processes import KubeletProcess
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.run_dir.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(level=logging.WARNING)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_run(options))
     return 0
@@ -22,8 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hack.devcluster", description=__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True, help="where the kubeconfig and the sockets go")
+    parser.add_argument("--nodes", default="", help="names, separated by commas; each gets a kubelet in RUN_DIR/NAME")
+    parser.add_argument("--run-dir", type=Path, required=True, help="where the kubeconfig and the nodes' folders go")
     parser.add_argument("--port", type=int, default=0, help="of the API server; 0 takes a free one")
+    parser.add_argument("--bookmark-interval", type=float, default=60.0, metavar="SECONDS")
+    add_node_options(parser)
     return parser
 
 
@@ -31,8 +44,41 @@ async def _run(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with ControlPlane(port=options.port) as control_plane:
+    lifeline = Lifeline(options.run_dir.absolute() / "lifeline")
+    async with ControlPlane(port=options.port, bookmark_interval_s=options.bookmark_interval) as control_plane:
+        gpu_operator.install(control_plane.api)
         kubeconfig = options.run_dir / "kubeconfig"
         write_kubeconfig(kubeconfig, control_plane.url)
+        nodes = [
+            KubeletProcess(control_plane.url, name, options.run_dir / name, lifeline.path, _node_options(options, name))
+            for name in options.nodes.split(",")
+            if name
+        ]
+        supervisors = [asyncio.create_task(node.supervise(), name=node.node) for node in nodes]
         print(f"{control_plane.url}\nexport KUBECONFIG={kubeconfig}", flush=True)
         await stop.wait()
+        for supervisor in supervisors:
+            supervisor.cancel()
+        await asyncio.gather(*supervisors, return_exceptions=True)
+    lifeline.close()
+
+
+def _node_options(options: argparse.Namespace, node: str) -> list[str]:
+    """``{node}`` in the state's path stands for the node's name, so that each node has GPUs of its own."""
+    given: list[str] = []
+    labels = list(options.label)
+    if options.simgpu_dir is not None and options.simgpu_state is not None:
+        state = str(options.simgpu_state).format(node=node)
+        given += ["--simgpu-dir", str(options.simgpu_dir), "--simgpu-state", state]
+        labels += [f"{key}={value}" for key, value in gpu_operator.NODE_LABELS.items()]
+    if options.devices_file is not None:
+        given += ["--devices-file", str(options.devices_file)]
+    if options.plugin_without_pod:
+        given.append("--plugin-without-pod")
+    if options.register_with_taints:
+        given += ["--register-with-taints", options.register_with_taints]
+    for label in labels:
+        given += ["--label", label]
+    for name in ("status_interval", "pod_start", "pod_stop"):
+        given += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    return given

@@ -1,0 +1,78 @@
+"""The NVML side of the simulated device plugin: a process of its own that reads the GPUs once, at its start.
+
+Prints one line of JSON, resource name to device ids, as NVIDIA's plugin advertises them with the ``mixed`` strategy,
+then keeps its NVML session open, as the real one does, until its standard input ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pynvml
+
+
+def main() -> int:
+    pynvml.nvmlInit()
+    try:
+        devices: dict[str, list[str]] = {}
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            for resource, device in _advertised(pynvml.nvmlDeviceGetHandleByIndex(index)):
+                devices.setdefault(resource, []).append(device)
+        print(json.dumps(devices), flush=True)
+        sys.stdin.read()
+    finally:
+        pynvml.nvmlShutdown()
+    return 0
+
+
+def _advertised(gpu: Any) -> Iterator[tuple[str, str]]:
+    """(resource, device id): the whole GPU where MIG is off, each of its slices where it is on."""
+    if not _mig_is_on(gpu):
+        yield "nvidia.com/gpu", pynvml.nvmlDeviceGetUUID(gpu)
+        return
+    for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+        try:
+            slice_ = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index)
+        except pynvml.NVMLError_NotFound:
+            continue
+        yield f"nvidia.com/mig-{_profile(gpu, slice_)}", pynvml.nvmlDeviceGetUUID(slice_)
+
+
+def _mig_is_on(gpu: Any) -> bool:
+    try:
+        current, _ = pynvml.nvmlDeviceGetMigMode(gpu)
+    except pynvml.NVMLError_NotSupported:
+        return False
+    return bool(current == pynvml.NVML_DEVICE_MIG_ENABLE)
+
+
+def _profile(gpu: Any, slice_: Any) -> str:
+    """As in resource names: ``1g.10gb``, ``1g.10gb.me``, ``1c.2g.20gb`` for a part of an instance."""
+    instance = pynvml.nvmlDeviceGetGpuInstanceById(gpu, pynvml.nvmlDeviceGetGpuInstanceId(slice_))
+    profile = pynvml.nvmlGpuInstanceGetInfo(instance).profileId
+    name = _gpu_instance_profile_name(gpu, profile).removeprefix("MIG ").replace("+", ".")
+    attributes = pynvml.nvmlDeviceGetAttributes_v2(slice_)
+    compute, whole = attributes.computeInstanceSliceCount, attributes.gpuInstanceSliceCount
+    return name if compute == whole else f"{compute}c.{name}"
+
+
+def _gpu_instance_profile_name(gpu: Any, profile_id: int) -> str:
+    """The enumeration has no fixed end: newer drivers add to it, and it has holes where a GPU lacks a profile."""
+    number = 0
+    while True:
+        try:
+            info = pynvml.nvmlDeviceGetGpuInstanceProfileInfo(gpu, number, version=2)
+        except pynvml.NVMLError_NotSupported:
+            pass
+        else:
+            if info.id == profile_id:
+                name = info.name
+                return str(name.decode() if isinstance(name, bytes) else name)
+        number += 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,217 @@
+"""The kubelet put together: its node, its lease, its pods, its device plugin and its socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import aiohttp
+from grpclib.server import Server
+
+from hack.devcluster.client import Client
+from hack.devcluster.errors import ApiError
+from hack.devcluster.kubelet import node_status
+from hack.devcluster.kubelet.device_plugin import PLUGIN_LABEL, DevicePlugin, DeviceSource, FileSource, NvmlSource
+from hack.devcluster.kubelet.devices import DeviceManager
+from hack.devcluster.kubelet.pod_resources import PodResourcesLister, serve_pod_resources
+from hack.devcluster.kubelet.pod_worker import PodWorker, Runtime
+from hack.devcluster.kubelet.processes import PodProcesses, Simgpu
+from hack.devcluster.kubelet.settings import KubeletSettings
+from hack.devcluster.lifeline import Lifeline
+from hack.devcluster.objects import Object, labels_of, now_micro, uid_of
+
+log = logging.getLogger(__name__)
+
+_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+_LEASE_SECONDS = 40
+
+
+class Kubelet:
+    """``run`` serves until cancelled. Pods and their processes go on then, and are taken up again by the next run."""
+
+    def __init__(self, settings: KubeletSettings) -> None:
+        settings.socket.parent.mkdir(parents=True, exist_ok=True)
+        settings.socket.unlink(missing_ok=True)
+        self.settings = settings
+        self.devices = DeviceManager(settings.run_dir / "kubelet_internal_checkpoint")
+        self._own_lifeline = Lifeline(settings.run_dir / "lifeline") if settings.lifeline is None else None
+        self._processes = PodProcesses(settings.run_dir / "processes.json", self._lifeline_path(), _simgpu(settings))
+        self._client = Client(settings.server, f"kubelet/v1.34.0 ({settings.node})")
+        self._plugin = DevicePlugin(_source(settings), self.devices)
+        self._workers: dict[str, PodWorker] = {}
+        self._boot_id = ""
+        self._runtime = Runtime(settings, self._client, self.devices, self._processes, self._pod_runs, self._pod_ended)
+
+    async def run(self) -> None:
+        self.devices.restore()
+        self._processes.restore()
+        self._boot_id = await _boot_id(self.settings)
+        server: Server | None = None
+        try:
+            async with self._client, asyncio.TaskGroup() as tasks:
+                await self._register()
+                server = await serve_pod_resources(
+                    PodResourcesLister(self.devices, self.active_pods), self.settings.socket
+                )
+                if not self.settings.plugin_needs_pod:
+                    self._plugin.start()
+                tasks.create_task(self._follow_pods(), name="pods")
+                tasks.create_task(self._report_node(), name="node status")
+                tasks.create_task(self._renew_lease(), name="lease")
+        finally:
+            await self._shut_down(server)
+
+    def active_pods(self) -> list[Object]:
+        return [worker.pod for worker in self._workers.values() if not worker.is_done]
+
+    async def _shut_down(self, server: Server | None) -> None:
+        for worker in self._workers.values():
+            await worker.detach()
+        await self._plugin.stop()
+        if server is not None:
+            server.close()
+            await server.wait_closed()
+        if self._own_lifeline is not None:
+            for uid in self._processes.running():
+                await self._processes.stop(uid)
+            self._own_lifeline.close()
+
+    async def _register(self) -> None:
+        """A node that is there already keeps its labels and taints, as after a restart of the real kubelet."""
+        body = node_status.registration(self.settings, self._boot_id, self.devices)
+        while True:
+            try:
+                await self._client.post("/api/v1/nodes", body)
+                return
+            except ApiError as error:
+                if error.reason == "AlreadyExists":
+                    await self._write_status()
+                    return
+                log.warning("node.refused", extra={"error": error.message})
+            except aiohttp.ClientError as error:
+                log.warning("node.unreachable", extra={"error": str(error)})
+            await asyncio.sleep(0.3)
+
+    async def _report_node(self) -> None:
+        clock = asyncio.get_running_loop().time
+        said, said_at = node_status.without_heartbeats(self._status()), clock()
+        while True:
+            await asyncio.sleep(self.settings.status_interval_s)
+            current = node_status.without_heartbeats(self._status())
+            if current == said and clock() - said_at < self.settings.unchanged_status_interval_s:
+                continue
+            try:
+                await self._write_status()
+                said, said_at = current, clock()
+            except (ApiError, aiohttp.ClientError) as error:
+                log.warning("node.status_failed", extra={"error": str(error)})
+
+    def _status(self) -> Object:
+        return node_status.status(self.settings, self._boot_id, self.devices)
+
+    async def _write_status(self) -> None:
+        await self._client.patch(f"/api/v1/nodes/{self.settings.node}/status", {"status": self._status()})
+
+    async def _renew_lease(self) -> None:
+        while True:
+            try:
+                await self._write_lease()
+            except (ApiError, aiohttp.ClientError) as error:
+                log.warning("lease.failed", extra={"error": str(error)})
+            await asyncio.sleep(self.settings.lease_interval_s)
+
+    async def _write_lease(self) -> None:
+        name = self.settings.node
+        spec = {"holderIdentity": name, "leaseDurationSeconds": _LEASE_SECONDS, "renewTime": now_micro()}
+        try:
+            lease = await self._client.get(f"{_LEASES}/{name}")
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            await self._client.post(_LEASES, {"metadata": {"name": name}, "spec": spec})
+            return
+        await self._client.put(f"{_LEASES}/{name}", lease | {"spec": spec})
+
+    async def _follow_pods(self) -> None:
+        query = {"fieldSelector": f"spec.nodeName={self.settings.node}"}
+        async for change, what in self._client.list_and_watch("/api/v1/pods", query):
+            match change:
+                case "LIST":
+                    await self._take_stock(what)
+                case "DELETED":
+                    await self._forget(uid_of(what))
+                case "ADDED" | "MODIFIED":
+                    self._see(what)
+                case _:
+                    pass
+
+    async def _take_stock(self, pods: list[Object]) -> None:
+        here = {uid_of(pod) for pod in pods}
+        for uid in [uid for uid in self._workers if uid not in here]:
+            await self._forget(uid)
+        for uid in {*self._processes.running(), *self.devices.release_all_but(here)} - here:
+            await self._processes.stop(uid)
+        for pod in pods:
+            self._see(pod)
+
+    def _see(self, pod: Object) -> None:
+        worker = self._workers.get(uid_of(pod))
+        if worker is None:
+            self._workers[uid_of(pod)] = PodWorker(pod, self._runtime)
+        else:
+            worker.update(pod)
+
+    async def _forget(self, uid: str) -> None:
+        worker = self._workers.pop(uid, None)
+        if worker is not None:
+            await worker.gone()
+
+    async def _pod_runs(self, pod: Object) -> None:
+        if self._is_plugin(pod):
+            self._plugin.start()
+
+    async def _pod_ended(self, pod: Object) -> None:
+        if self._is_plugin(pod):
+            await self._plugin.stop()
+
+    def _is_plugin(self, pod: Object) -> bool:
+        return self.settings.plugin_needs_pod and PLUGIN_LABEL in labels_of(pod).items()
+
+    def _lifeline_path(self) -> Path:
+        if self._own_lifeline is not None:
+            return self._own_lifeline.path
+        assert self.settings.lifeline is not None
+        return self.settings.lifeline
+
+
+def _simgpu(settings: KubeletSettings) -> Simgpu | None:
+    if settings.simgpu_dir is None or settings.simgpu_state is None:
+        return None
+    return Simgpu(settings.simgpu_dir / "simgpu", settings.simgpu_state)
+
+
+def _source(settings: KubeletSettings) -> DeviceSource:
+    if settings.devices_file is not None:
+        return FileSource(settings.devices_file)
+    if settings.simgpu_dir is not None and settings.simgpu_state is not None:
+        return NvmlSource(settings.simgpu_dir, settings.simgpu_state)
+    return NoDevices()
+
+
+class NoDevices:
+    """A node without GPUs."""
+
+    async def open(self) -> dict[str, list[str]]:
+        return {}
+
+    async def close(self) -> None:
+        return
+
+
+async def _boot_id(settings: KubeletSettings) -> str:
+    """That of the simulated machine where there is one, since its reboots are not this one's."""
+    simgpu = _simgpu(settings)
+    if simgpu is not None:
+        return await simgpu.boot_id()
+    return await asyncio.to_thread(lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip())

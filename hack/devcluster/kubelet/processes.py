@@ -1,0 +1,117 @@
+"""The processes of pods that hold GPU devices: real ones, which the simulated GPUs see on the pods' slices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """A container could not be started: its device is not there, most likely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Simgpu:
+    """The control program of the simulated GPUs and the state file it works on."""
+
+    program: Path
+    state: Path
+
+    async def attach(self, device: str, pid: int, memory_mib: int) -> None:
+        """Raises StartError where there is no such device."""
+        await self._run("proc", "attach", "--device", device, "--pid", str(pid), "--memory-mib", str(memory_mib))
+
+    async def detach(self, pid: int) -> None:
+        with contextlib.suppress(StartError):
+            await self._run("proc", "detach", "--pid", str(pid))
+
+    async def boot_id(self) -> str:
+        """Of the simulated machine; changes with its reboots."""
+        return await self._run("boot-id")
+
+    async def _run(self, *arguments: str) -> str:
+        environment = {**os.environ, "SIMGPU_STATE": str(self.state)}
+        process = await asyncio.create_subprocess_exec(
+            self.program, *arguments, env=environment,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        output, _ = await process.communicate()
+        text = output.decode(errors="replace").strip()
+        if process.returncode != 0:
+            raise StartError(text or f"simgpu ended with {process.returncode}")
+        return text
+
+
+@dataclass(slots=True)
+class PodProcesses:
+    """One process per pod: ``cat`` on a lifeline, so that none outlives the cluster. ``record`` lets a restarted
+    kubelet find them again."""
+
+    record: Path
+    lifeline: Path
+    simgpu: Simgpu | None
+    _pids: dict[str, int] = field(default_factory=dict)
+    _children: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+
+    def restore(self) -> None:
+        if self.record.exists():
+            saved: dict[str, int] = json.loads(self.record.read_text())
+            self._pids = {uid: pid for uid, pid in saved.items() if self._is_ours(pid)}
+
+    def running(self) -> Collection[str]:
+        return list(self._pids)
+
+    def pid_of(self, pod_uid: str) -> int | None:
+        return self._pids.get(pod_uid)
+
+    async def start(self, pod_uid: str, devices: Sequence[str], memory_mib: int) -> None:
+        """Raises StartError and leaves nothing behind. A pod that runs already is left alone."""
+        if self.simgpu is None or pod_uid in self._pids:
+            return
+        child = await asyncio.create_subprocess_exec(
+            "cat", self.lifeline, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+        )
+        self._pids[pod_uid], self._children[pod_uid] = child.pid, child
+        self._save()
+        try:
+            for device in devices:
+                await self.simgpu.attach(device.partition("::")[0], child.pid, memory_mib)
+        except StartError:
+            await self.stop(pod_uid)
+            raise
+
+    async def stop(self, pod_uid: str) -> None:
+        pid = self._pids.pop(pod_uid, None)
+        if pid is None:
+            return
+        if self._is_ours(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        child = self._children.pop(pod_uid, None)
+        if child is not None:
+            await child.wait()
+        if self.simgpu is not None:
+            await self.simgpu.detach(pid)
+        self._save()
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether the pid is still the process we started: pids are used again."""
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
+        return str(self.lifeline).encode() in command
+
+    def _save(self) -> None:
+        draft = self.record.with_suffix(".new")
+        draft.write_text(json.dumps(self._pids))
+        os.replace(draft, self.record)

@@ -1,0 +1,41 @@
+"""What a simulated kubelet is told at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hack.devcluster.objects import Object
+
+
+@dataclass(frozen=True, slots=True)
+class KubeletSettings:
+    """Times in seconds. The real kubelet reports changes of its node within 10 s and unchanged state every 5 minutes.
+
+    ``devices_file``: JSON of resource name to device ids, read at each start of the device plugin, in place of NVML.
+    ``plugin_needs_pod``: devices are advertised only while a pod of the device plugin's DaemonSet runs here.
+    ``lifeline``: FIFO that the owner of the pods' processes holds open; absent, they end with this kubelet.
+    """
+
+    server: str
+    node: str
+    run_dir: Path
+    simgpu_dir: Path | None = None
+    simgpu_state: Path | None = None
+    devices_file: Path | None = None
+    plugin_needs_pod: bool = True
+    lifeline: Path | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Object, ...] = ()
+    cpus: int = 64
+    memory: str = "512Gi"
+    status_interval_s: float = 10.0
+    unchanged_status_interval_s: float = 300.0
+    lease_interval_s: float = 10.0
+    pod_start_s: float = 0.3
+    pod_stop_s: float = 0.1
+
+    @property
+    def socket(self) -> Path:
+        return self.run_dir / "pod-resources" / "kubelet.sock"

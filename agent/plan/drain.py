@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.model.labels import EVICT
-from agent.model.mig import Gpu, Placement
+from agent.model.mig import Gpu, GpuInstance, Placement
 from agent.model.node import Budget, Pod, PodRef
 from agent.model.snapshot import Snapshot
 from agent.plan.geometry import Tenants
@@ -31,46 +31,72 @@ class Holdings:
 def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, midway: bool) -> Holdings:
     """Who holds what on this GPU: owners of devices by the kubelet, joined with the processes that NVML shows.
 
-    A process outside every pod makes its slice fixed, except midway: then it is what an evicted pod leaves behind for a
-    moment, and the change waits for it.
+    A process outside every pod, or a pod that only the kubelet still knows, makes its slice fixed. Midway it is what an
+    evicted pod leaves behind for a moment, and the change waits for it.
     """
-    pods = {(pod.ref.namespace, pod.ref.name): pod for pod in seen.pods if not pod.finished}
-    spent = frozenset(pod.ref for pod in pods.values() if any(b.disruptions_allowed < 1 for b in _covering(pod, seen)))
-    movable: dict[Placement, set[PodRef]] = {}
-    reasons: dict[Placement, list[str]] = {}
-    whole: set[PodRef] = set()
-    whole_reasons: list[str] = []
-    owners = _owners_by_device(seen)
+    census = _Census(seen, policy)
+    movable: dict[Placement, frozenset[PodRef]] = {}
+    fixed: dict[Placement, tuple[str, ...]] = {}
+    leaving: dict[Placement, tuple[str, ...]] = {}
     for instance in gpu.instances:
-        devices = [compute.uuid for compute in instance.compute]
-        held_by = {owner for device in devices for owner in owners.get(device, ())}
-        for name in sorted(held_by):
-            pod = pods.get(name)
-            why = _why_fixed(name, pod, seen, policy)
-            if why or pod is None:
-                reasons.setdefault(instance.placement, []).append(why)
-            else:
-                movable.setdefault(instance.placement, set()).add(pod.ref)
-        strangers = [p for p in gpu.processes if p.gpu_instance == instance.id]
-        if strangers and not held_by and not midway:
-            first = strangers[0]
-            text = f"process {first.pid} ({first.command or 'unknown command'}) outside any pod"
-            reasons.setdefault(instance.placement, []).append(text)
-    for name in sorted(owners.get(gpu.uuid, ())):
-        pod = pods.get(name)
-        why = _why_fixed(name, pod, seen, policy)
-        if why or pod is None:
-            whole_reasons.append(why)
+        pods, reasons, strangers = census.holders(compute.uuid for compute in instance.compute)
+        if not (pods or reasons or strangers):
+            strangers = _processes(gpu, instance)
+        if midway:
+            leaving[instance.placement] = strangers
         else:
-            whole.add(pod.ref)
+            reasons += strangers
+        if pods:
+            movable[instance.placement] = pods
+        if reasons:
+            fixed[instance.placement] = reasons
+    whole, whole_reasons, whole_strangers = census.holders([gpu.uuid])
     tenants = Tenants(
-        fixed=frozenset(reasons),
-        pods={placement: frozenset(refs) for placement, refs in movable.items()},
-        spent=spent,
-        whole=frozenset(whole),
-        whole_fixed=tuple(whole_reasons),
+        fixed=frozenset(fixed),
+        pods=movable,
+        spent=census.spent,
+        whole=whole,
+        whole_fixed=whole_reasons if midway else whole_reasons + whole_strangers,
+        leaving=leaving,
     )
-    return Holdings(tenants, {placement: tuple(texts) for placement, texts in reasons.items()})
+    return Holdings(tenants, fixed)
+
+
+def _processes(gpu: Gpu, instance: GpuInstance) -> tuple[str, ...]:
+    return tuple(
+        f"process {process.pid} ({process.command or 'unknown command'}) outside any pod"
+        for process in gpu.processes
+        if process.gpu_instance == instance.id
+    )
+
+
+class _Census:
+    """Who is on this node, looked up by device."""
+
+    def __init__(self, seen: Snapshot, policy: DrainPolicy) -> None:
+        self._seen = seen
+        self._policy = policy
+        self._pods = {(pod.ref.namespace, pod.ref.name): pod for pod in seen.pods}
+        self._owners = _owners_by_device(seen)
+        self.spent = frozenset(
+            pod.ref for pod in seen.pods if any(budget.disruptions_allowed < 1 for budget in _covering(pod, seen))
+        )
+
+    def holders(self, devices: Iterable[str]) -> tuple[frozenset[PodRef], tuple[str, ...], tuple[str, ...]]:
+        """(pods that can be moved, those that cannot and why, those that only the kubelet knows)."""
+        names = sorted({name for device in devices for name in self._owners.get(device, ())})
+        known = [pod for name in names if (pod := self._pods.get(name)) is not None and not pod.finished]
+        why = {pod.ref: _why_fixed(pod, self._seen, self._policy) for pod in known}
+        strangers = tuple(
+            f"{'/'.join(name)} (the kubelet lists it, the API server does not)"
+            for name in names
+            if name not in self._pods
+        )
+        return (
+            frozenset(ref for ref, reason in why.items() if not reason),
+            tuple(reason for reason in why.values() if reason),
+            strangers,
+        )
 
 
 def unlisted(seen: Snapshot) -> tuple[Pod, ...]:
@@ -89,19 +115,16 @@ def _owners_by_device(seen: Snapshot) -> dict[str, set[tuple[str, str]]]:
     for owner in seen.owners or ():
         for device in owner.devices:
             found.setdefault(device.partition("::")[0], set()).add((owner.namespace, owner.name))
-    finished = {(pod.ref.namespace, pod.ref.name) for pod in seen.pods if pod.finished}
-    return {device: names - finished for device, names in found.items()}
+    return found
 
 
 def _covering(pod: Pod, seen: Snapshot) -> Iterable[Budget]:
     return (budget for budget in seen.budgets if budget.covers(pod))
 
 
-def _why_fixed(name: tuple[str, str], pod: Pod | None, seen: Snapshot, policy: DrainPolicy) -> str:
+def _why_fixed(pod: Pod, seen: Snapshot, policy: DrainPolicy) -> str:
     """Why this pod cannot be moved, beginning with its name; empty when it can."""
-    where = "/".join(name)
-    if pod is None:
-        return f"{where} (the kubelet lists it, the API server does not)"
+    where = str(pod.ref)
     if pod.terminating:
         return ""
     wish = pod.annotations.get(EVICT)

@@ -23,7 +23,8 @@ class Tenants:
     """Who holds the slices of one GPU: ``fixed`` placements cannot be freed, ``pods`` can be moved.
 
     ``whole`` are the pods that hold the GPU undivided, ``whole_fixed`` says of those that cannot be moved who they are:
-    they matter to a change of mode. ``spent`` are the pods that no budget lets go now.
+    they matter to a change of mode. ``spent`` are the pods that no budget lets go now. ``leaving`` names, in mid-change, what
+    an evicted pod leaves behind for a moment: nobody to move, but the slice is not free yet.
     """
 
     fixed: frozenset[Placement] = frozenset()
@@ -31,6 +32,7 @@ class Tenants:
     spent: frozenset[PodRef] = frozenset()
     whole: frozenset[PodRef] = frozenset()
     whole_fixed: tuple[str, ...] = ()
+    leaving: Mapping[Placement, tuple[str, ...]] = field(default_factory=dict)
 
 
 def solve(gpu: Gpu, wish: GpuWish, tenants: Tenants) -> GpuChange | None:
@@ -53,6 +55,12 @@ def moves(change: GpuChange, tenants: Tenants) -> frozenset[PodRef]:
         return tenants.whole.union(*tenants.pods.values())
     doomed = (tenants.pods.get(placement, frozenset()) for placement, _ in change.remove)
     return frozenset[PodRef]().union(*doomed)
+
+
+def not_free(change: GpuChange, tenants: Tenants) -> tuple[str, ...]:
+    """What is still on slices that a change removes."""
+    gone = tenants.leaving if change.mode is not None else {placement for placement, _ in change.remove}
+    return tuple(text for placement in sorted(gone) for text in tenants.leaving.get(placement, ()))
 
 
 def best(gpu: Gpu, fixed: Layout, wish: GpuWish, tenants: Tenants) -> Layout | None:
@@ -160,3 +168,35 @@ def _mask(place: Placement) -> int:
 def _size(gpu: Gpu, shape: Shape) -> int:
     profile: Profile | None = gpu.profile(shape.profile)
     return profile.size if profile is not None else 0
+
+
+def maximal_geometries(gpu: Gpu) -> tuple[tuple[Shape, ...], ...]:
+    """The multisets of whole instances beside which nothing more fits in any of their layouts, largest slices first."""
+    places = [
+        (_mask(place), profile.name)
+        for profile in sorted(gpu.profiles, key=lambda p: (-p.size, -p.slices, p.name))
+        for place in profile.placements
+    ]
+    room: dict[tuple[str, ...], bool] = {}
+    for names, taken in _layouts(gpu, places, 0, (), 0):
+        key = tuple(sorted(names))
+        more = any(
+            not taken & mask and media_allowed(gpu, tuple(Shape(n) for n in (*names, name))) for mask, name in places
+        )
+        room[key] = room.get(key, False) or more
+    order = {profile.name: (-profile.size, -profile.slices) for profile in gpu.profiles}
+    shapes = [
+        tuple(sorted(map(Shape, names), key=lambda s: (order[s.profile], s))) for names in room if not room[names]
+    ]
+    return tuple(sorted(shapes, key=lambda found: [(order[s.profile], s) for s in found]))
+
+
+def _layouts(
+    gpu: Gpu, places: list[tuple[int, str]], taken: int, names: tuple[str, ...], first: int
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    yield names, taken
+    for number in range(first, len(places)):
+        mask, name = places[number]
+        if taken & mask or not media_allowed(gpu, tuple(Shape(n) for n in (*names, name))):
+            continue
+        yield from _layouts(gpu, places, taken | mask, (*names, name), number + 1)

@@ -42,7 +42,7 @@ from agent.model.steps import (
 )
 from agent.plan import advertise
 from agent.plan.drain import DrainPolicy, Holdings, holdings, unlisted
-from agent.plan.geometry import Tenants, moves, solve
+from agent.plan.geometry import Tenants, moves, not_free, solve
 
 UPGRADE_IDLE = frozenset({"", "upgrade-done", "upgrade-required", "upgrade-failed"})
 """Values of GPU Operator's upgrade label that mean: no driver is being replaced now."""
@@ -79,10 +79,14 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How to get to some wishes, or who stands in the way (``blockers``, one name and reason each)."""
+    """How to get to some wishes, or who stands in the way (``blockers``, one name and reason each).
+
+    ``not_free`` is what is still on slices that have to go, though nobody is left to move.
+    """
 
     change: Change
     blockers: tuple[str, ...] = ()
+    not_free: tuple[str, ...] = ()
 
 
 def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
@@ -102,6 +106,7 @@ def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, midway
     changes: list[GpuChange] = []
     moved: set[PodRef] = set()
     blockers: list[str] = []
+    leaving: list[str] = []
     for gpu in seen.gpus:
         wish = wishes.get(gpu.uuid)
         if wish is None or gpu.unknown:
@@ -113,7 +118,8 @@ def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, midway
         else:
             changes.append(change)
             moved |= moves(change, held.tenants)
-    return Way(Change(tuple(changes), tuple(sorted(moved))), tuple(blockers))
+            leaving += not_free(change, held.tenants)
+    return Way(Change(tuple(changes), tuple(sorted(moved))), tuple(blockers), tuple(leaving))
 
 
 def _in_the_way(gpu: Gpu, wish: GpuWish, held: Holdings) -> list[str]:
@@ -156,12 +162,16 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | Non
 
 
 def _settled(seen: Snapshot) -> Outcome:
-    if not advertise.has_advertiser(seen):
-        return Settled("applied; no device plugin runs here, so the hardware's word alone counts")
     wrong = advertise.difference(seen.node, seen.gpus)
-    if wrong:
+    if wrong and advertise.has_advertiser(seen):
         return Waiting("not-advertised", f"the GPUs have the layout, but the node does not show it: {wrong}")
-    return Settled("applied")
+    return Settled(_applied(seen))
+
+
+def _applied(seen: Snapshot) -> str:
+    if advertise.has_advertiser(seen):
+        return "applied"
+    return "applied; no device plugin runs here, so the hardware's word alone counts"
 
 
 def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Change) -> Waiting | None:
@@ -176,11 +186,15 @@ def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Chan
         )
     if seen.owners is None:
         return Waiting("kubelet-unreachable", f"who holds which slice is not known: {seen.owners_error}", ideal)
+    return _starting(seen, ideal)
+
+
+def _starting(seen: Snapshot, change: Change) -> Waiting | None:
     starting = unlisted(seen)
-    if starting:
-        names = ", ".join(str(pod.ref) for pod in starting)
-        return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", ideal, 2.0)
-    return None
+    if not starting:
+        return None
+    names = ", ".join(str(pod.ref) for pod in starting)
+    return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", change, 2.0)
 
 
 def _operation(wish: Desired, seen: Snapshot, change: Change) -> Operation:
@@ -224,7 +238,7 @@ def _midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operatio
         return _blocked_midway(operation, way, back)
     if way.change.empty:
         return _finish(wish, seen, policy, memory, operation)
-    return _go_on(seen, policy, memory, operation, way.change)
+    return _go_on(seen, policy, memory, operation, way)
 
 
 def _blocked_midway(operation: Operation, way: Way, back: bool) -> Outcome:
@@ -234,8 +248,9 @@ def _blocked_midway(operation: Operation, way: Way, back: bool) -> Outcome:
     return Plan(way.change, (Abort(replace(operation, failure=f"{operation.layout!r} {message}")),))
 
 
-def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, change: Change) -> Outcome:
+def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, way: Way) -> Outcome:
     """The hardware still differs: drain, pause, act."""
+    change = way.change
     if operation.cordoned and not seen.node.unschedulable and not operation.recordoned:
         return Plan(change, (Recordon(replace(operation, recordoned=True)),))
     if seen.owners is None:
@@ -246,10 +261,11 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
         if evictions:
             return Plan(change, evictions)
         return Waiting("draining", f"waiting for pods to end: {', '.join(map(str, change.moves))}", change)
-    starting = unlisted(seen)
-    if starting:
-        names = ", ".join(str(pod.ref) for pod in starting)
-        return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", change, 2.0)
+    if way.not_free:
+        return Waiting("device-busy", f"waiting for slices to be let go: {'; '.join(way.not_free)}", change, 2.0)
+    starting = _starting(seen, change)
+    if starting is not None:
+        return starting
     paused = _with_clients_paused(seen, operation, change)
     if paused != operation:
         return Plan(change, (Pause(paused),))
@@ -321,7 +337,7 @@ def _verdict(wish: Wish, seen: Snapshot, operation: Operation) -> End:
         return _end(seen, operation, "failed", "rolled-back", f"{operation.failure}; the old layout is back")
     match wish:
         case Desired():
-            return _end(seen, operation, "success", "applied", f"{wish.layout!r} applied")
+            return _end(seen, operation, "success", "applied", f"{wish.layout!r} {_applied(seen)}")
         case Refusal():
             return _end(seen, operation, "failed", wish.reason, wish.message)
         case Unasked():

@@ -1,0 +1,61 @@
+"""The door to programs on the host: the configured hooks, and nvidia-smi for the one act that NVML has no call for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from agent.model.errors import HardwareError, InUseError, RefusedError, RetryError
+
+log = logging.getLogger("warmslice.command")
+
+
+async def run(command: list[str], seconds: float) -> tuple[int, str]:
+    """(exit code, last output) of a command; RetryError when it cannot start or outlives its time (then it is killed)."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+    except OSError as error:
+        raise RetryError(f"{command[0]} cannot be started: {error}") from error
+    try:
+        async with asyncio.timeout(seconds):
+            output, _ = await process.communicate()
+    except TimeoutError as error:
+        raise RetryError(f"{command[0]} did not end within {seconds:.0f} s") from error
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return process.returncode or 0, output.decode(errors="replace")[-500:].strip()
+
+
+async def reset_gpu(index_or_uuid: str, seconds: float = 120.0) -> None:
+    """`nvidia-smi --gpu-reset` for one GPU. The caller has closed its own NVML session: any client makes it refuse.
+
+    Exit codes as in nvidia-smi's man page: 3 not available, 4 no permission, 6 not found, 9 no driver, 15 GPU lost.
+    """
+    code, output = await run(["nvidia-smi", "--gpu-reset", "-i", index_or_uuid], seconds)
+    what = f"nvidia-smi --gpu-reset -i {index_or_uuid}: exit code {code}: {output}"
+    match code:
+        case 0:
+            return
+        case 3:
+            raise RefusedError(what)
+        case 4:
+            raise RefusedError(what)
+        case 6 | 9 | 15:
+            raise HardwareError(what)
+        case _:
+            raise InUseError(what)
+
+
+async def refresh(commands: list[list[str]], seconds: float = 60.0) -> None:
+    """Run commands one after the other; the first that fails is a RetryError."""
+    for command in commands:
+        code, output = await run(command, seconds)
+        if code:
+            raise RetryError(f"{' '.join(command)}: exit code {code}: {output}")
+        log.info("command.done", extra={"command": command[0]})

@@ -1,0 +1,44 @@
+"""The door to the kubelet's PodResources: which pod has which device (gRPC over a Unix socket, v1.PodResourcesLister)."""
+
+from __future__ import annotations
+
+from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from agent.adapters import podresources_pb2 as messages
+from agent.model.errors import RetryError
+from agent.model.node import DeviceOwner
+
+_SECONDS = 5.0
+
+
+class PodResources:
+    """One kubelet. A new connection each time: the socket is re-created when the kubelet restarts."""
+
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
+
+    async def owners(self) -> tuple[DeviceOwner, ...]:
+        """Every container that has nvidia.com devices. RetryError when the kubelet does not answer: then nobody is free."""
+        channel = Channel(path=self._socket)
+        method: UnaryUnaryMethod[messages.ListPodResourcesRequest, messages.ListPodResourcesResponse] = (
+            UnaryUnaryMethod(
+                channel,
+                "/v1.PodResourcesLister/List",
+                messages.ListPodResourcesRequest,
+                messages.ListPodResourcesResponse,
+            )
+        )
+        try:
+            answer = await method(messages.ListPodResourcesRequest(), timeout=_SECONDS)
+        except (GRPCError, StreamTerminatedError, OSError, TimeoutError) as error:
+            raise RetryError(f"PodResources at {self._socket}: {error or type(error).__name__}") from error
+        finally:
+            channel.close()
+        return tuple(
+            DeviceOwner(pod.namespace, pod.name, container.name, devices.resource_name, tuple(devices.device_ids))
+            for pod in answer.pod_resources
+            for container in pod.containers
+            for devices in container.devices
+            if devices.resource_name.startswith("nvidia.com/")
+        )

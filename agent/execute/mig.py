@@ -1,0 +1,34 @@
+"""Changes of the GPUs, with the reset that a mode change owes on Ampere."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from agent.adapters.nvml import Hardware
+from agent.model.errors import HardwareError
+from agent.model.mig import Placement, Shape
+
+
+class Gpus:
+    """NVML's changes; ``reset`` resets one GPU by UUID while no NVML session of ours is open."""
+
+    def __init__(self, hardware: Hardware, reset: Callable[[str], Awaitable[None]]) -> None:
+        self._hardware = hardware
+        self._reset = reset
+
+    async def create(self, gpu: str, placement: Placement, shape: Shape) -> None:
+        """See Hardware.create."""
+        await self._hardware.create(gpu, placement, shape)
+
+    async def destroy(self, gpu: str, placement: Placement, profile: str) -> None:
+        """See Hardware.destroy."""
+        await self._hardware.destroy(gpu, placement, profile)
+
+    async def set_mode(self, gpu: str, enabled: bool) -> None:
+        """Switch, and reset that GPU alone where the switch stays pending. InUseError while somebody holds the GPU."""
+        if await self._hardware.set_mode(gpu, enabled):
+            return
+        await self._hardware.release()
+        await self._reset(gpu)
+        if not await self._hardware.set_mode(gpu, enabled):
+            raise HardwareError(f"GPU {gpu}: MIG mode is still pending after a reset; the machine may need a reboot")

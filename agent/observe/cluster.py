@@ -1,0 +1,90 @@
+"""The API server's objects as our nouns. Reads only; what an object lacks is empty, never an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from agent.model.node import Budget, Node, Pod, PodRef, Requirement
+
+Object = Mapping[str, Any]
+
+
+def node_of(item: Object) -> Node:
+    """A v1 Node."""
+    metadata, status = item["metadata"], item.get("status") or {}
+    return Node(
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        resource_version=metadata.get("resourceVersion", ""),
+        labels=dict(metadata.get("labels") or {}),
+        annotations=dict(metadata.get("annotations") or {}),
+        unschedulable=bool((item.get("spec") or {}).get("unschedulable")),
+        allocatable=_gpus(status.get("allocatable")),
+        capacity=_gpus(status.get("capacity")),
+        boot_id=(status.get("nodeInfo") or {}).get("bootID", ""),
+    )
+
+
+def pod_of(item: Object) -> Pod:
+    """A v1 Pod."""
+    metadata, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
+    annotations = dict(metadata.get("annotations") or {})
+    owner: Object = next((o for o in metadata.get("ownerReferences") or [] if o.get("controller")), {})
+    volumes = spec.get("volumes") or []
+    return Pod(
+        ref=PodRef(metadata["namespace"], metadata["name"], metadata["uid"]),
+        phase=status.get("phase", "Pending"),
+        terminating=metadata.get("deletionTimestamp") is not None,
+        owner_kind=owner.get("kind", ""),
+        owner_name=owner.get("name", ""),
+        labels=dict(metadata.get("labels") or {}),
+        annotations=annotations,
+        gpus=_requests([*(spec.get("containers") or []), *(spec.get("initContainers") or [])]),
+        priority=spec.get("priority") or 0,
+        mirror="kubernetes.io/config.mirror" in annotations,
+        disk_scratch=any("emptyDir" in v and (v["emptyDir"] or {}).get("medium") != "Memory" for v in volumes),
+        started=_seconds(status.get("startTime")),
+    )
+
+
+def budget_of(item: Object) -> Budget:
+    """A policy/v1 PodDisruptionBudget."""
+    selector = (item.get("spec") or {}).get("selector")
+    return Budget(
+        namespace=item["metadata"]["namespace"],
+        name=item["metadata"]["name"],
+        selector=None if selector is None else tuple(_requirements(selector)),
+        disruptions_allowed=(item.get("status") or {}).get("disruptionsAllowed", 0),
+    )
+
+
+def _requirements(selector: Object) -> Iterable[Requirement]:
+    for key, value in (selector.get("matchLabels") or {}).items():
+        yield Requirement(key, "In", frozenset({value}))
+    for expression in selector.get("matchExpressions") or []:
+        yield Requirement(expression["key"], expression["operator"], frozenset(expression.get("values") or []))
+
+
+def _gpus(resources: Object | None) -> dict[str, int]:
+    """Extended resources are whole numbers, so no quantity suffix has to be understood."""
+    return {
+        name: int(quantity)
+        for name, quantity in (resources or {}).items()
+        if name.startswith("nvidia.com/") and str(quantity).isdigit()
+    }
+
+
+def _requests(containers: Iterable[Object]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for container in containers:
+        resources = container.get("resources") or {}
+        for name, count in {**_gpus(resources.get("limits")), **_gpus(resources.get("requests"))}.items():
+            if count:
+                total[name] = total.get(name, 0) + count
+    return total
+
+
+def _seconds(timestamp: str | None) -> float | None:
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp() if timestamp else None

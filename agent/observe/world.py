@@ -1,0 +1,95 @@
+"""Everything one pass of the partition loop looks at, read from the doors. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from agent.model.errors import RetryError
+from agent.model.mig import Gpu
+from agent.model.node import Budget, DeviceOwner, Node
+from agent.model.snapshot import Snapshot
+from agent.observe.cluster import budget_of, node_of, pod_of
+
+
+class Known(Protocol):
+    """Objects kept up to date by a watch."""
+
+    @property
+    def objects(self) -> tuple[Mapping[str, Any], ...]: ...
+
+    @property
+    def synced(self) -> bool: ...
+
+
+class Gpus(Protocol):
+    """NVML's reads."""
+
+    async def read(self) -> tuple[Gpu, ...]: ...
+
+    async def release(self) -> None: ...
+
+
+class Kubelet(Protocol):
+    """PodResources."""
+
+    async def owners(self) -> tuple[DeviceOwner, ...]: ...
+
+
+class World:
+    """The node's doors, for reading. ``budgets`` lists PodDisruptionBudgets; it is asked only when pods have to move."""
+
+    def __init__(
+        self,
+        node: Known,
+        pods: Known,
+        gpus: Gpus,
+        kubelet: Kubelet,
+        budgets: Callable[[], Any],
+        now: Callable[[], float],
+    ) -> None:
+        self._node = node
+        self._pods = pods
+        self._gpus = gpus
+        self._kubelet = kubelet
+        self._budgets = budgets
+        self._now = now
+
+    def node(self) -> Node | None:
+        """Our node as last seen; None before it was."""
+        objects = self._node.objects
+        return node_of(objects[0]) if objects else None
+
+    async def snapshot(self, node: Node) -> Snapshot:
+        """The world around that node, without budgets. RetryError while the driver, or the list of pods, is not there."""
+        if not self._pods.synced:
+            raise RetryError("the pods of this node are not known yet")
+        gpus = await self._gpus.read()
+        owners, owners_error = await self._owners()
+        pods = tuple(pod_of(item) for item in self._pods.objects)
+        return Snapshot(self._now(), node, gpus, pods, owners, owners_error)
+
+    async def budgets(self) -> tuple[Budget, ...]:
+        """Every disruption budget of the cluster."""
+        return tuple(budget_of(item) for item in await self._budgets())
+
+    async def release(self) -> None:
+        """Close NVML, so that a driver can be unloaded."""
+        await self._gpus.release()
+
+    async def _owners(self) -> tuple[tuple[DeviceOwner, ...] | None, str]:
+        try:
+            return await self._kubelet.owners(), ""
+        except RetryError as error:
+            return None, str(error)
+
+
+def read_layouts(path: str) -> tuple[str, str]:
+    """(text of the layouts file, why it cannot be read)."""
+    try:
+        return Path(path).read_text("utf-8"), ""
+    except FileNotFoundError:
+        return "", f"there is no layouts file {path}"
+    except (OSError, UnicodeDecodeError) as error:
+        return "", f"layouts file {path}: {error}"

@@ -1,0 +1,315 @@
+"""One pass of the partition loop: desired -> observe -> plan -> execute -> report."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from agent.desired.layout_file import Layouts, parse_layouts
+from agent.desired.resolve import Sources, resolve
+from agent.execute.partition import Hands
+from agent.model import labels
+from agent.model.desired import Wish
+from agent.model.errors import (
+    AgentError,
+    BadInputError,
+    BudgetError,
+    ConflictError,
+    HardwareError,
+    InUseError,
+    RefusedError,
+    RetryError,
+)
+from agent.model.node import Node
+from agent.model.operation import Operation
+from agent.model.report import NodeStatus, PartitionReport
+from agent.model.snapshot import Snapshot
+from agent.model.steps import Abort, Begin, Create, Destroy, End, Evict, Outcome, Plan, Refresh, Step, Waiting
+from agent.observe.cluster import node_of
+from agent.observe.world import World, read_layouts
+from agent.plan.geometry import feasible
+from agent.plan.partition import UPGRADE_IDLE, Memory, Policy, decide
+from agent.report.status import dry_run, event, said, status_of, worth_a_write
+
+log = logging.getLogger("warmslice.partition")
+
+_SAY_WAITS_AFTER_SECONDS = 5.0
+"""In mid-change a short wait is not worth a write of the node; metrics show it at once."""
+
+
+class Counts(Protocol):
+    """Facts of the event kind, counted where they happen."""
+
+    def slice_changed(self, action: str) -> None: ...
+
+    def pod_evicted(self) -> None: ...
+
+    def reconfigured(self, outcome: str, reason: str) -> None: ...
+
+    def phase(self, phase: str, seconds: float) -> None: ...
+
+
+class NodeStore(Protocol):
+    """Takes the node as the API server answered it, so that the next pass does not decide on an older one."""
+
+    def put(self, item: dict[str, Any]) -> None: ...
+
+
+class EventSink(Protocol):
+    """Writes Events; a lost one changes nothing."""
+
+    async def create_event(self, namespace: str, event: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the settings say to this loop."""
+
+    layouts_file: str
+    label_key: str
+    policy: Policy
+    resync_seconds: float
+
+
+class PartitionPass:
+    """Call it as often as you like: each time it reads everything again. It keeps since when it has been waiting for what,
+    which a restart may forget.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        hands: Hands,
+        store: NodeStore,
+        events: EventSink,
+        counts: Counts,
+        publish: Callable[[PartitionReport], None],
+        rules: Rules,
+        now: Callable[[], float],
+    ) -> None:
+        self._world = world
+        self._hands = hands
+        self._store = store
+        self._events = events
+        self._counts = counts
+        self._publish = publish
+        self._rules = rules
+        self._now = now
+        self._waits_for = ""
+        self._waits_since = 0.0
+        self._last_report = PartitionReport(0.0, (), (), None)
+
+    async def __call__(self) -> float:
+        """One pass; after how many seconds to look again at the latest. A fault is reported, and raised for the loop."""
+        try:
+            return await self._pass()
+        except AgentError as error:
+            self._last_report = replace(self._last_report, finished=self._now(), error=str(error))
+            self._publish(self._last_report)
+            raise
+
+    async def _pass(self) -> float:
+        node = self._world.node()
+        if node is None:
+            raise RetryError("our node object is not known yet")
+        last = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
+        outcome, wish, seen = await self._decide(node, last)
+        if isinstance(outcome, Plan):
+            outcome = await self._carry_out(outcome, wish, seen, node, last)
+        else:
+            log.debug("pass.outcome", extra={"outcome": type(outcome).__name__})
+        self._remember(outcome)
+        status = last
+        if not isinstance(outcome, Plan):
+            status = await self._report(outcome, wish, seen, last)
+        self._last_report = self._summary(seen, status)
+        self._publish(self._last_report)
+        return self._look_again(outcome)
+
+    async def _decide(self, node: Node, last: NodeStatus | None) -> tuple[Outcome, Wish, Snapshot]:
+        if await self._stand_aside(node):
+            seen = Snapshot(self._now(), node, (), (), None)
+            upgrade = node.labels.get(labels.DRIVER_UPGRADE_STATE, "")
+            waiting = Waiting("driver-upgrade", f"a driver upgrade runs on this node ({upgrade}); NVML is closed")
+            return waiting, resolve(self._sources(node, last), (), feasible), seen
+        seen = await self._world.snapshot(node)
+        wish = resolve(self._sources(node, last), seen.gpus, feasible)
+        try:
+            operation = _operation(node)
+        except BadInputError as error:
+            return Waiting("operation-unreadable", str(error), look_again_seconds=60.0), wish, seen
+        memory = Memory(operation, last, self._waits_for, self._waits_since)
+        outcome = decide(wish, seen, self._rules.policy, memory)
+        change = outcome.change if isinstance(outcome, Plan | Waiting) else None
+        if change is not None and change.moves:
+            seen = replace(seen, budgets=await self._world.budgets())
+            outcome = decide(wish, seen, self._rules.policy, memory)
+        return outcome, wish, seen
+
+    async def _stand_aside(self, node: Node) -> bool:
+        """While the driver is being replaced no session of ours may keep it loaded."""
+        idle = node.labels.get(labels.DRIVER_UPGRADE_STATE, "") in UPGRADE_IDLE
+        if idle or labels.OPERATION in node.annotations:
+            return False
+        await self._world.release()
+        return True
+
+    def _sources(self, node: Node, last: NodeStatus | None) -> Sources:
+        text, error = read_layouts(self._rules.layouts_file)
+        layouts: Layouts = {}
+        if not error:
+            try:
+                layouts = parse_layouts(text, self._rules.layouts_file)
+            except BadInputError as mistake:
+                error = str(mistake)
+        return Sources(self._rules.label_key, node.labels, layouts, error, last.gpus if last is not None else None)
+
+    async def _carry_out(self, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None) -> Outcome:
+        """Take the plan's steps; the plan itself when all were taken, else what is waited for."""
+        operation = _operation(node)
+        for step in plan.steps:
+            started = self._now()
+            try:
+                node = await self._take(step, plan, wish, seen, node, last)
+            except HardwareError as error:
+                return await self._fail(operation, str(error), node)
+            except BudgetError as error:
+                wait = 5.0 * random.uniform(1.0, 1.3)
+                return Waiting("budget", f"a disruption budget forbids it now: {error}", plan.change, wait)
+            except InUseError as error:
+                return Waiting("device-busy", str(error), plan.change, 2.0)
+            except ConflictError:
+                return Waiting("conflict", "the node changed while we decided", plan.change, 0.2)
+            except RefusedError as error:
+                return Waiting("refused", str(error), plan.change, 60.0)
+            self._count(step, self._now() - started)
+        return plan
+
+    async def _take(
+        self, step: Step, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None
+    ) -> Node:
+        status = None
+        if isinstance(step, Begin | End):
+            status = status_of(plan, wish, seen.gpus, last, self._now())
+        written = await self._hands.perform(step, node, said(status) if status is not None else {})
+        log.info("step.done", extra={"step": type(step).__name__, **_named(step)})
+        if written is None:
+            return node
+        self._store.put(written)
+        node = node_of(written)
+        if status is not None:
+            await self._tell(node, status)
+        return node
+
+    async def _fail(self, operation: Operation | None, message: str, node: Node) -> Outcome:
+        """The driver refused: write down that we go back, unless we are already going back."""
+        log.error("step.failed", extra={"error": message})
+        if operation is None or operation.failure:
+            return Waiting("rollback-failed", f"the old layout cannot be put back yet: {message}", None, 30.0)
+        written = await self._hands.perform(Abort(replace(operation, failure=message)), node, {})
+        if written is not None:
+            self._store.put(written)
+        return Waiting("going-back", message, None, 0.0)
+
+    def _count(self, step: Step, seconds: float) -> None:
+        match step:
+            case Destroy():
+                self._counts.slice_changed("destroyed")
+                self._counts.phase("destroy", seconds)
+            case Create():
+                self._counts.slice_changed("created")
+                self._counts.phase("create", seconds)
+            case Evict():
+                self._counts.pod_evicted()
+            case Refresh():
+                self._counts.phase("refresh", seconds)
+            case End(operation, state, reason):
+                self._counts.reconfigured(state, reason)
+                self._counts.phase("total", max(0.0, self._now() - operation.started))
+            case _:
+                return
+
+    def _remember(self, outcome: Outcome) -> None:
+        reason = outcome.reason if isinstance(outcome, Waiting) else ""
+        if reason == self._waits_for:
+            return
+        if self._waits_for in ("draining", "clients-stopping", "not-advertised"):
+            self._counts.phase(self._waits_for, self._now() - self._waits_since)
+        self._waits_for, self._waits_since = reason, self._now()
+        if reason:
+            log.info("waiting", extra={"reason": reason, "detail": getattr(outcome, "message", "")})
+
+    async def _report(self, outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | None) -> NodeStatus | None:
+        """Say on the node what changed; the status as it stands now."""
+        node = self._world.node() or seen.node
+        status = status_of(outcome, wish, seen.gpus, last, self._now())
+        if status is None or status == last or not worth_a_write(status, node, last):
+            return status
+        midway = labels.OPERATION in node.annotations
+        if midway and self._now() - self._waits_since < _SAY_WAITS_AFTER_SECONDS:
+            return status
+        try:
+            written = await self._hands.say(node, _with_dry_run(said(status), outcome, seen, node))
+        except ConflictError:
+            return status
+        self._store.put(written)
+        await self._tell(node, status)
+        return status
+
+    async def _tell(self, node: Node, status: NodeStatus) -> None:
+        level = logging.ERROR if status.state == "failed" else logging.INFO
+        fields = {"state": status.state, "reason": status.reason, "layout": status.layout}
+        log.log(level, status.message, extra=fields)
+        try:
+            await self._events.create_event("default", event(node, status, self._now()))
+        except AgentError as error:
+            log.warning("event.lost", extra={"error": str(error)})
+
+    def _summary(self, seen: Snapshot, status: NodeStatus | None) -> PartitionReport:
+        return PartitionReport(
+            finished=self._now(),
+            gpus=seen.gpus,
+            owners=seen.owners or (),
+            status=status,
+            waits_for=self._waits_for,
+            waits_since=self._waits_since,
+        )
+
+    def _look_again(self, outcome: Outcome) -> float:
+        match outcome:
+            case Plan():
+                return 0.0
+            case Waiting():
+                return min(outcome.look_again_seconds, self._rules.resync_seconds)
+            case _:
+                return self._rules.resync_seconds
+
+
+def _operation(node: Node) -> Operation | None:
+    text = node.annotations.get(labels.OPERATION)
+    return Operation.from_json(text) if text else None
+
+
+def _with_dry_run(patch: dict[str, Any], outcome: Outcome, seen: Snapshot, node: Node) -> dict[str, Any]:
+    """The answer to a dry run goes with the status, and goes away with the question."""
+    if isinstance(outcome, Waiting) and outcome.reason == "dry-run" and outcome.change is not None:
+        patch["annotations"][labels.PLAN] = dry_run(outcome.change, seen.gpus)
+    elif labels.PLAN in node.annotations:
+        patch["annotations"][labels.PLAN] = None
+    return patch
+
+
+def _named(step: Step) -> dict[str, str]:
+    """What a step is about, for the log."""
+    match step:
+        case Destroy(gpu, placement, profile):
+            return {"gpu": gpu, "placement": str(placement), "profile": profile}
+        case Create(gpu, placement, shape):
+            return {"gpu": gpu, "placement": str(placement), "profile": str(shape)}
+        case Evict(pod):
+            return {"pod": str(pod)}
+        case _:
+            return {}

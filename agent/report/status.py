@@ -1,0 +1,166 @@
+"""What is said of a pass: the status, the labels and annotations that carry it, and the Event. All pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from agent.model import labels
+from agent.model.desired import Desired, Refusal, Wish
+from agent.model.mig import Gpu
+from agent.model.node import Node
+from agent.model.report import NodeStatus, State
+from agent.model.steps import Change, End, Outcome, Plan, Settled, Waiting
+
+FIRST_RETRY_SECONDS = 30.0
+LAST_RETRY_SECONDS = 3600.0
+
+
+def status_of(
+    outcome: Outcome, wish: Wish, gpus: tuple[Gpu, ...], last: NodeStatus | None, now: float
+) -> NodeStatus | None:
+    """The status after this outcome; None where nothing is to be said. ``last`` is the one on the node."""
+    layout = wish.layout if isinstance(wish, Desired | Refusal) else ""
+    revision = wish.revision if isinstance(wish, Desired) else ""
+    match outcome:
+        case Settled(asked=False):
+            return None
+        case Settled():
+            status = _status("success", "applied", f"{layout!r} {outcome.message}", layout, revision, last, now)
+            return _with_placements(status, gpus)
+        case Refusal():
+            return _status("failed", outcome.reason, outcome.message, layout, revision, last, now)
+        case Waiting(reason="back-off"):
+            return last
+        case Waiting():
+            # What an operation has given up on stays failed while it is still so.
+            given_up = last is not None and (last.state, last.reason) == ("failed", outcome.reason)
+            state: State = "failed" if given_up else "pending"
+            status = _status(state, outcome.reason, outcome.message, layout, revision, last, now)
+            return replace(status, attempts=last.attempts) if last is not None and last.revision == revision else status
+        case Plan():
+            end = next((step for step in outcome.steps if isinstance(step, End)), None)
+            if end is not None:
+                return _at_end(end, layout, revision, gpus, last, now)
+            return _status("pending", "changing", in_words(outcome.change, gpus), layout, revision, last, now)
+
+
+def _at_end(
+    end: End, layout: str, revision: str, gpus: tuple[Gpu, ...], last: NodeStatus | None, now: float
+) -> NodeStatus:
+    status = _status(end.state, end.reason, end.message, layout, revision, last, now)
+    if end.state == "success":
+        return _with_placements(status, gpus)
+    attempts = 1 + (last.attempts if last is not None and last.revision == revision else 0)
+    wait = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (attempts - 1))
+    return replace(status, attempts=attempts, next_try=now + wait)
+
+
+def _status(
+    state: State, reason: str, message: str, layout: str, revision: str, last: NodeStatus | None, now: float
+) -> NodeStatus:
+    same = last is not None and (last.state, last.reason, last.revision) == (state, reason, revision)
+    return NodeStatus(
+        state=state,
+        reason=reason,
+        message=message,
+        since=last.since if last is not None and same else now,
+        layout=layout,
+        revision=revision,
+        gpus=last.gpus if last is not None else None,
+        placements=last.placements if last is not None else {},
+    )
+
+
+def _with_placements(status: NodeStatus, gpus: tuple[Gpu, ...]) -> NodeStatus:
+    placements = {gpu.uuid: [str(slot) for slot in gpu.layout] for gpu in gpus if gpu.mig_enabled}
+    return replace(status, gpus=len(gpus), placements=placements)
+
+
+def worth_a_write(status: NodeStatus, node: Node, last: NodeStatus | None) -> bool:
+    """Whether the node says something else: another state, reason or wish; for an end state also another message."""
+    if last is None or node.labels.get(labels.STATE) != status.state:
+        return True
+    if (last.state, last.reason, last.revision) != (status.state, status.reason, status.revision):
+        return True
+    settled = status.state != "pending"
+    return settled and (last.message, last.placements) != (status.message, status.placements)
+
+
+def said(status: NodeStatus) -> dict[str, Any]:
+    """The labels and annotations that carry a status."""
+    return {"labels": {labels.STATE: status.state}, "annotations": {labels.STATUS: status.to_json()}}
+
+
+def dry_run(change: Change, gpus: tuple[Gpu, ...]) -> str:
+    """The annotation that answers a dry run."""
+    index = {gpu.uuid: gpu.index for gpu in gpus}
+    document = {
+        "gpus": [
+            {
+                "gpu": index.get(gpu.gpu),
+                "uuid": gpu.gpu,
+                "mode": gpu.mode,
+                "keep": [str(slot) for slot in gpu.keep],
+                "destroy": [f"{profile}@{placement}" for placement, profile in gpu.remove],
+                "create": [str(slot) for slot in (*gpu.finish, *gpu.create)],
+            }
+            for gpu in change.gpus
+        ],
+        "pods": [str(ref) for ref in change.moves],
+    }
+    return json.dumps(document)
+
+
+def in_words(change: Change, gpus: tuple[Gpu, ...]) -> str:
+    """A change in one sentence."""
+    index = {gpu.uuid: gpu.index for gpu in gpus}
+    parts = []
+    for gpu in change.gpus:
+        if gpu.empty:
+            continue
+        acts = []
+        if gpu.mode is not None:
+            acts.append(f"MIG {'on' if gpu.mode else 'off'}")
+        if gpu.remove:
+            acts.append("destroy " + ", ".join(f"{profile}@{placement}" for placement, profile in gpu.remove))
+        if gpu.finish or gpu.create:
+            acts.append("create " + ", ".join(str(slot) for slot in (*gpu.finish, *gpu.create)))
+        if gpu.keep:
+            acts.append(f"keep {len(gpu.keep)}")
+        parts.append(f"GPU {index.get(gpu.gpu)}: {', '.join(acts)}")
+    if change.moves:
+        parts.append("move " + ", ".join(str(ref) for ref in change.moves))
+    return "; ".join(parts) or "putting clients back"
+
+
+def event(node: Node, status: NodeStatus, now: float) -> dict[str, Any]:
+    """A core/v1 Event on the node. Node events live in the namespace ``default``; its time has six digits."""
+    moment = datetime.fromtimestamp(now, UTC)
+    digest = hashlib.sha256(f"{status.reason}{status.message}{now}".encode()).hexdigest()[:10]
+    stamp = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{node.name}.{digest}", "namespace": "default"},
+        "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid},
+        "reason": "".join(part.capitalize() for part in status.reason.split("-")),
+        "message": status.message[:1000],
+        "type": "Normal" if status.state == "success" or _expected(status) else "Warning",
+        "eventTime": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+        "action": "Partition",
+        "reportingComponent": "warmslice.dev/agent",
+        "reportingInstance": node.name,
+        "source": {"component": "warmslice", "host": node.name},
+    }
+
+
+def _expected(status: NodeStatus) -> bool:
+    """Waits that belong to any change."""
+    return status.reason in ("changing", "draining", "clients-stopping", "pod-starting", "device-busy", "dry-run")

@@ -1,0 +1,463 @@
+"""One GPU node in memory: node object, pods, kubelet, device plugin and GPUs, behind the agent's own doors.
+
+It keeps the rules that matter to a change: merge patches with 409 on a stale version, budgets, overlap, IN_USE, a device
+plugin that reads the GPUs once at its start, pods that take a turn to end. Time passes only in ``tick``. ``kill`` makes the
+n-th effect the last one, before or after it (or in the middle of a create), as `kill -9` would.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from agent.execute.partition import Hands
+from agent.model import labels
+from agent.model.errors import BudgetError, ConflictError, GoneError, HardwareError, InUseError
+from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Shape
+from agent.model.node import DeviceOwner, PodRef
+from agent.model.report import PartitionReport
+from agent.model.steps import Step
+from agent.observe.paper import gpu_on_paper
+from agent.observe.world import World
+from agent.plan.partition import Policy
+from agent.reconcile.partition import PartitionPass, Rules
+
+Moment = Literal["before", "after", "middle"]
+
+
+class Killed(BaseException):
+    """The agent's process ends here."""
+
+
+@dataclass
+class Kill:
+    """Which effect is the last."""
+
+    number: int
+    moment: Moment
+
+
+class Effects:
+    """Counts what reaches the world, and ends the agent at the chosen one."""
+
+    def __init__(self) -> None:
+        self.kill: Kill | None = None
+        self.names: list[str] = []
+
+    def happen(self, name: str, act: Callable[[], Any]) -> Any:
+        """One effect."""
+        number = len(self.names)
+        self.names.append(name)
+        if self.kill is not None and self.kill.number == number and self.kill.moment == "before":
+            raise Killed
+        try:
+            return act()
+        finally:
+            if self.kill is not None and self.kill.number == number and self.kill.moment == "after":
+                raise Killed
+
+    def middle(self) -> None:
+        """Inside the effect that began last."""
+        if self.kill is not None and self.kill.number == len(self.names) - 1 and self.kill.moment == "middle":
+            raise Killed
+
+
+class MemoryGpus:
+    """GPUs with NVML's rules for placements and use."""
+
+    def __init__(self, effects: Effects, gpus: Iterable[Gpu]) -> None:
+        self.gpus = {gpu.uuid: gpu for gpu in gpus}
+        self.log: list[tuple[str, str, str, str]] = []
+        self.failures: dict[tuple[str, str], HardwareError] = {}
+        self._effects = effects
+        self._serial = itertools.count(1)
+
+    async def read(self) -> tuple[Gpu, ...]:
+        return tuple(self.gpus.values())
+
+    async def release(self) -> None:
+        return
+
+    async def set_mode(self, gpu: str, enabled: bool) -> None:
+        self._effects.happen("set_mode", lambda: self._set_mode(gpu, enabled))
+
+    async def destroy(self, gpu: str, placement: Placement, profile: str) -> None:
+        self._effects.happen("destroy", lambda: self._destroy(gpu, placement, profile))
+
+    async def create(self, gpu: str, placement: Placement, shape: Shape) -> None:
+        self._effects.happen("create", lambda: self._create(gpu, placement, shape))
+
+    def _set_mode(self, uuid: str, enabled: bool) -> None:
+        gpu = self.gpus[uuid]
+        if gpu.instances or gpu.processes:
+            raise InUseError("the GPU is in use")
+        self.gpus[uuid] = replace(gpu, mig_enabled=enabled, mig_pending=enabled)
+
+    def _destroy(self, uuid: str, placement: Placement, profile: str) -> None:
+        gpu = self.gpus[uuid]
+        found = [i for i in gpu.instances if (i.placement, i.profile) == (placement, profile)]
+        if not found:
+            return
+        if any(process.gpu_instance == found[0].id for process in gpu.processes):
+            raise InUseError("a process uses the slice")
+        self.log.append(("destroy", uuid, profile, str(placement)))
+        self.gpus[uuid] = replace(gpu, instances=tuple(i for i in gpu.instances if i is not found[0]))
+
+    def _create(self, uuid: str, placement: Placement, shape: Shape) -> None:
+        failure = self.failures.get((shape.profile, str(placement)))
+        if failure is not None:
+            raise failure
+        gpu = self.gpus[uuid]
+        profile = gpu.profile(shape.profile)
+        if not gpu.mig_enabled or profile is None or placement not in profile.placements:
+            raise HardwareError("invalid argument")
+        there = [i for i in gpu.instances if (i.placement, i.profile) == (placement, shape.profile)]
+        if not there:
+            if any(i.placement.overlaps(placement) for i in gpu.instances):
+                raise HardwareError("insufficient resources")
+            there = [GpuInstance(next(self._serial), shape.profile, placement)]
+            self.log.append(("create", uuid, shape.profile, str(placement)))
+            self.gpus[uuid] = replace(gpu, instances=tuple(sorted((*gpu.instances, there[0]), key=_by_placement)))
+        self._effects.middle()
+        widths = [(width, False) for width in shape.compute] or [(profile.slices, True)]
+        compute = tuple(
+            ComputeInstance(number, width, full, f"MIG-{next(self._serial)}")
+            for number, (width, full) in enumerate(widths)
+        )
+        gpu = self.gpus[uuid]
+        instances = tuple(replace(i, compute=compute) if i.id == there[0].id else i for i in gpu.instances)
+        self.gpus[uuid] = replace(gpu, instances=instances)
+
+    def set_processes(self, uuid: str, processes: tuple[GpuProcess, ...]) -> None:
+        """Replace who runs on a GPU."""
+        self.gpus[uuid] = replace(self.gpus[uuid], processes=processes)
+
+
+def _by_placement(instance: GpuInstance) -> Placement:
+    return instance.placement
+
+
+class NodeWorld:
+    """The node and everything around it. ``devices`` maps a pod's UID to the device that it holds."""
+
+    def __init__(self, *gpus: Gpu, deploy_labels: bool = True, plugin: bool = True) -> None:
+        self.effects = Effects()
+        self.gpus = MemoryGpus(self.effects, gpus)
+        self.time = 1_000_000.0
+        self.events: list[dict[str, Any]] = []
+        self.node_writes: list[dict[str, Any]] = []
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.devices: dict[str, str] = {}
+        self.budgets_list: list[dict[str, Any]] = []
+        self.reports: list[PartitionReport] = []
+        self.kubelet_down = False
+        self.layouts_file = ""
+        self._serial = itertools.count(1)
+        self._plugin = plugin
+        self._plugin_sees: tuple[str, dict[str, int]] | None = None
+        deploy = {labels.DEVICE_PLUGIN: "true", "nvidia.com/gpu.deploy.dcgm-exporter": "true"} if deploy_labels else {}
+        self.node: dict[str, Any] = {
+            "metadata": {
+                "name": "gpu-1",
+                "uid": "node-uid",
+                "resourceVersion": "1",
+                "labels": {"kubernetes.io/hostname": "gpu-1", **deploy},
+                "annotations": {"someone/else": "keep"},
+            },
+            "spec": {},
+            "status": {"allocatable": {}, "capacity": {}, "nodeInfo": {"bootID": "boot-1"}},
+        }
+        self.tick()
+
+    # -- what the agent writes ------------------------------------------------------------------------------------
+
+    async def patch_node(self, name: str, patch: dict[str, Any]) -> dict[str, Any]:
+        assert name == "gpu-1"
+        node: dict[str, Any] = self.effects.happen("patch", lambda: self._patch(patch))
+        return node
+
+    async def evict(self, pod: PodRef) -> None:
+        self.effects.happen("evict", lambda: self._evict(pod))
+
+    async def delete_pod(self, pod: PodRef) -> None:
+        self.effects.happen("delete", lambda: self._delete(pod))
+
+    async def create_event(self, namespace: str, event: dict[str, Any]) -> None:
+        assert namespace == "default"
+        self.events.append(event)
+
+    async def refresh(self) -> None:
+        self.effects.happen("refresh", lambda: None)
+
+    # -- what the agent reads -------------------------------------------------------------------------------------
+
+    async def owners(self) -> tuple[DeviceOwner, ...]:
+        from agent.model.errors import RetryError
+
+        if self.kubelet_down:
+            raise RetryError("PodResources: connection refused")
+        return tuple(
+            DeviceOwner(
+                p["metadata"]["namespace"], p["metadata"]["name"], "main", "nvidia.com/gpu", (self.devices[uid],)
+            )
+            for uid, p in self.pods.items()
+            if uid in self.devices
+        )
+
+    async def budgets(self) -> list[dict[str, Any]]:
+        return copy.deepcopy(self.budgets_list)
+
+    # -- the rest of the world ------------------------------------------------------------------------------------
+
+    def label(self, key: str = labels.CONFIG, value: str | None = None) -> None:
+        """What an administrator does."""
+        self._patch({"metadata": {"labels": {key: value}}}, admin=True)
+
+    def cordon(self, unschedulable: bool = True) -> None:
+        """What an administrator does."""
+        self._patch({"spec": {"unschedulable": unschedulable or None}}, admin=True)
+
+    def add_pod(
+        self,
+        name: str,
+        device: str | None = None,
+        owner: str = "ReplicaSet",
+        annotations: dict[str, str] | None = None,
+        pod_labels: dict[str, str] | None = None,
+        namespace: str = "default",
+        gpus: int | None = None,
+    ) -> str:
+        """A running pod; with a device it holds it. Its UID."""
+        uid = f"uid-{next(self._serial)}"
+        wants = (1 if device else 0) if gpus is None else gpus
+        self.pods[uid] = {
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "uid": uid,
+                "resourceVersion": "1",
+                "labels": pod_labels or {},
+                "annotations": annotations or {},
+                "ownerReferences": [{"kind": owner, "name": f"{name}-owner", "controller": True}] if owner else [],
+            },
+            "spec": {"containers": [{"resources": {"limits": {"nvidia.com/gpu": str(wants)}}}]},
+            "status": {"phase": "Running", "startTime": "2026-01-01T00:00:00Z"},
+        }
+        if device:
+            self.devices[uid] = device
+        self._follow_pods()
+        return uid
+
+    def device(self, gpu: int, start: int) -> str:
+        """The MIG UUID of the slice that begins there."""
+        found = list(self.gpus.gpus.values())[gpu]
+        return next(i.compute[0].uuid for i in found.instances if i.placement.start == start)
+
+    def uids(self, name: str) -> list[str]:
+        """UIDs of the pods of that name."""
+        return [uid for uid, pod in self.pods.items() if pod["metadata"]["name"] == name]
+
+    def tick(self, seconds: float = 1.0) -> None:
+        """Time passes: terminating pods end, the DaemonSet controller and the device plugin follow."""
+        self.time += seconds
+        for uid, pod in list(self.pods.items()):
+            if "deletionTimestamp" in pod["metadata"]:
+                del self.pods[uid]
+                self.devices.pop(uid, None)
+        self._follow_pods()
+        self._device_plugin()
+
+    def _follow_pods(self) -> None:
+        """Pods that hold a slice run a process there."""
+        for uuid, gpu in self.gpus.gpus.items():
+            held = set(self.devices.values())
+            self.gpus.set_processes(
+                uuid,
+                tuple(
+                    GpuProcess(1000 + i.id, i.id, 0, 1, "serve")
+                    for i in gpu.instances
+                    if any(c.uuid in held for c in i.compute)
+                )
+                + ((GpuProcess(999, None, None, 1, "serve"),) if uuid in held else ()),
+            )
+
+    def _device_plugin(self) -> None:
+        running = [
+            p for p in self.pods.values() if p["metadata"]["labels"].get("app") == "nvidia-device-plugin-daemonset"
+        ]
+        deploy = self.node["metadata"]["labels"].get(labels.DEVICE_PLUGIN, "true")
+        if not self._plugin:
+            return
+        if deploy != "true":
+            for pod in running:
+                pod["metadata"]["deletionTimestamp"] = "now"
+            self._plugin_sees = None
+            self._status({})
+            return
+        if not running:
+            uid = self.add_pod(
+                "nvidia-device-plugin",
+                None,
+                "DaemonSet",
+                None,
+                {"app": "nvidia-device-plugin-daemonset"},
+                "gpu-operator",
+            )
+            self._plugin_sees = (uid, self._shown_now())
+        if self._plugin_sees is not None:
+            self._status(self._plugin_sees[1])
+
+    def _shown_now(self) -> dict[str, int]:
+        shown: dict[str, int] = {}
+        for gpu in self.gpus.gpus.values():
+            names = [f"nvidia.com/mig-{i.profile.replace('+', '.')}" for i in gpu.instances for _ in i.compute]
+            for name in names if gpu.mig_enabled else ["nvidia.com/gpu"]:
+                shown[name] = shown.get(name, 0) + 1
+        return shown
+
+    def _status(self, shown: dict[str, int]) -> None:
+        old = self.node["status"]["allocatable"]
+        merged = {**dict.fromkeys(old, "0"), **{name: str(count) for name, count in shown.items()}}
+        if merged != old:
+            self.node["status"]["allocatable"] = merged
+            self.node["status"]["capacity"] = dict(merged)
+            self._bump()
+
+    def _bump(self) -> None:
+        self.node["metadata"]["resourceVersion"] = str(int(self.node["metadata"]["resourceVersion"]) + 1)
+
+    def _patch(self, patch: dict[str, Any], admin: bool = False) -> dict[str, Any]:
+        version = patch.get("metadata", {}).get("resourceVersion")
+        if version is not None and version != self.node["metadata"]["resourceVersion"]:
+            raise ConflictError("the node has been modified")
+        merged = _merge(self.node, patch)
+        merged["metadata"]["resourceVersion"] = self.node["metadata"]["resourceVersion"]
+        if merged != self.node:
+            self.node = merged
+            self._bump()
+        if not admin:
+            self.node_writes.append(copy.deepcopy(patch))
+        return copy.deepcopy(self.node)
+
+    def _evict(self, ref: PodRef) -> None:
+        pod = self.pods.get(ref.uid)
+        if pod is None:
+            return
+        for budget in self.budgets_list:
+            selector = budget["spec"]["selector"]["matchLabels"].items()
+            if selector <= pod["metadata"]["labels"].items():
+                if budget["status"]["disruptionsAllowed"] < 1:
+                    raise BudgetError(f"budget {budget['metadata']['name']} allows none")
+                budget["status"]["disruptionsAllowed"] -= 1
+        pod["metadata"]["deletionTimestamp"] = "now"
+
+    def _delete(self, ref: PodRef) -> None:
+        pod = self.pods.get(ref.uid)
+        if pod is None:
+            raise GoneError("not found")
+        pod["metadata"]["deletionTimestamp"] = "now"
+        if self._plugin_sees is not None and self._plugin_sees[0] == ref.uid:
+            self._plugin_sees = None
+
+
+class _View:
+    """What a watch would know."""
+
+    def __init__(self, objects: Callable[[], Iterable[dict[str, Any]]]) -> None:
+        self._objects = objects
+
+    synced = True
+
+    @property
+    def objects(self) -> tuple[dict[str, Any], ...]:
+        return tuple(copy.deepcopy(list(self._objects())))
+
+    def put(self, item: dict[str, Any]) -> None:
+        return
+
+
+class NoCounts:
+    """Takes counts and keeps them."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, ...]] = []
+
+    def slice_changed(self, action: str) -> None:
+        self.seen.append(("slice", action))
+
+    def pod_evicted(self) -> None:
+        self.seen.append(("evicted",))
+
+    def reconfigured(self, outcome: str, reason: str) -> None:
+        self.seen.append(("reconfigured", outcome, reason))
+
+    def phase(self, phase: str, seconds: float) -> None:
+        self.seen.append(("phase", phase))
+
+
+class Steps(Hands):
+    """The agent's hands, with a note of every step taken."""
+
+    def __init__(self, world: NodeWorld) -> None:
+        super().__init__(world, world.gpus, world)
+        self.taken: list[Step] = []
+
+    async def perform(self, step: Step, node: Any, said: dict[str, Any]) -> dict[str, Any] | None:
+        self.taken.append(step)
+        return await super().perform(step, node, said)
+
+
+def agent_on(world: NodeWorld, policy: Policy | None = None) -> tuple[PartitionPass, Steps]:
+    """A freshly started agent: it knows nothing but what the world tells."""
+    hands = Steps(world)
+    view = _View(lambda: [world.node])
+    partition = PartitionPass(
+        World(view, _View(lambda: world.pods.values()), world.gpus, world, world.budgets, lambda: world.time),
+        hands,
+        view,
+        world,
+        NoCounts(),
+        world.reports.append,
+        Rules(world.layouts_file or "/nonexistent/layouts.yaml", labels.CONFIG, policy or Policy(), 300.0),
+        lambda: world.time,
+    )
+    return partition, hands
+
+
+async def settle(world: NodeWorld, partition: PartitionPass, passes: int = 80) -> None:
+    """Let agent and world take turns until the agent is content to wait for its resync."""
+    for _ in range(passes):
+        wait = await partition()
+        if wait >= 300.0:
+            return
+        world.tick(min(max(wait, 0.5), 5.0))
+    raise AssertionError(f"not settled after {passes} passes: {world.reports[-1]}")
+
+
+def h100(layout: str = "", index: int = 0) -> Gpu:
+    """An H100-80GB with a layout such as "3g.40gb@0:4 1g.10gb@4:1", MIG on."""
+    paper = gpu_on_paper("H100-80GB-SXM", index=index)
+    instances = []
+    for number, text in enumerate(layout.split()):
+        profile, _, place = text.partition("@")
+        start, _, size = place.partition(":")
+        slices = next(p.slices for p in paper.profiles if p.name == profile)
+        compute = (ComputeInstance(0, slices, True, f"MIG-{index}-{number}"),)
+        instances.append(GpuInstance(100 + number, profile, Placement(int(start), int(size)), compute))
+    return replace(paper, instances=tuple(sorted(instances, key=_by_placement)))
+
+
+def _merge(target: Any, patch: Any) -> Any:
+    """RFC 7396."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = _merge(result.get(key), value)
+    return result

@@ -1,0 +1,128 @@
+"""`kill -9` at every effect of a change, then a new agent: the wish is reached and the node is given back as found.
+
+The effects are listed by running each story once without a kill, so a new step is in the matrix the day it is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+
+from agent.model import labels
+from agent.model.errors import HardwareError
+from agent.reconcile.partition import PartitionPass
+from tests.fakes.world import Kill, Killed, Moment, NodeWorld, agent_on, h100
+
+SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
+
+
+@dataclass(frozen=True)
+class Story:
+    """A world, and what has to be true of it in the end."""
+
+    name: str
+    build: Callable[[], NodeWorld]
+    layout: tuple[str, ...]
+    state: str
+    cordoned: bool = False
+
+
+def _drained(deploy_labels: bool = True, cordoned: bool = False) -> NodeWorld:
+    """Seven small slices; one pod must go, one must stay, on the way to 4x1g + 1x3g."""
+    world = NodeWorld(h100(SEVEN), deploy_labels=deploy_labels)
+    world.add_pod("stays", world.device(0, 1))
+    world.add_pod("goes", world.device(0, 5))
+    if cordoned:
+        world.cordon()
+    world.label(value="4x1g.10gb_1x3g.40gb")
+    return world
+
+
+def _idle() -> NodeWorld:
+    world = NodeWorld(h100(SEVEN), h100("7g.80gb@0:8", index=1))
+    world.label(value="2x3g.40gb")
+    return world
+
+
+def _mode_on() -> NodeWorld:
+    world = NodeWorld(replace(h100(), mig_enabled=False, mig_pending=False))
+    world.add_pod("whole", next(iter(world.gpus.gpus)))
+    world.label(value="1x3g.40gb_4x1g.10gb")
+    return world
+
+
+def _rolled_back() -> NodeWorld:
+    world = _drained()
+    world.gpus.failures["3g.40gb", "4:4"] = HardwareError("creating 3g.40gb at 4:4: Insufficient Resources")
+    world.gpus.failures["3g.40gb", "0:4"] = HardwareError("creating 3g.40gb at 0:4: Insufficient Resources")
+    return world
+
+
+MIXED = ("1g.10gb@0:1", "1g.10gb@1:1", "1g.10gb@2:1", "1g.10gb@3:1", "3g.40gb@4:4")
+STORIES = (
+    Story("drain", _drained, MIXED, "success"),
+    Story("no deploy labels", lambda: _drained(deploy_labels=False), MIXED, "success"),
+    Story("cordoned before", lambda: _drained(cordoned=True), MIXED, "success", cordoned=True),
+    Story("two idle GPUs", _idle, ("3g.40gb@0:4", "3g.40gb@4:4") * 2, "success"),
+    Story("mode on", _mode_on, MIXED, "success"),
+    Story("create fails", _rolled_back, tuple(SEVEN.split()), "failed"),
+)
+
+
+async def settle_or_back_off(world: NodeWorld, partition: PartitionPass) -> None:
+    """A rolled-back change waits for its next try: that is settled too."""
+    for _ in range(80):
+        wait = await partition()
+        if wait >= 300.0 or world.reports[-1].waits_for == "back-off":
+            return
+        world.tick(min(max(wait, 0.5), 5.0))
+    raise AssertionError(f"not settled: {world.reports[-1]}")
+
+
+def _cells() -> list[tuple[Story, Kill | None, str]]:
+    cells: list[tuple[Story, Kill | None, str]] = []
+    for story in STORIES:
+        world = story.build()
+        partition, _ = agent_on(world)
+        asyncio.run(settle_or_back_off(world, partition))
+        cells.append((story, None, f"{story.name}: undisturbed"))
+        for number, effect in enumerate(world.effects.names):
+            moments: tuple[Moment, ...] = ("before", "middle", "after") if effect == "create" else ("before", "after")
+            cells += [(story, Kill(number, m), f"{story.name}: {m} {number} {effect}") for m in moments]
+    return cells
+
+
+CELLS = _cells()
+
+
+@pytest.mark.parametrize(("story", "kill"), [cell[:2] for cell in CELLS], ids=[cell[2] for cell in CELLS])
+async def test_killed_anywhere_the_wish_is_reached_and_the_node_given_back(story: Story, kill: Kill | None) -> None:
+    world = story.build()
+    labels_before = dict(world.node["metadata"]["labels"])
+    stays = world.uids("stays")
+    world.effects.kill = kill
+    if kill is None:
+        await settle_or_back_off(world, agent_on(world)[0])
+    else:
+        middle_never_came = kill.moment == "middle" and story.state == "failed"
+        try:
+            await settle_or_back_off(world, agent_on(world)[0])
+        except Killed:
+            world.effects.kill = None
+            world.tick()
+            await settle_or_back_off(world, agent_on(world)[0])
+        else:
+            assert middle_never_came
+    placed = [str(slot) for gpu in world.gpus.gpus.values() for slot in gpu.layout]
+    assert tuple(placed) == story.layout
+    assert all(i.compute for gpu in world.gpus.gpus.values() for i in gpu.instances)
+    metadata = world.node["metadata"]
+    assert metadata["labels"] == {**labels_before, labels.STATE: story.state}
+    assert set(metadata["annotations"]) == {"someone/else", labels.STATUS}
+    assert bool(world.node["spec"].get("unschedulable")) is story.cordoned
+    assert world.uids("stays") == stays
+    shown = {name: int(count) for name, count in world.node["status"]["allocatable"].items() if count != "0"}
+    assert shown == world._shown_now()

@@ -1,0 +1,182 @@
+"""The command `warmslice`. Each command is one function; exit code 0: done, 1: refused or not so, 2: bad input."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import get_args, get_type_hints
+
+from agent.model.errors import AgentError, BadInputError
+from agent.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX, Settings, from_process
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. A mistake of the caller is one sentence on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except BadInputError as error:
+        print(f"warmslice: {error}", file=sys.stderr)
+        return 2
+    except AgentError as error:
+        print(f"warmslice: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="warmslice", description="MIG layouts by node label, warm weights, slice metrics."
+    )
+    parser.add_argument("--version", action="version", version=f"warmslice {version('warmslice')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_plan(commands)
+    _add_layouts(commands)
+    _add_check(commands)
+    _add_status(commands)
+    _add_cache(commands)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run the agent on this node",
+        description="Run the agent on this node until SIGTERM. Every setting may stand in the settings file, as "
+        f"{ENVIRONMENT_PREFIX}<NAME> in the environment, or as a flag; later ones win.",
+    )
+    _add_settings(parser)
+    parser.set_defaults(command=_run)
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="what a change of layout would keep, destroy and create",
+        description="Plan a change of one GPU on paper, without hardware: the GPU model comes from the geometry table.",
+    )
+    parser.add_argument("--gpu", required=True, metavar="MODEL", help="GPU model, such as H100-80GB-SXM")
+    parser.add_argument("--from", dest="start", default="", metavar="LAYOUT", help="layout now (default: empty)")
+    parser.add_argument("--to", required=True, metavar="LAYOUT", help="layout wished, such as 1x3g.40gb_4x1g.10gb")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=_plan)
+
+
+def _add_layouts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "layouts",
+        help="which layouts a GPU model can have",
+        description="List the maximal geometries of a GPU model: nothing more fits beside any of them.",
+    )
+    parser.add_argument("--gpu", required=True, metavar="MODEL", help="GPU model, such as H100-80GB-SXM")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=_layouts)
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="check a layouts file or a model catalog",
+        description="Read a layouts file (mig-parted v1) or a model catalog and say what is wrong with it.",
+    )
+    parser.add_argument("file", help="file to check")
+    parser.add_argument("--gpu", metavar="MODEL", help="also say which layouts this GPU model cannot have")
+    parser.set_defaults(command=_check)
+
+
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "status",
+        help="how a node stands",
+        description="Print what the agent says of a node: layout, state, reason, since when, models.",
+    )
+    parser.add_argument("node", help="name of the node")
+    parser.add_argument("--kubeconfig", help="kubeconfig file (default: $KUBECONFIG, else the pod's service account)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=_status)
+
+
+def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "cache", help="the model cache of this host", description="Look after the model cache of this host."
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    texts = {
+        "pull": "fetch and verify models of the catalog (all, or those named)",
+        "ls": "list the models of the catalog: label, revision, size, readiness",
+        "verify": "read every cached file again and compare its hash",
+    }
+    for action, text in texts.items():
+        sub = actions.add_parser(action, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.add_argument("names", nargs="*", metavar="NAME", help="names of models in the catalog")
+        _add_settings(sub)
+        sub.set_defaults(command=_cache, action=action)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--settings", metavar="FILE", help=f"settings file (default: {DEFAULT_FILE}, if it is there)")
+    defaults = Settings()
+    hints = get_type_hints(Settings)
+    for name in Settings.__struct_fields__:
+        choices = [value for value in get_args(hints[name]) if isinstance(value, str)]
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=f"setting_{name}",
+            choices=choices or None,
+            metavar=None if choices else "VALUE",
+            help=f"default: {getattr(defaults, name)!r}".replace("%", "%%"),
+        )
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    flags = {
+        name: value for name in Settings.__struct_fields__ if (value := getattr(options, f"setting_{name}")) is not None
+    }
+    return from_process(options.settings, flags)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from agent.daemon import run
+
+    return run(_settings(options))
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from agent.reconcile.paper import plan_on_paper
+
+    return _say(*plan_on_paper(options.gpu, options.start, options.to, options.json))
+
+
+def _layouts(options: argparse.Namespace) -> int:
+    from agent.reconcile.paper import layouts_on_paper
+
+    return _say(*layouts_on_paper(options.gpu, options.json))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from agent.reconcile.paper import check_file
+
+    return _say(*check_file(options.file, options.gpu))
+
+
+def _status(options: argparse.Namespace) -> int:
+    from agent.commands import print_status
+
+    return _say(*asyncio.run(print_status(options.node, options.kubeconfig, options.json)))
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from agent.commands import cache_command
+
+    return asyncio.run(cache_command(_settings(options), options.action, options.names, print))
+
+
+def _say(code: int, text: str) -> int:
+    print(text)
+    return code

@@ -1,0 +1,123 @@
+"""What an administrator sets: a file, over it the environment, over it flags. Frozen, validated, units in the names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from agent.model.errors import BadInputError
+
+ENVIRONMENT_PREFIX = "WARMSLICE_"
+DEFAULT_FILE = "/etc/warmslice/settings.yaml"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Every setting, with its default. Each may stand in the file, as WARMSLICE_<NAME>, or as --<name> on the command line."""
+
+    node_name: str = ""
+    """Name of our node object; also read from NODE_NAME."""
+    role: Literal["partition", "cache", "all"] = "all"
+    """Which loops run in this process."""
+    kubeconfig: str | None = None
+    """Kubeconfig file; without it $KUBECONFIG, then the pod's service account."""
+    mig_config_label: str = "nvidia.com/mig.config"
+    """Label that holds the node's wish."""
+    layouts_file: str = "/etc/warmslice/layouts.yaml"
+    """Named layouts in mig-parted's v1 format."""
+    catalog_file: str = "/etc/warmslice/catalog.yaml"
+    """Models and model sets."""
+    pod_resources_socket: str = "/var/lib/kubelet/pod-resources/kubelet.sock"
+    """The kubelet's PodResources socket."""
+    cache_directory: str = "/var/lib/warmslice/hub"
+    """The hub cache on local SSD."""
+    cache_budget_bytes: int | None = None
+    """Most bytes that cached models may take; without it, free space alone counts."""
+    hub_endpoint: str | None = None
+    """The hub or a mirror of it; without it https://huggingface.co."""
+    hub_token_file: str | None = None
+    """File with the hub's token."""
+    partition_listen: str = "0.0.0.0:9470"
+    """Address of /metrics, /healthz and /readyz of the partition role."""
+    cache_listen: str = "0.0.0.0:9471"
+    """The same of the cache role."""
+    telemetry_period_seconds: float = 10.0
+    """How often slices are sampled."""
+    resync_seconds: float = 300.0
+    """The longest time between two passes when nothing happens."""
+    refresh_commands: list[list[str]] = []
+    """Commands run after slices were made: capability nodes, CDI."""
+    evict_unmanaged: bool = False
+    """Whether pods without a controller may be evicted."""
+    evict_disk_scratch: bool = False
+    """Whether pods with emptyDir data on disk may be evicted."""
+    advertise_seconds: float = 300.0
+    """How long a change waits for the node to show its layout before it is called failed."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log that is written."""
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The loops that run here."""
+        return frozenset({"partition", "cache"}) if self.role == "all" else frozenset({self.role})
+
+
+def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
+    """Read settings. ``file`` None means the default one, if it is there. BadInputError names the field and the mistake."""
+    values = _from_file(file)
+    if "node_name" not in values and environment.get("NODE_NAME"):
+        values["node_name"] = environment["NODE_NAME"]
+    for name in Settings.__struct_fields__:
+        text = environment.get(ENVIRONMENT_PREFIX + name.upper())
+        if text is not None:
+            values[name] = _value(name, text, ENVIRONMENT_PREFIX + name.upper())
+    for name, text in flags.items():
+        values[name] = _value(name, text, "--" + name.replace("_", "-"))
+    try:
+        settings = msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise BadInputError(f"settings: {error}") from error
+    for name in ("telemetry_period_seconds", "resync_seconds", "advertise_seconds"):
+        if getattr(settings, name) <= 0:
+            raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be more than 0")
+    return settings
+
+
+def _from_file(file: str | None) -> dict[str, Any]:
+    path = Path(file or DEFAULT_FILE)
+    if file is None and not path.exists():
+        return {}
+    try:
+        document = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInputError(f"settings file {path}: {' '.join(str(error).split())}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise BadInputError(f"settings file {path}: expected a mapping of settings")
+    unknown = sorted(set(document) - set(Settings.__struct_fields__))
+    if unknown:
+        raise BadInputError(
+            f"settings file {path}: unknown setting {unknown[0]!r}; known are {', '.join(Settings.__struct_fields__)}"
+        )
+    return document
+
+
+def _value(name: str, text: str, where: str) -> Any:
+    """Text as the type of its setting; lists and numbers are read as YAML."""
+    kind = Settings.__annotations__[name]
+    if ("str" in kind and "list" not in kind) or "Literal" in kind:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInputError(f"{where}: {text!r} is not a value for {name}") from error
+
+
+def from_process(file: str | None, flags: Mapping[str, str]) -> Settings:
+    """Settings of this process."""
+    return load(file, os.environ, flags)

@@ -1,0 +1,74 @@
+"""The series of the partition loop's state: layout, waiting, and what is left free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import get_args
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from agent.model.mig import Gpu, Profile
+from agent.model.report import NodeStatus, PartitionReport, State
+
+_STATES: tuple[str, ...] = get_args(State)
+
+
+def layout_families(report: PartitionReport, now: float) -> Iterator[Metric]:
+    """``now`` is seconds since the epoch: a wait grows between passes."""
+    if report.status is not None:
+        yield _state(report.status)
+        yield _info(report.status)
+    blocked = GaugeMetricFamily(
+        "warmslice_blocked_seconds",
+        "How long the layout has been waiting for this; no series while it waits for nothing.",
+        labels=["reason"],
+    )
+    if report.waits_for:
+        blocked.add_metric([report.waits_for], max(0.0, now - report.waits_since))
+    yield blocked
+    yield _largest_free(report.gpus)
+
+
+def largest_free_profile(gpu: Gpu) -> Profile | None:
+    """The widest plain profile (without media or graphics attributes) of which one more instance would fit without
+    touching the others; None when nothing fits. An orphaned instance takes its place like any other."""
+    plain = [profile for profile in gpu.profiles if not profile.media and "+" not in profile.name]
+    free = [profile for profile in plain if _fits(profile, gpu)]
+    return max(free, key=lambda profile: (profile.slices, profile.memory_mib), default=None)
+
+
+def _fits(profile: Profile, gpu: Gpu) -> bool:
+    taken = [instance.placement for instance in gpu.instances]
+    return any(not any(place.overlaps(other) for other in taken) for place in profile.placements)
+
+
+def _state(status: NodeStatus) -> Metric:
+    family = GaugeMetricFamily(
+        "warmslice_layout_state", "1 for the state that the node's layout is in, 0 for the others.", labels=["state"]
+    )
+    for state in _STATES:
+        family.add_metric([state], float(status.state == state))
+    return family
+
+
+def _info(status: NodeStatus) -> Metric:
+    family = GaugeMetricFamily(
+        "warmslice_layout_info", "The layout that the state speaks of; always 1.", labels=["layout", "revision"]
+    )
+    if status.layout:
+        family.add_metric([status.layout, status.revision], 1)
+    return family
+
+
+def _largest_free(gpus: Sequence[Gpu]) -> Metric:
+    family = GaugeMetricFamily(
+        "warmslice_gpu_largest_free_profile",
+        "The largest profile that still fits on the GPU, none where it is full; always 1. GPUs in MIG mode only.",
+        labels=["gpu", "gpu_uuid", "profile"],
+    )
+    for gpu in gpus:
+        if gpu.mig_enabled and not gpu.unknown:
+            profile = largest_free_profile(gpu)
+            family.add_metric([str(gpu.index), gpu.uuid, profile.name if profile else "none"], 1)
+    return family

@@ -1,0 +1,140 @@
+"""All metrics of one process.
+
+State is read from the last reports at each scrape, so that a series goes with its subject; what happens is counted. The
+reports are frozen and replaced whole: a scrape may run on any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from agent.model.cache import CacheReport
+from agent.model.report import PartitionReport
+from agent.model.telemetry import TelemetrySnapshot
+from agent.report.layout import layout_families
+from agent.report.models import cache_families
+from agent.report.slices import slice_families
+
+_PHASE_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
+_FETCH_SECONDS = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
+
+
+class Metrics:
+    """``now`` gives seconds since the epoch. Not shared between event loops."""
+
+    def __init__(self, version: str, now: Callable[[], float]) -> None:
+        # Otherwise every counter and histogram has a second series that nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._state = _State(version, now)
+        self.registry.register(self._state)
+        ProcessCollector(registry=self.registry)
+        self._phases = Histogram(
+            "warmslice_reconfigure_duration_seconds",
+            "How long a phase of a layout change took.",
+            ["phase"],
+            buckets=_PHASE_SECONDS,
+            registry=self.registry,
+        )
+        self._reconfigured = Counter(
+            "warmslice_reconfigures", "Layout changes that ended.", ["outcome", "reason"], registry=self.registry
+        )
+        self._slices = Counter(
+            "warmslice_slices", "Slices created and destroyed by the agent.", ["action"], registry=self.registry
+        )
+        self._evicted = Counter(
+            "warmslice_pods_evicted", "Pods evicted to free the slices they held.", registry=self.registry
+        )
+        self._fetches = Histogram(
+            "warmslice_fetch_duration_seconds",
+            "How long fetches took that ended with the whole model here.",
+            buckets=_FETCH_SECONDS,
+            registry=self.registry,
+        )
+
+    def partition(self, report: PartitionReport) -> None:
+        """What the last pass of the partition loop came to."""
+        self._state.partition = report
+
+    def telemetry(self, snapshot: TelemetrySnapshot) -> None:
+        """The last look at the slices."""
+        self._state.telemetry = snapshot
+
+    def cache(self, report: CacheReport) -> None:
+        """What the last pass of the cache loop came to. Each report is given once: its finished fetches are counted."""
+        self._state.cache = report
+        for fetch in report.finished:
+            if fetch.reason == "ok":
+                self._fetches.observe(fetch.duration_seconds)
+
+    def phase(self, phase: str, seconds: float) -> None:
+        """A phase of a layout change has ended."""
+        self._phases.labels(phase).observe(seconds)
+
+    def reconfigured(self, outcome: str, reason: str) -> None:
+        """A layout change has ended."""
+        self._reconfigured.labels(outcome, reason).inc()
+
+    def slice_changed(self, action: str) -> None:
+        """A slice was ``created`` or ``destroyed``."""
+        self._slices.labels(action).inc()
+
+    def pod_evicted(self) -> None:
+        """The API server has accepted an eviction of ours."""
+        self._evicted.inc()
+
+    def rendered(self, accept: str) -> tuple[bytes, str]:
+        """(body, content type): OpenMetrics where the scraper's Accept header asks for it. Takes milliseconds of CPU: for a
+        thread other than the event loop's."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+
+class _State(Collector):
+    """Everything that is, as opposed to what happens."""
+
+    def __init__(self, version: str, now: Callable[[], float]) -> None:
+        self._version = version
+        self._now = now
+        self.partition: PartitionReport | None = None
+        self.telemetry: TelemetrySnapshot | None = None
+        self.cache: CacheReport | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        partition, telemetry, cache = self.partition, self.telemetry, self.cache
+        yield self._build()
+        yield _last_passes(partition, telemetry, cache)
+        if telemetry is not None:
+            yield from slice_families(telemetry.slices, partition.owners if partition is not None else ())
+        if partition is not None:
+            yield from layout_families(partition, self._now())
+        if cache is not None:
+            yield from cache_families(cache)
+
+    def _build(self) -> Metric:
+        family = GaugeMetricFamily("warmslice_build_info", "The agent's version; always 1.", labels=["version"])
+        family.add_metric([self._version], 1)
+        return family
+
+
+def _last_passes(
+    partition: PartitionReport | None, telemetry: TelemetrySnapshot | None, cache: CacheReport | None
+) -> Metric:
+    family = GaugeMetricFamily(
+        "warmslice_last_pass_timestamp_seconds",
+        "When the loop last finished a pass, in seconds since the epoch. A loop that is stuck stands still here.",
+        labels=["loop"],
+    )
+    if partition is not None:
+        family.add_metric(["partition"], partition.finished)
+    if telemetry is not None:
+        family.add_metric(["telemetry"], telemetry.sampled_at)
+    if cache is not None:
+        family.add_metric(["cache"], cache.at_seconds)
+    return family

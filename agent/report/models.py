@@ -1,0 +1,59 @@
+"""The series of the cache loop's state: models on this node, and the disk they take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from agent.model.cache import CacheReport, FetchTotals, ModelState
+
+_MODEL = ("model", "revision")
+
+
+def cache_families(report: CacheReport) -> Iterator[Metric]:
+    """Everything but the durations of fetches, which are events."""
+    yield from _models(report)
+    yield from _totals(report.totals)
+    yield GaugeMetricFamily(
+        "warmslice_cache_used_bytes", "Bytes that the cache takes on disk.", value=report.disk.used_bytes
+    )
+    if report.budget_bytes is not None:
+        yield GaugeMetricFamily(
+            "warmslice_cache_budget_bytes", "Bytes that the cache may take on disk.", value=report.budget_bytes
+        )
+
+
+def _models(report: CacheReport) -> Iterator[Metric]:
+    ready = GaugeMetricFamily(
+        "warmslice_model_ready", "1 when every wanted file of the model is here and was checked, else 0.", labels=_MODEL
+    )
+    size = GaugeMetricFamily(
+        "warmslice_model_size_bytes", "Size of the wanted files; none until the hub has listed them.", labels=_MODEL
+    )
+    fetched = GaugeMetricFamily(
+        "warmslice_model_fetched_bytes", "Bytes of the wanted files that are on disk.", labels=_MODEL
+    )
+    for model in report.models:
+        labels = [model.name, model.revision]
+        ready.add_metric(labels, float(model.state is ModelState.READY))
+        fetched.add_metric(labels, model.fetched_bytes)
+        if model.size_bytes:
+            size.add_metric(labels, model.size_bytes)
+    yield from (ready, size, fetched)
+
+
+def _totals(totals: FetchTotals) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "warmslice_fetch_bytes", "Bytes received from the hub since the agent started.", value=totals.received_bytes
+    )
+    failures = CounterMetricFamily("warmslice_fetch_failures", "Fetches that failed, by reason.", labels=["reason"])
+    for reason, count in totals.failures.items():
+        failures.add_metric([reason], count)
+    yield failures
+    yield CounterMetricFamily(
+        "warmslice_verify_failures",
+        "Files whose content was not what the hub's listing says.",
+        value=totals.verify_failures,
+    )

@@ -1,0 +1,213 @@
+"""What Prometheus sees of slices, layout and models."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from agent.model.cache import FinishedFetch
+from agent.model.mig import GpuInstance, Placement
+from agent.model.report import PartitionReport
+from agent.report.layout import largest_free_profile
+from agent.report.metrics import Metrics
+from tests.report import world
+from tests.report.tools import promtool
+
+NOW = 1_700_000_000.0
+SMALL_LABELS = {
+    "gpu": "0",
+    "gpu_uuid": world.GPU,
+    "profile": "1g.10gb",
+    "placement": "0:1",
+    "gpu_instance": "9",
+    "compute_instance": "0",
+    "mig_uuid": world.SMALL,
+    "namespace": "",
+    "pod": "",
+    "container": "",
+}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics("1.2.3", lambda: NOW)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def series(metrics: Metrics, name: str) -> list[dict[str, str]]:
+    return [s.labels for family in metrics.registry.collect() for s in family.samples if s.name == name]
+
+
+def populated() -> Metrics:
+    """Every family has at least one series."""
+    metrics = Metrics("1.2.3", lambda: NOW)
+    metrics.partition(world.report(world.owner("trainer", world.SMALL), waits_for="pods"))
+    metrics.telemetry(world.looked(world.small(), world.large()))
+    metrics.cache(world.cached(finished=(FinishedFetch("ready-one", "ok", 12.0),)))
+    metrics.phase("destroy", 1.5)
+    metrics.reconfigured("success", "applied")
+    metrics.slice_changed("created")
+    metrics.pod_evicted()
+    return metrics
+
+
+def test_a_free_slice_has_empty_pod_labels(metrics: Metrics) -> None:
+    metrics.telemetry(world.looked(world.small()))
+
+    assert value(metrics, "warmslice_slice_info", **SMALL_LABELS) == 1
+    assert value(metrics, "warmslice_slice_memory_used_bytes", **SMALL_LABELS) == 12 << 20
+    assert value(metrics, "warmslice_slice_utilization_ratio", **SMALL_LABELS) == 0.5
+    assert value(metrics, "warmslice_slice_dram_bandwidth_utilization_ratio", **SMALL_LABELS) == 0.75
+
+
+def test_a_slice_carries_the_pod_that_holds_it(metrics: Metrics) -> None:
+    metrics.partition(world.report(world.owner("trainer", world.SMALL)))
+    metrics.telemetry(world.looked(world.small(), world.large()))
+
+    held = SMALL_LABELS | {"namespace": "ml", "pod": "trainer", "container": "main"}
+    assert value(metrics, "warmslice_slice_info", **held) == 1
+    assert value(metrics, "warmslice_slice_memory_used_bytes", **held) == 12 << 20
+    assert {s["mig_uuid"]: s["pod"] for s in series(metrics, "warmslice_slice_processes")} == {
+        world.SMALL: "trainer",
+        world.LARGE: "",
+    }
+
+
+def test_a_shared_slice_names_every_holder_and_counts_its_memory_once(metrics: Metrics) -> None:
+    """Two replicas in one container are one holder."""
+    metrics.partition(
+        world.report(
+            world.owner("a", f"{world.SMALL}::0", f"{world.SMALL}::1"),
+            world.owner("b", f"{world.SMALL}::2"),
+        )
+    )
+    metrics.telemetry(world.looked(world.small()))
+
+    assert sorted(s["pod"] for s in series(metrics, "warmslice_slice_info")) == ["a", "b"]
+    assert [s["pod"] for s in series(metrics, "warmslice_slice_memory_used_bytes")] == [""]
+
+
+def test_what_a_gpu_cannot_report_has_no_series(metrics: Metrics) -> None:
+    """Absent is honest where zero would be a lie: no GPM on Ampere."""
+    metrics.telemetry(world.looked(world.large()))
+
+    assert value(metrics, "warmslice_slice_processes", **series(metrics, "warmslice_slice_processes")[0]) == 0
+    assert series(metrics, "warmslice_slice_utilization_ratio") == []
+
+
+def test_series_vanish_with_their_slice(metrics: Metrics) -> None:
+    metrics.telemetry(world.looked(world.small(), world.large()))
+    metrics.telemetry(world.looked(world.large()))
+
+    body, _ = metrics.rendered("")
+    assert world.SMALL not in body.decode()
+    assert world.LARGE in body.decode()
+
+
+def test_exactly_one_layout_state_is_set(metrics: Metrics) -> None:
+    metrics.partition(world.report())
+
+    states = {
+        s["state"]: value(metrics, "warmslice_layout_state", **s) for s in series(metrics, "warmslice_layout_state")
+    }
+    assert states == {"pending": 1, "success": 0, "failed": 0, "rebooting": 0}
+    assert value(metrics, "warmslice_layout_info", layout="all-1g.10gb", revision="4f2a9c01") == 1
+
+
+def test_a_node_that_was_never_asked_for_a_layout_has_no_state(metrics: Metrics) -> None:
+    metrics.partition(PartitionReport(NOW, (), (), None))
+
+    assert series(metrics, "warmslice_layout_state") == []
+
+
+def test_a_wait_grows_until_it_is_over(metrics: Metrics) -> None:
+    metrics.partition(world.report(waits_for="budget"))
+    assert value(metrics, "warmslice_blocked_seconds", reason="budget") == 60
+
+    metrics.partition(world.report())
+    assert series(metrics, "warmslice_blocked_seconds") == []
+
+
+@pytest.mark.parametrize(
+    ("taken", "largest"),
+    [
+        ((), "7g.80gb"),
+        ((world.instance(world.ONE, Placement(0, 1)),), "3g.40gb"),
+        ((world.instance(world.ONE, Placement(0, 1)), world.instance(world.ONE, Placement(6, 1))), "2g.20gb"),
+        ((world.instance(world.THREE, Placement(0, 4)), world.instance(world.THREE, Placement(4, 4))), None),
+    ],
+)
+def test_the_largest_free_profile_is_found_by_placement(taken: tuple[GpuInstance, ...], largest: str | None) -> None:
+    """Two slices at the ends spoil both halves: room is not the same as the sum of what is free."""
+    found = largest_free_profile(world.gpu(*taken))
+    assert (found.name if found else None) == largest
+
+
+def test_a_full_gpu_says_none_and_an_unknown_one_says_nothing(metrics: Metrics) -> None:
+    full = world.gpu(world.instance(world.SEVEN, Placement(0, 8)))
+    metrics.partition(world.report(gpus=(full,)))
+    assert [s["profile"] for s in series(metrics, "warmslice_gpu_largest_free_profile")] == ["none"]
+
+    metrics.partition(world.report(gpus=(world.gpu(unknown="lost"),)))
+    assert series(metrics, "warmslice_gpu_largest_free_profile") == []
+
+
+def test_models_are_ready_or_not_and_have_a_size_once_listed(metrics: Metrics) -> None:
+    metrics.cache(world.cached())
+
+    assert value(metrics, "warmslice_model_ready", model="ready-one", revision="main") == 1
+    assert value(metrics, "warmslice_model_ready", model="new-one", revision="main") == 0
+    assert [s["model"] for s in series(metrics, "warmslice_model_size_bytes")] == ["ready-one"]
+    assert value(metrics, "warmslice_fetch_bytes_total") == 140
+    assert value(metrics, "warmslice_fetch_failures_total", reason="rate-limited") == 2
+    assert value(metrics, "warmslice_verify_failures_total") == 1
+    assert value(metrics, "warmslice_cache_budget_bytes") == 10 << 30
+
+
+def test_a_cache_without_budget_shows_none(metrics: Metrics) -> None:
+    metrics.cache(world.cached(budget=None))
+    assert series(metrics, "warmslice_cache_budget_bytes") == []
+
+
+def test_only_fetches_that_brought_a_model_are_timed(metrics: Metrics) -> None:
+    metrics.cache(world.cached(finished=(FinishedFetch("a", "ok", 3.0), FinishedFetch("b", "not-found", 1.0))))
+    assert value(metrics, "warmslice_fetch_duration_seconds_count") == 1
+
+
+def test_events_are_counted() -> None:
+    metrics = populated()
+
+    assert value(metrics, "warmslice_reconfigures_total", outcome="success", reason="applied") == 1
+    assert value(metrics, "warmslice_slices_total", action="created") == 1
+    assert value(metrics, "warmslice_pods_evicted_total") == 1
+    assert value(metrics, "warmslice_reconfigure_duration_seconds_sum", phase="destroy") == 1.5
+    assert value(metrics, "warmslice_build_info", version="1.2.3") == 1
+    assert {s["loop"] for s in series(metrics, "warmslice_last_pass_timestamp_seconds")} == {
+        "partition",
+        "telemetry",
+        "cache",
+    }
+
+
+@pytest.mark.parametrize("populate", [True, False])
+def test_promtool_finds_nothing_to_say(populate: bool) -> None:
+    metrics = populated() if populate else Metrics("1.2.3", lambda: NOW)
+    body, content_type = metrics.rendered("")
+
+    checked = subprocess.run([promtool(), "check", "metrics"], input=body, capture_output=True, timeout=30, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+    assert content_type.startswith("text/plain; version=0.0.4")
+
+
+def test_a_scraper_that_asks_for_openmetrics_gets_it() -> None:
+    body, content_type = populated().rendered("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    names = {family.name for family in parse_openmetrics(body.decode())}  # type: ignore[no-untyped-call]
+    assert "warmslice_slice_info" in names
+    assert "warmslice_pods_evicted" in names

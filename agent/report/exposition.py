@@ -1,0 +1,93 @@
+"""The page for machines: ``/metrics``, ``/healthz``, ``/readyz``, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from agent.model.errors import BadInputError
+
+Render = Callable[[str], tuple[bytes, str]]
+"""From the scraper's Accept header to (body, content type); runs on a thread."""
+
+Complaints = Callable[[], tuple[str, ...]]
+"""A sentence for each thing that is wrong; empty when nothing is."""
+
+
+def application(render: Render, overdue: Complaints, lacking: Complaints) -> web.Application:
+    """The three routes. ``overdue`` and ``lacking`` run on the event loop and may not wait. See Note [Alive is not ready]."""
+    pages = _Pages(render, overdue, lacking)
+    app = web.Application()
+    app.add_routes(
+        [
+            web.get("/metrics", pages.metrics),
+            web.get("/healthz", pages.healthz),
+            web.get("/readyz", pages.readyz),
+        ]
+    )
+    return app
+
+
+@asynccontextmanager
+async def serving(app: web.Application, listen: str) -> AsyncIterator[str]:
+    """Serve until the block ends; yields the address bound, ``host:port``. BadInputError for an address that is none,
+    OSError when it is taken."""
+    host, port = parse_listen(listen)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield _address(runner)
+    finally:
+        await runner.cleanup()
+
+
+def parse_listen(listen: str) -> tuple[str, int]:
+    """``host:port``; an IPv6 host stands in brackets. Port 0 lets the system choose."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise BadInputError(f"listen address {listen!r} is not host:port, such as 0.0.0.0:9470 or [::]:9470")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+class _Pages:
+    def __init__(self, render: Render, overdue: Complaints, lacking: Complaints) -> None:
+        self._render = render
+        self._overdue = overdue
+        self._lacking = lacking
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Rendered and compressed on a thread, so that a scrape never holds up a loop."""
+        accept = request.headers.get("Accept", "")
+        compressed = "gzip" in request.headers.get("Accept-Encoding", "")
+        body, content_type = await asyncio.to_thread(self._body, accept, compressed)
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        if compressed:
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(body=body, headers=headers)
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        return _verdict(self._overdue())
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        return _verdict(self._lacking())
+
+    def _body(self, accept: str, compressed: bool) -> tuple[bytes, str]:
+        body, content_type = self._render(accept)
+        return (gzip.compress(body, compresslevel=1) if compressed else body), content_type
+
+
+def _verdict(complaints: tuple[str, ...]) -> web.Response:
+    """200 ``ok``, or 503 with one complaint a line."""
+    if not complaints:
+        return web.Response(text="ok\n")
+    return web.Response(status=503, text="".join(f"{complaint}\n" for complaint in complaints))
+
+
+def _address(runner: web.AppRunner) -> str:
+    host, port = runner.addresses[0][:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -13,11 +13,17 @@ from aiohttp import web
 from hack.devcluster import eviction, kinds, protobuf_bodies
 from hack.devcluster.api import Api, DeleteOptions
 from hack.devcluster.errors import ApiError, bad_request, expired, unsupported_media_type
+from hack.devcluster.faults import Fault
 from hack.devcluster.objects import Object, clone, dig, name_of
 from hack.devcluster.representation import Form, accepted_form, many, one
+from hack.devcluster.request_log import LoggedRequest
 from hack.devcluster.selectors import Selection, parse_selection
 from hack.devcluster.targets import Target, parse_target, verb_of
 from hack.devcluster.watch import WatchRequest, watch_lines
+
+# What the server's middlewares know of a request, for the one that streams.
+LOGGED = web.RequestKey("logged", LoggedRequest)
+FAULT = web.RequestKey("fault", Fault)
 
 # As long as the real server's longest watch when the client names no limit.
 DEFAULT_WATCH_S = 3600.0
@@ -130,7 +136,7 @@ class Resources:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         await response.prepare(ask.request)
-        entry, fault = ask.request["log"], ask.request.get("fault")
+        entry, fault = ask.request[LOGGED], ask.request.get(FAULT)
         entry.status = response.status
         left = fault.cut_after_lines if fault is not None else None
         async for line in watch_lines(self._api, watch, ask.shape):

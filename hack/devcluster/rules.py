@@ -32,8 +32,8 @@ def normalise(kind: Kind, obj: Object) -> Object:
     for optional in ("labels", "annotations", "finalizers", "ownerReferences"):
         if not metadata.get(optional, True):
             del metadata[optional]
-    spec = tidy.get("spec")
-    if kind is kinds.NODES and isinstance(spec, dict):
+    if kind is kinds.NODES:
+        spec = tidy.setdefault("spec", {})
         for optional in ("unschedulable", "taints"):
             if not spec.get(optional, True):
                 del spec[optional]

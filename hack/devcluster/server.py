@@ -14,7 +14,7 @@ from hack.devcluster.dev_routes import add_dev_routes
 from hack.devcluster.errors import ApiError, unknown_path
 from hack.devcluster.faults import Fault, Faults
 from hack.devcluster.request_log import LoggedRequest, RequestLog
-from hack.devcluster.resources import Resources
+from hack.devcluster.resources import FAULT, LOGGED, Resources
 from hack.devcluster.targets import parse_target, verb_of
 
 BODY_LIMIT = 3 * 1024 * 1024
@@ -71,7 +71,7 @@ class ApiServer:
             return await handler(request)
         agent = request.headers.get("User-Agent", "")
         entry = self.log.begin(request.method, _verb(request), request.path, request.query_string, agent)
-        request["log"] = entry
+        request[LOGGED] = entry
         try:
             response = await handler(request)
             _note_answer(entry, response)
@@ -93,7 +93,7 @@ class ApiServer:
             return _cut(request)
         if fault.code:
             return _fault_answer(fault)
-        request["fault"] = fault
+        request[FAULT] = fault
         return await handler(request)
 
 

@@ -52,6 +52,8 @@ def sync_namespaces(api: Api) -> None:
     for namespace in api.all(kinds.NAMESPACES):
         if is_deleting(namespace):
             _empty(api, name_of(namespace))
+        elif api.find(kinds.SERVICE_ACCOUNTS, name_of(namespace), "default") is None:
+            api.create(kinds.SERVICE_ACCOUNTS, name_of(namespace), {"metadata": {"name": "default"}})
 
 
 def _empty(api: Api, namespace: str) -> None:

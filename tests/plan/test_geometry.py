@@ -1,0 +1,180 @@
+"""Where slices go. The laws are checked against a second, slower way: all layouts of a GPU, by brute force."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.model.mig import Gpu, GpuWish, Layout, Placement, Shape, Slot
+from agent.model.node import PodRef
+from agent.observe.paper import gpu_on_paper, models
+from agent.plan.geometry import Tenants, feasible, maximal_geometries, moves, solve
+from tests.fakes.world import h100
+from tests.strategies import fixed_placements, gpus, having, layouts
+
+H100 = "H100-80GB-SXM"
+
+
+@cache
+def every_layout(model: str) -> tuple[Layout, ...]:
+    """All sets of non-overlapping placements, by trying each one in or out; media engines as the driver rules them."""
+    gpu = gpu_on_paper(model)
+    slots = [Slot(place, Shape(p.name)) for p in gpu.profiles for place in p.placements]
+    found: list[tuple[Slot, ...]] = [()]
+    for slot in slots:
+        found += [(*layout, slot) for layout in found if not any(slot.placement.overlaps(o.placement) for o in layout)]
+    return tuple(tuple(sorted(layout)) for layout in found if _media_fine(layout))
+
+
+def _media_fine(layout: Layout) -> bool:
+    names = [slot.shape.profile for slot in layout]
+    everything = [n for n in names if n.endswith("+me.all")]
+    some = [n for n in names if n.endswith("+me")]
+    without = [n for n in names if n.endswith("-me")]
+    if everything:
+        return len(everything) == 1 and len(without) == len(names) - 1
+    return len(some) <= 1
+
+
+def _model(gpu: Gpu) -> str:
+    return next(m for m in models() if gpu_on_paper(m).name == gpu.name)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Gpu, tuple[Shape, ...], frozenset[Placement]]:
+    gpu = draw(gpus())
+    wish = draw(layouts(gpu))
+    shapes = tuple(slot.shape for slot in wish)
+    if draw(st.booleans()):
+        shapes += (Shape(draw(st.sampled_from([p.name for p in gpu.profiles]))),)
+    return gpu, tuple(sorted(shapes)), draw(fixed_placements(gpu))
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases())
+def test_a_change_keeps_the_fixed_slices_and_destroys_as_few_as_any_way_would(
+    case: tuple[Gpu, tuple[Shape, ...], frozenset[Placement]],
+) -> None:
+    gpu, shapes, fixed = case
+    current = set(gpu.layout)
+    held = {slot for slot in current if slot.placement in fixed}
+    ways = [
+        layout
+        for layout in every_layout(_model(gpu))
+        if Counter(s.shape for s in layout) == Counter(shapes) and held <= set(layout)
+    ]
+    change = solve(gpu, GpuWish(True, shapes), Tenants(fixed=fixed))
+    if not ways:
+        assert change is None
+        return
+    assert change is not None
+    result = set(change.keep) | set(change.create)
+    assert tuple(sorted(result)) in ways
+    assert held <= set(change.keep)
+    assert len(change.remove) == min(len(current - set(way)) for way in ways)
+    assert {placement for placement, _ in change.remove} == {slot.placement for slot in current - result}
+
+
+@settings(max_examples=150, deadline=None)
+@given(gpus(), st.data())
+def test_no_way_moves_fewer_pods(gpu: Gpu, data: st.DataObject) -> None:
+    wish = data.draw(layouts(gpu))
+    pods = {
+        slot.placement: frozenset({PodRef("ns", f"pod-{number}", f"uid-{number}")})
+        for number, slot in enumerate(gpu.layout)
+        if data.draw(st.booleans())
+    }
+    tenants = Tenants(pods=pods)
+    shapes = tuple(slot.shape for slot in wish)
+    change = solve(gpu, GpuWish(True, shapes), tenants)
+    assert change is not None
+    ways = [way for way in every_layout(_model(gpu)) if Counter(s.shape for s in way) == Counter(shapes)]
+    fewest = min(len([s for s in gpu.layout if s not in way and s.placement in pods]) for way in ways)
+    assert len(moves(change, tenants)) == fewest
+
+
+@settings(max_examples=100, deadline=None)
+@given(gpus(), st.data())
+def test_a_way_that_was_begun_is_gone_to_its_end(gpu: Gpu, data: st.DataObject) -> None:
+    """Killed after any number of calls, planning anew needs no call that undoes one."""
+    wish = GpuWish(True, tuple(slot.shape for slot in data.draw(layouts(gpu))))
+    change = solve(gpu, wish, Tenants())
+    assert change is not None
+    calls = len(change.remove) + len(change.create)
+    done = data.draw(st.integers(0, calls))
+    gone = {placement for placement, _ in change.remove[:done]}
+    made = change.create[: max(0, done - len(change.remove))]
+    midway = having(gpu, tuple(sorted([s for s in gpu.layout if s.placement not in gone] + list(made))))
+    rest = solve(midway, wish, Tenants())
+    assert rest is not None
+    assert len(rest.remove) + len(rest.create) <= calls - done
+
+
+def test_seven_small_slices_make_room_for_a_large_one_at_the_cost_of_three() -> None:
+    gpu = h100(" ".join(f"1g.10gb@{start}:1" for start in range(7)))
+    change = solve(gpu, GpuWish(True, (Shape("3g.40gb"),) + (Shape("1g.10gb"),) * 4), Tenants())
+    assert change is not None
+    assert [slot.placement.start for slot in change.keep] == [0, 1, 2, 3]
+    assert [placement.start for placement, _ in change.remove] == [4, 5, 6]
+    assert change.create == (Slot(Placement(4, 4), Shape("3g.40gb")),)
+
+
+def test_two_pods_with_budget_are_moved_rather_than_one_without() -> None:
+    gpu = h100("1g.10gb@0:1 1g.10gb@4:1 1g.10gb@5:1")
+    one, two, spent = (PodRef("ns", name, name) for name in ("one", "two", "spent"))
+    pods = {
+        Placement(0, 1): frozenset({spent}),
+        Placement(4, 1): frozenset({one}),
+        Placement(5, 1): frozenset({two}),
+    }
+    tenants = Tenants(pods=pods, spent=frozenset({spent}))
+    change = solve(gpu, GpuWish(True, (Shape("3g.40gb"), Shape("1g.10gb"))), tenants)
+    assert change is not None
+    assert moves(change, tenants) == {one, two}
+
+
+def test_an_orphan_is_finished_where_it_fits_the_wish_and_removed_where_not() -> None:
+    orphaned = _with_orphans(h100("1g.10gb@0:1 3g.40gb@4:4"))
+    change = solve(orphaned, GpuWish(True, (Shape("3g.40gb"),)), Tenants())
+    assert change is not None
+    assert change.finish == (Slot(Placement(4, 4), Shape("3g.40gb")),)
+    assert change.remove == ((Placement(0, 1), "1g.10gb"),)
+
+
+def _with_orphans(gpu: Gpu) -> Gpu:
+    return replace(gpu, instances=tuple(replace(i, compute=()) for i in gpu.instances))
+
+
+def test_geometries_of_an_h100_are_as_many_as_exhaustive_search_finds() -> None:
+    """722 layouts and 28 maximal geometries without +me, 2,318 and 44 with it (two independent programs agree)."""
+    plain = [way for way in every_layout(H100) if not any("+" in slot.shape.profile for slot in way)]
+    assert (len(every_layout(H100)) - 1, len(plain) - 1) == (2318, 722)
+    maximal = maximal_geometries(gpu_on_paper(H100))
+    assert len(maximal) == 44
+
+
+@pytest.mark.parametrize(
+    ("wish", "fits"),
+    [
+        ({"3g.40gb": 2, "2g.20gb": 1}, False),
+        ({"3g.40gb": 1, "2g.20gb": 1, "1g.20gb": 1}, True),
+        ({"1g.10gb": 7}, True),
+        ({"1g.10gb": 8}, False),
+        ({"1g.10gb+me": 2}, False),
+        ({"1g.10gb+me": 1, "1g.10gb": 6}, True),
+    ],
+)
+def test_what_fits_an_h100(wish: dict[str, int], fits: bool) -> None:
+    shapes = tuple(Shape(name) for name, count in wish.items() for _ in range(count))
+    assert feasible(gpu_on_paper(H100), shapes) is fits
+
+
+def test_all_media_engines_leave_only_slices_without_any_beside_them() -> None:
+    gpu = gpu_on_paper("RTX-PRO-6000-96GB")
+    assert feasible(gpu, (Shape("1g.24gb+me.all"), Shape("1g.24gb-me")))
+    assert not feasible(gpu, (Shape("1g.24gb+me.all"), Shape("1g.24gb")))

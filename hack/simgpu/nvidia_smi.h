@@ -1,0 +1,17 @@
+#ifndef SIMGPU_NVIDIA_SMI_H
+#define SIMGPU_NVIDIA_SMI_H
+
+#include "call.h"
+
+/* Exit statuses are NVML's codes where there is one. */
+enum { SMI_DONE = 0, SMI_INVALID = 2, SMI_NOT_FOUND = 6, SMI_NO_DRIVER = 9, SMI_OTHER = 255 };
+
+const char *word_after(int count, char **words, const char *name);
+bool has_word(int count, char **words, const char *name);
+int find_devices(const char *list, nvmlDevice_t devices[MAX_GPUS]);
+unsigned int index_of(nvmlDevice_t device);
+
+/* nvidia-smi mig ... */
+int run_mig(int count, char **words);
+
+#endif

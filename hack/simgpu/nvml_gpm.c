@@ -1,0 +1,135 @@
+/* GPM: utilization between two samples of a GPU or of a GPU instance. Hopper and later. */
+#include <stdlib.h>
+
+#include "call.h"
+#include "usage.h"
+
+struct nvmlGpmSample_st {
+    uint64_t source; /* GPU index + 1, and the serial of the GPU instance above it; 0: nothing sampled */
+    int64_t taken_ns;
+    double busy_seconds[UTILIZATIONS];
+};
+
+nvmlReturn_t nvmlGpmQueryDeviceSupport(nvmlDevice_t device, nvmlGpmSupport_t *support)
+{
+    NVML_CALL();
+    struct mig_device found;
+    RETURN_IF_FAILED(find_any(device, &found));
+    if (support == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    if (support->version != NVML_GPM_SUPPORT_VERSION)
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    support->isSupportedDevice = model_of(found.gpu)->gpm;
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlGpmSampleAlloc(nvmlGpmSample_t *sample)
+{
+    NVML_CALL();
+    if (sample == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    *sample = calloc(1, sizeof **sample);
+    return *sample == NULL ? NVML_ERROR_MEMORY : NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample)
+{
+    NVML_CALL();
+    if (sample == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    free(sample);
+    return NVML_SUCCESS;
+}
+
+static void take(nvmlGpmSample_t sample, const struct gpu *gpu, const struct utilization *utilization, uint64_t serial)
+{
+    sample->source = serial << 8 | (index_of_gpu(gpu) + 1);
+    sample->taken_ns = monotonic_ns();
+    read_busy_seconds(utilization, sample->taken_ns, sample->busy_seconds);
+}
+
+nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t sample)
+{
+    NVML_CALL();
+    struct gpu *gpu;
+    RETURN_IF_FAILED(find_gpu(device, &gpu));
+    if (sample == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    if (!model_of(gpu)->gpm)
+        return NVML_ERROR_NOT_SUPPORTED;
+    take(sample, gpu, &gpu->utilization, 0);
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned int instance_id, nvmlGpmSample_t sample)
+{
+    NVML_CALL();
+    struct gpu *gpu;
+    RETURN_IF_FAILED(find_mig_gpu(device, &gpu));
+    if (sample == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    if (!model_of(gpu)->gpm)
+        return NVML_ERROR_NOT_SUPPORTED;
+    for (int i = 0; i < MAX_GPU_INSTANCES; i++) {
+        const struct gpu_instance *instance = &gpu->instances[i];
+        if (instance->serial != 0 && instance->id == instance_id) {
+            take(sample, gpu, &instance->utilization, instance->serial);
+            return NVML_SUCCESS;
+        }
+    }
+    return NVML_ERROR_INVALID_ARGUMENT;
+}
+
+static int kind_of_metric(unsigned int metric)
+{
+    switch (metric) {
+    case NVML_GPM_METRIC_GRAPHICS_UTIL: return UTIL_GRAPHICS;
+    case NVML_GPM_METRIC_SM_UTIL: return UTIL_SM;
+    case NVML_GPM_METRIC_SM_OCCUPANCY: return UTIL_OCCUPANCY;
+    case NVML_GPM_METRIC_ANY_TENSOR_UTIL: return UTIL_TENSOR;
+    case NVML_GPM_METRIC_DRAM_BW_UTIL: return UTIL_DRAM;
+    default: return NO_VALUE;
+    }
+}
+
+static void fill_metric(nvmlGpmMetric_t *metric, nvmlGpmSample_t older, nvmlGpmSample_t newer)
+{
+    int kind = kind_of_metric(metric->metricId);
+    metric->value = 0;
+    if (kind == NO_VALUE) {
+        metric->nvmlReturn = metric->metricId < NVML_GPM_METRIC_MAX ? NVML_ERROR_NOT_SUPPORTED
+                                                                    : NVML_ERROR_INVALID_ARGUMENT;
+        return;
+    }
+    double seconds = (double)(newer->taken_ns - older->taken_ns) / 1e9;
+    metric->nvmlReturn = NVML_SUCCESS;
+    metric->value = 100 * (newer->busy_seconds[kind] - older->busy_seconds[kind]) / seconds;
+}
+
+nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *request)
+{
+    NVML_CALL();
+    if (request == NULL || request->sample1 == NULL || request->sample2 == NULL ||
+        request->numMetrics > NVML_GPM_METRIC_MAX)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    if (request->version != NVML_GPM_METRICS_GET_VERSION)
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    nvmlGpmSample_t older = request->sample1;
+    nvmlGpmSample_t newer = request->sample2;
+    if (older->source == 0 || older->source != newer->source || newer->taken_ns <= older->taken_ns)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    for (unsigned int i = 0; i < request->numMetrics; i++)
+        fill_metric(&request->metrics[i], older, newer);
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlGpmQueryIfStreamingEnabled(nvmlDevice_t device, unsigned int *enabled)
+{
+    NVML_CALL();
+    struct gpu *gpu;
+    RETURN_IF_FAILED(find_gpu(device, &gpu));
+    if (enabled == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    *enabled = 0;
+    return NVML_SUCCESS;
+}

@@ -1,0 +1,176 @@
+/* The simulated node: one file, mapped by every process that takes part.
+ *
+ * Note [A state that cannot tear]
+ * A process may be killed between any two stores. So whatever exists is announced by one aligned store made last (a
+ * non-zero serial, pid or count) and disappears by one store of zero made first; everything else in the slot is
+ * meaningless while that word is zero. flock is let go by the kernel when its holder dies.
+ */
+#ifndef SIMGPU_STATE_H
+#define SIMGPU_STATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "geometry.h"
+
+enum {
+    MAX_GPUS = 16,
+    MAX_GPU_INSTANCES = 16,
+    MAX_COMPUTE_INSTANCES = 8,
+    MAX_PROCESSES = 256,
+    MAX_SESSIONS = 256,
+    MAX_FAULTS = 64,
+    MAX_COUNTERS = 1024,
+    MAX_LOG = 4096,
+    FUNCTION_NAME = 72,
+    UUID_TEXT = 48,
+    UTILIZATIONS = 5,
+};
+
+enum utilization_kind { UTIL_GRAPHICS, UTIL_SM, UTIL_OCCUPANCY, UTIL_TENSOR, UTIL_DRAM };
+
+struct utilization_reading {
+    double ratio[UTILIZATIONS];        /* 0..1, in force since `since_ns` */
+    double busy_seconds[UTILIZATIONS]; /* integral of the ratio up to `since_ns` */
+    int64_t since_ns;                  /* CLOCK_MONOTONIC */
+};
+
+/* Two readings, of which `current` names the one in force: a change is written to the other one first. */
+struct utilization {
+    struct utilization_reading readings[2];
+    uint32_t current;
+};
+
+struct compute_instance {
+    uint64_t serial; /* 0: free slot */
+    uint32_t id;
+    uint32_t profile; /* index into gpu_profile.compute */
+    uint32_t start;   /* compute slices */
+    uint32_t size;
+};
+
+struct gpu_instance {
+    uint64_t serial; /* 0: free slot */
+    uint32_t id;
+    uint32_t profile; /* index into gpu_model.profiles */
+    uint32_t start;   /* memory slices */
+    uint32_t size;
+    struct utilization utilization;
+    struct compute_instance compute[MAX_COMPUTE_INSTANCES];
+};
+
+struct gpu {
+    char model[40];
+    char uuid[UUID_TEXT];
+    char board_serial[24];
+    uint32_t minor;
+    uint32_t pci_bus;
+    uint32_t mig_current;
+    uint32_t mig_pending;
+    uint32_t lost;
+    uint64_t mig_changes; /* counts nvmlEventMigConfigChange */
+    struct utilization utilization;
+    struct gpu_instance instances[MAX_GPU_INSTANCES];
+};
+
+/* Identifies a process even when its pid is used again. */
+struct process_identity {
+    int32_t pid; /* 0: free slot */
+    uint64_t started; /* clock ticks after boot, from /proc/PID/stat */
+};
+
+struct gpu_process {
+    struct process_identity identity;
+    uint32_t gpu;
+    uint64_t gpu_instance;     /* serial; 0: the whole GPU */
+    uint64_t compute_instance; /* serial; 0: the whole GPU */
+    uint64_t memory_bytes;
+};
+
+enum death { DEATH_NONE, DEATH_BEFORE, DEATH_AFTER };
+
+struct fault {
+    uint64_t serial; /* 0: free slot */
+    char function[FUNCTION_NAME];
+    uint32_t after; /* calls let through first */
+    uint32_t count; /* calls hit, then no more; 0: all */
+    uint32_t seen;
+    int32_t code; /* nvmlReturn_t; 0: the call goes on */
+    uint32_t delay_ms;
+    uint32_t hang;
+    uint32_t death; /* enum death */
+    uint32_t latency; /* set by `simgpu latency`, listed apart */
+};
+
+struct counter {
+    char function[FUNCTION_NAME];
+    uint64_t calls;
+};
+
+enum { NO_RESULT = -1, NO_VALUE = -1 };
+
+struct log_entry {
+    uint64_t seq;
+    int64_t monotonic_ns;
+    int64_t wall_ns;
+    int32_t pid;
+    char function[FUNCTION_NAME];
+    char gpu[UUID_TEXT];
+    char profile[40];
+    int32_t mode;
+    int32_t start;
+    int32_t size;
+    int32_t gi;
+    int32_t ci;
+    int32_t result; /* nvmlReturn_t; NO_RESULT: the caller died in the call */
+};
+
+struct state {
+    char magic[8];
+    uint64_t layout; /* size of this struct: another build's file is refused */
+    char boot_id[UUID_TEXT];
+    uint32_t gpu_count;
+    uint32_t fresh_mig_uuids; /* a new MIG UUID for each creation, instead of one per (GPU, GI id, CI id) */
+    uint64_t last_serial;
+    uint64_t log_count;
+    struct gpu gpus[MAX_GPUS];
+    struct gpu_process processes[MAX_PROCESSES];
+    struct process_identity sessions[MAX_SESSIONS];
+    struct fault faults[MAX_FAULTS];
+    struct counter counters[MAX_COUNTERS];
+    struct log_entry log[MAX_LOG]; /* a ring */
+};
+
+/* The mapping of this process. `state` is NULL while nothing is mapped; use it only between lock and unlock. */
+extern struct state *state;
+
+enum state_problem { STATE_OK, STATE_MISSING, STATE_FOREIGN, STATE_SYSTEM };
+
+enum state_problem state_map(const char *path);
+void state_unmap(void);
+bool state_create(const char *path, const struct state *content);
+
+/* Thread and process lock in one. Safe after fork. */
+void state_lock(void);
+void state_unlock(void);
+
+uint64_t next_serial(void);
+int64_t monotonic_ns(void);
+int64_t wall_ns(void);
+void sleep_ms(unsigned int milliseconds);
+
+const struct gpu_model *model_named(const char *key);
+const struct gpu_model *model_of(const struct gpu *gpu);
+
+bool is_alive(const struct process_identity *identity);
+bool identify(pid_t pid, struct process_identity *identity);
+void session_open(void);
+void session_close(void);
+unsigned int count_other_sessions(void);
+
+void count_call(const char *function);
+
+struct log_entry *log_begin(const char *function, const struct gpu *gpu);
+
+#endif

@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,20 @@ class TextFile:
     def read(self) -> str:
         """Raises OSError, or UnicodeDecodeError (a ValueError), naming nothing but the cause."""
         return self.path.read_text(encoding="utf-8")
+
+
+def token_reader(file: str | None) -> Callable[[], str | None]:
+    """Reads a token file anew at each call, so that a renewed token is used; None where there is none."""
+
+    def read() -> str | None:
+        if file is None:
+            return None
+        try:
+            return Path(file).read_text("utf-8").strip() or None
+        except OSError:
+            return None
+
+    return read
 
 
 def sync_directory(directory: Path) -> None:

@@ -10,10 +10,13 @@ from agent.model.mig import Placement, Shape
 
 
 class Gpus:
-    """NVML's changes; ``reset`` resets one GPU by UUID while no NVML session of ours is open."""
+    """NVML's changes; ``release`` closes every NVML session of ours, ``reset`` resets one GPU by UUID once they are closed."""
 
-    def __init__(self, hardware: Hardware, reset: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, hardware: Hardware, release: Callable[[], Awaitable[None]], reset: Callable[[str], Awaitable[None]]
+    ) -> None:
         self._hardware = hardware
+        self._release = release
         self._reset = reset
 
     async def create(self, gpu: str, placement: Placement, shape: Shape) -> None:
@@ -28,7 +31,7 @@ class Gpus:
         """Switch, and reset that GPU alone where the switch stays pending. InUseError while somebody holds the GPU."""
         if await self._hardware.set_mode(gpu, enabled):
             return
-        await self._hardware.release()
+        await self._release()
         await self._reset(gpu)
         if not await self._hardware.set_mode(gpu, enabled):
             raise HardwareError(f"GPU {gpu}: MIG mode is still pending after a reset; the machine may need a reboot")

@@ -17,12 +17,16 @@ _SHORTEST_SECONDS = 0.02
 _AT_ONCE_IN_A_ROW = 50
 
 
-async def keep_passing(name: str, one_pass: Callable[[], Awaitable[float]], wake: asyncio.Event) -> None:
-    """Pass for ever. A pass answers after how many seconds to look again at the latest; an event on ``wake`` shortens the
-    wait and carries no news. Passes that want to go on at once are slowed down when they never settle.
+async def keep_passing(
+    name: str, one_pass: Callable[[], Awaitable[float]], wake: asyncio.Event, stopping: asyncio.Event
+) -> None:
+    """Pass until ``stopping``; a pass that has begun is ended, since nobody may stop between destroy and create.
+
+    A pass answers after how many seconds to look again at the latest; an event on ``wake`` shortens the wait and carries no
+    news. Passes that want to go on at once are slowed down when they never settle.
     """
     failures = in_a_row = 0
-    while True:
+    while not stopping.is_set():
         wake.clear()
         try:
             wait = await one_pass()
@@ -34,7 +38,8 @@ async def keep_passing(name: str, one_pass: Callable[[], Awaitable[float]], wake
                 wait = max(wait, error.after_seconds)
             log.warning("pass.failed", extra={"loop": name, "error": str(error), "wait_seconds": round(wait, 1)})
         in_a_row = in_a_row + 1 if wait == 0 else 0
-        await _wait(wake, wait if in_a_row < _AT_ONCE_IN_A_ROW else 5.0)
+        if not stopping.is_set():
+            await _wait(wake, wait if in_a_row < _AT_ONCE_IN_A_ROW else 5.0)
 
 
 async def _wait(wake: asyncio.Event, seconds: float) -> None:

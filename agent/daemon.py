@@ -1,0 +1,285 @@
+"""The composition root: opens the doors, starts the loops in one TaskGroup, ends them in order. It decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from agent.adapters import clock, command
+from agent.adapters.files import TextFile, token_reader
+from agent.adapters.kube import Kube
+from agent.adapters.kubelet import PodResources
+from agent.adapters.nvml import Hardware
+from agent.adapters.watch import Watch
+from agent.execute.fetch import FetchSupervisor
+from agent.execute.mig import Gpus
+from agent.execute.partition import Hands
+from agent.model.cache import CacheReport
+from agent.model.errors import BadInputError
+from agent.model.mig import Gpu
+from agent.model.report import PartitionReport
+from agent.observe.telemetry import Telemetry
+from agent.observe.world import World
+from agent.plan.drain import DrainPolicy
+from agent.plan.partition import Policy
+from agent.reconcile.cache import CachePass, CacheRules
+from agent.reconcile.loop import keep_passing
+from agent.reconcile.partition import PartitionPass, Rules
+from agent.report.exposition import application, serving
+from agent.report.health import Heartbeats, Readiness
+from agent.report.log import configure
+from agent.report.metrics import Metrics
+from agent.settings import Settings
+
+log = logging.getLogger("warmslice.daemon")
+
+_LONGEST_PASS_SECONDS = 300.0
+_FILE_LOOK_SECONDS = 5.0
+
+
+def run(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; the exit code."""
+    if not settings.node_name:
+        raise BadInputError(
+            "node_name is not set; give the name of this machine's node object (NODE_NAME or --node-name)"
+        )
+    configure(settings.log_level)
+    asyncio.run(_run(settings))
+    log.info("stopped")
+    logging.shutdown()
+    # A call that the driver never answered would hold the interpreter's exit for ever.
+    os._exit(0)
+
+
+async def _run(settings: Settings) -> None:
+    kube = await Kube.connect(settings.kubeconfig)
+    try:
+        await _Agent(settings, kube).run()
+    finally:
+        await kube.close()
+
+
+class _Agent:
+    """What the roles of one process share."""
+
+    def __init__(self, settings: Settings, kube: Kube) -> None:
+        self._settings = settings
+        self._kube = kube
+        self._stopping = asyncio.Event()
+        self._wakes = {role: asyncio.Event() for role in settings.roles}
+        self._metrics = Metrics(version("warmslice"), clock.now)
+        self._beats = Heartbeats(time.monotonic)
+        parts = {"partition": "driver", "cache": "catalog"}
+        self._ready = Readiness(["node", *(parts[role] for role in sorted(settings.roles))])
+        self._fingerprint: object = None
+        selector = f"metadata.name={settings.node_name}"
+        self._node = Watch(kube, "/api/v1/nodes", selector, self._node_changed)
+
+    async def run(self) -> None:
+        """Start everything; end the loops first, each after its pass, then the rest."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        listen = self._settings.cache_listen if self._settings.role == "cache" else self._settings.partition_listen
+        page = application(self._metrics.rendered, self._beats.overdue, self._ready.lacking)
+        async with serving(page, listen) as address, asyncio.TaskGroup() as tasks:
+            log.info(
+                "started", extra={"role": self._settings.role, "node": self._settings.node_name, "address": address}
+            )
+            helpers = [tasks.create_task(self._node.run()), tasks.create_task(self._watch_files())]
+            loops: list[asyncio.Task[None]] = []
+            if "partition" in self._settings.roles:
+                self._start_partition(tasks, helpers, loops)
+            if "cache" in self._settings.roles:
+                loops.append(self._start_cache(tasks, helpers))
+            await self._stopping.wait()
+            log.info("stopping")
+            await asyncio.wait(loops)
+            for helper in helpers:
+                helper.cancel()
+
+    def _start_partition(
+        self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]], loops: list[asyncio.Task[None]]
+    ) -> None:
+        settings = self._settings
+        hardware = Hardware()
+        pods = Watch(self._kube, "/api/v1/pods", f"spec.nodeName={settings.node_name}", self._wakes["partition"].set)
+        helpers.append(tasks.create_task(pods.run()))
+        telemetry = Telemetry(hardware, settings.telemetry_period_seconds, clock.now, self._metrics.telemetry)
+        helpers.append(tasks.create_task(telemetry.run()))
+        driver = _Driver(hardware, telemetry)
+        layout: list[object] = []
+
+        def publish(report: PartitionReport) -> None:
+            self._metrics.partition(report)
+            driver.in_use(report.waits_for != "driver-upgrade")
+            slices = [gpu.instances for gpu in report.gpus]
+            if slices != layout:
+                layout[:] = slices
+                telemetry.wake()
+            self._ready.lacks("driver", report.error) if report.error else self._ready.ready("driver")
+
+        one_pass = PartitionPass(
+            World(
+                self._node, pods, hardware, PodResources(settings.pod_resources_socket), self._kube.budgets, clock.now
+            ),
+            Hands(self._kube, Gpus(hardware, driver.release, command.reset_gpu), _Host(settings.refresh_commands)),
+            self._node,
+            self._kube,
+            self._metrics,
+            publish,
+            Rules(settings.layouts_file, settings.mig_config_label, _policy(settings), settings.resync_seconds),
+            clock.now,
+        )
+        loops.append(self._start_loop(tasks, "partition", one_pass))
+
+    def _start_cache(self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]]) -> asyncio.Task[None]:
+        settings = self._settings
+        wake = self._wakes["cache"]
+        cache = Path(settings.cache_directory)
+
+        def start_fetch(coroutine: Any) -> asyncio.Task[Any]:
+            task = tasks.create_task(coroutine)
+            helpers.append(task)
+            task.add_done_callback(helpers.remove)
+            return task
+
+        fetches = FetchSupervisor(cache, start_fetch, wake.set, token_reader(settings.hub_token_file), clock.now)
+        rules = CacheRules(cache, settings.hub_endpoint, settings.cache_budget_bytes)
+        one_pass = CachePass(rules, TextFile(Path(settings.catalog_file)), self, fetches, clock.now)
+
+        async def cache_pass() -> float:
+            report = await one_pass.run()
+            self._metrics.cache(report)
+            self._cache_ready(report)
+            wait = report.look_again_seconds
+            # Progress is shown while something is fetched; nothing else needs a look before the resync.
+            return min(
+                settings.resync_seconds,
+                wait if wait is not None else settings.resync_seconds,
+                2.0 if fetches.running() else 3600.0,
+            )
+
+        return self._start_loop(tasks, "cache", cache_pass)
+
+    def _start_loop(
+        self, tasks: asyncio.TaskGroup, name: str, one_pass: Callable[[], Awaitable[float]]
+    ) -> asyncio.Task[None]:
+        self._beats.expect(name, self._settings.resync_seconds + _LONGEST_PASS_SECONDS)
+
+        async def beating() -> float:
+            try:
+                return await one_pass()
+            finally:
+                self._beats.beat(name)
+
+        return tasks.create_task(keep_passing(name, beating, self._wakes[name], self._stopping))
+
+    def labels(self) -> dict[str, str]:
+        """The labels of our node, as last seen."""
+        objects = self._node.objects
+        return dict(objects[0]["metadata"].get("labels") or {}) if objects else {}
+
+    async def patch_labels(self, labels: Any) -> None:
+        """Change labels of our node (None removes one)."""
+        written = await self._kube.patch_node(self._settings.node_name, {"metadata": {"labels": dict(labels)}})
+        self._node.put(written)
+
+    def _cache_ready(self, report: CacheReport) -> None:
+        self._ready.lacks("catalog", report.refusal) if report.refusal else self._ready.ready("catalog")
+
+    def _node_changed(self) -> None:
+        """Wake the loops when the node changed in something they read; a heartbeat of its status is nothing to them."""
+        node = next(iter(self._node.objects), None)
+        if node is None:
+            self._ready.lacks("node", f"there is no node {self._settings.node_name!r}")
+            fingerprint: object = None
+        else:
+            self._ready.ready("node")
+            status = node.get("status") or {}
+            fingerprint = (
+                node["metadata"]["uid"],
+                node["metadata"].get("labels"),
+                node["metadata"].get("annotations"),
+                (node.get("spec") or {}).get("unschedulable"),
+                status.get("allocatable"),
+                (status.get("nodeInfo") or {}).get("bootID"),
+            )
+        if fingerprint != self._fingerprint:
+            self._fingerprint = fingerprint
+            self._wake_all()
+
+    async def _watch_files(self) -> None:
+        """A mounted ConfigMap changes without an event: look at the files' times now and then."""
+        files = (Path(self._settings.layouts_file), Path(self._settings.catalog_file))
+        before = [_changed_at(file) for file in files]
+        while True:
+            await asyncio.sleep(_FILE_LOOK_SECONDS)
+            now = [_changed_at(file) for file in files]
+            if now != before:
+                before = now
+                self._wake_all()
+
+    def _wake_all(self) -> None:
+        for wake in self._wakes.values():
+            wake.set()
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._wake_all()
+
+
+class _Driver:
+    """NVML's session, which both the loop and telemetry use: it is closed for both or for none."""
+
+    def __init__(self, hardware: Hardware, telemetry: Telemetry) -> None:
+        self._hardware = hardware
+        self._telemetry = telemetry
+        self._closed = False
+
+    async def read(self) -> tuple[Gpu, ...]:
+        """Every GPU."""
+        return await self._hardware.read()
+
+    async def release(self) -> None:
+        """Close the session: telemetry's buffers belong to it, so they go first."""
+        self._closed = True
+        await self._telemetry.pause()
+        await self._hardware.release()
+
+    def in_use(self, used: bool) -> None:
+        """Let telemetry go on once the driver may be asked again."""
+        if used and self._closed:
+            self._closed = False
+            self._telemetry.resume()
+
+
+class _Host:
+    """The configured commands."""
+
+    def __init__(self, commands: list[list[str]]) -> None:
+        self._commands = commands
+
+    async def refresh(self) -> None:
+        """Run them all."""
+        await command.refresh(self._commands)
+
+
+def _policy(settings: Settings) -> Policy:
+    drain = DrainPolicy(settings.evict_unmanaged, settings.evict_disk_scratch)
+    return Policy(drain, advertise_seconds=settings.advertise_seconds)
+
+
+def _changed_at(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino

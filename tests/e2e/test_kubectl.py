@@ -1,0 +1,169 @@
+"""The kubectl that operators use, against the development cluster run as they would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hack.kubectl import NoKubectlError, kubectl
+from tests.fakes.devcluster import simple_pod
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SLICE = "nvidia.com/mig-1g.10gb"
+
+
+@dataclass(frozen=True, slots=True)
+class Kubectl:
+    program: Path
+    environment: dict[str, str]
+
+    def __call__(self, *arguments: str, given: str = "") -> str:
+        """Its output. Raises AssertionError when it fails."""
+        ran = self.run(*arguments, given=given)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.program, *arguments],
+            env=self.environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
+    """Two nodes of two slices each, in processes of their own."""
+    try:
+        program = kubectl()
+    except NoKubectlError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "devices.json").write_text(json.dumps({SLICE: ["MIG-a", "MIG-b"]}))
+    command = [sys.executable, "-m", "hack.devcluster", "--nodes", "gpu-1,gpu-2", "--run-dir", str(folder)]
+    command += ["--devices-file", str(folder / "devices.json"), "--plugin-without-pod"]
+    command += ["--status-interval", "0.2", "--pod-start", "0.05"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as cluster:
+        assert cluster.stdout is not None
+        cluster.stdout.readline()
+        environment = {"KUBECONFIG": str(folder / "kubeconfig"), "HOME": str(folder), "PATH": os.environ["PATH"]}
+        run = Kubectl(program, environment)
+        key = SLICE.replace(".", "\\.")
+        try:
+            for node in ("gpu-1", "gpu-2"):
+                run("wait", f"node/{node}", "--for=create", "--timeout=10s")
+                run("wait", f"node/{node}", f"--for=jsonpath={{.status.allocatable.{key}}}=2", "--timeout=10s")
+            yield run
+        finally:
+            cluster.send_signal(signal.SIGTERM)
+            assert cluster.wait(10) == 0
+
+
+@pytest.fixture
+def web(kube: Kubectl) -> Iterator[str]:
+    """A deployment of two pods with a slice each, running."""
+    template = {"metadata": {"labels": {"app": "web"}}, "spec": simple_pod("p", resources={SLICE: 1})["spec"]}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template},
+    }
+    kube("apply", "-f", "-", given=json.dumps(deployment))
+    kube("wait", "deployment/web", "--for=jsonpath={.status.readyReplicas}=2", "--timeout=10s")
+    yield "web"
+    kube("delete", "deployment", "web")
+    kube("wait", "pod", "-l", "app=web", "--for=delete", "--timeout=10s")
+    kube("uncordon", "gpu-1", "gpu-2")
+
+
+def test_nodes_are_listed_and_described(kube: Kubectl) -> None:
+    lines = kube("get", "nodes", "-o", "wide").splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["gpu-1", "Ready"], ["gpu-2", "Ready"]]
+    described = kube("describe", "node", "gpu-1")
+    assert f"{SLICE}:" in described
+    assert "Boot ID:" in described
+    assert "HolderIdentity:  gpu-1" in described
+
+
+def test_pods_are_listed_with_their_nodes(kube: Kubectl, web: str) -> None:
+    rows = [line.split() for line in kube("get", "pods", "-A", "-o", "wide").splitlines()]
+    shown = [row for row in rows if row[1].startswith(web)]
+    assert len(shown) == 2
+    assert all(row[2:4] == ["1/1", "Running"] and row[7] in ("gpu-1", "gpu-2") for row in shown)
+    assert "Successfully assigned" in kube("get", "events")
+
+
+def test_labels_and_annotations_are_written_and_removed(kube: Kubectl) -> None:
+    kube("label", "node", "gpu-1", "nvidia.com/mig.config=2x3g.40gb")
+    kube("annotate", "node", "gpu-1", "warmslice.dev/dry-run=true")
+    assert kube.run("label", "node", "gpu-1", "nvidia.com/mig.config=other").returncode != 0
+    node = json.loads(kube("get", "node", "gpu-1", "-o", "json"))
+    assert node["metadata"]["labels"]["nvidia.com/mig.config"] == "2x3g.40gb"
+    assert kube("get", "nodes", "-l", "nvidia.com/mig.config", "-o", "name") == "node/gpu-1\n"
+    kube("label", "node", "gpu-1", "nvidia.com/mig.config-")
+    kube("annotate", "node", "gpu-1", "warmslice.dev/dry-run-")
+    assert kube("get", "nodes", "-l", "nvidia.com/mig.config", "-o", "name") == ""
+
+
+def test_a_cordoned_node_shows_it_and_has_the_taint(kube: Kubectl) -> None:
+    kube("cordon", "gpu-1")
+    assert "Ready,SchedulingDisabled" in kube("get", "node", "gpu-1")
+    assert "node.kubernetes.io/unschedulable:NoSchedule" in kube("describe", "node", "gpu-1")
+    kube("uncordon", "gpu-1")
+    assert "SchedulingDisabled" not in kube("get", "node", "gpu-1")
+    assert "node.kubernetes.io/unschedulable" not in kube("describe", "node", "gpu-1")
+
+
+def test_drain_moves_pods_and_leaves_daemons(kube: Kubectl, web: str) -> None:
+    kube("label", "node", "gpu-1", "nvidia.com/gpu.deploy.device-plugin=true")
+    daemons = ("get", "pods", "-n", "gpu-operator", "-o", "name")
+    kube("wait", "pod", "-n", "gpu-operator", "--all", "--for=condition=Ready", "--timeout=10s")
+    before = kube(*daemons)
+    printed = kube("drain", "gpu-1", "--ignore-daemonsets", "--timeout=15s")
+    assert f"pod/{web}-" in printed
+    assert "node/gpu-1 drained" in printed
+    assert kube(*daemons) == before != ""
+    kube("wait", f"deployment/{web}", "--for=jsonpath={.status.readyReplicas}=2", "--timeout=10s")
+    nodes = kube("get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].spec.nodeName}")
+    assert nodes == "gpu-2 gpu-2"
+    kube("label", "node", "gpu-1", "nvidia.com/gpu.deploy.device-plugin-")
+
+
+def test_drain_waits_for_a_disruption_budget(kube: Kubectl, web: str) -> None:
+    budget = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": web},
+        "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}},
+    }
+    kube("create", "-f", "-", given=json.dumps(budget))
+    kube("wait", f"pdb/{web}", "--for=jsonpath={.status.currentHealthy}=2", "--timeout=10s")
+    ran = kube.run("drain", "gpu-1", "gpu-2", "--ignore-daemonsets", "--timeout=1s")
+    kube("delete", "pdb", web)
+    assert ran.returncode != 0
+    assert "would violate the pod's disruption budget" in ran.stderr
+    assert len(kube("get", "pods", "-l", "app=web", "-o", "name").split()) == 2
+
+
+def test_a_namespace_takes_its_content_with_it(kube: Kubectl) -> None:
+    kube("create", "namespace", "short-lived")
+    kube("create", "configmap", "c", "-n", "short-lived", "--from-literal=a=b")
+    kube("apply", "-n", "short-lived", "-f", "-", given=json.dumps(simple_pod("p")))
+    kube("wait", "pod/p", "-n", "short-lived", "--for=condition=Ready", "--timeout=10s")
+    assert kube("get", "configmap", "c", "-n", "short-lived", "-o", "jsonpath={.data.a}") == "b"
+    kube("delete", "pod", "p", "-n", "short-lived")
+    kube("delete", "namespace", "short-lived", "--timeout=10s")
+    assert kube.run("get", "namespace", "short-lived").returncode != 0

@@ -40,6 +40,7 @@ def link_snapshot(folder: ModelFolder, commit: str, files: Sequence[RepositoryFi
         draft = folder.private / f"{commit}.draft"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
+        draft.chmod(_DIRECTORY_MODE)
         _link(draft, files)
         draft.rename(snapshot)
     sync_directory(snapshot.parent)
@@ -58,7 +59,7 @@ def write_ref(folder: ModelFolder, revision: str, commit: str) -> None:
     if revision == commit:
         return
     ref = folder.ref(revision)
-    ref.parent.mkdir(parents=True, exist_ok=True)
+    _make_parents(ref.parent, folder.root)
     if not ref.is_file() or ref.read_text(encoding="utf-8") != commit:
         write_durably(ref, commit.encode())
 
@@ -89,10 +90,10 @@ def _link(snapshot: Path, files: Sequence[RepositoryFile]) -> None:
         sync_directory(directory)
 
 
-def _make_parents(directory: Path, snapshot: Path) -> list[Path]:
-    """Every folder from below ``snapshot`` to ``directory``, made where missing. Never through a link."""
+def _make_parents(directory: Path, top: Path) -> list[Path]:
+    """Every folder from below ``top`` to ``directory``, made where missing. Never through a link."""
     inner = [directory, *directory.parents]
-    made = inner[: inner.index(snapshot)]
+    made = inner[: inner.index(top)]
     for parent in reversed(made):
         if parent.is_symlink():
             parent.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -13,7 +13,7 @@ class Instructions(msgspec.Struct, frozen=True):
     """The one document on standard input. The token stands nowhere else: no argument, no environment, no log."""
 
     order: FetchOrder
-    token: str | None = field(default=None)
+    token: str | None = None
 
     def __repr__(self) -> str:
         return f"Instructions({self.order!r}, token={'***' if self.token else None})"

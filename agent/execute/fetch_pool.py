@@ -74,6 +74,7 @@ class Pool:
         self._queue: deque[tuple[Download, Piece | None]] = deque()
         self._changed = threading.Condition()
         self._open_downloads = len(downloads)
+        self._at_work = limits.connections
         self._stopped = threading.Event()
         self._error: FetchError | None = None
         self._recorder = GrainRecorder()
@@ -89,9 +90,7 @@ class Pool:
             self._enqueue(download)
         with ThreadPoolExecutor(self._limits.connections, thread_name_prefix="connection") as threads:
             workers = [threads.submit(self._work) for _ in range(self._limits.connections)]
-            while not all(worker.done() for worker in workers):
-                with self._changed:
-                    self._changed.wait(tick_seconds)
+            while self._still_at_work(tick_seconds):
                 tick()
         self._recorder.stop()
         for download in self._downloads:
@@ -100,6 +99,12 @@ class Pool:
             raise self._error
         for worker in workers:
             worker.result()
+
+    def _still_at_work(self, wait_seconds: float) -> bool:
+        with self._changed:
+            if self._at_work:
+                self._changed.wait(wait_seconds)
+            return self._at_work > 0
 
     def _enqueue(self, download: Download) -> None:
         """A blob that lacks nothing (an empty one, or one that was never checked) still has to be published."""
@@ -126,6 +131,9 @@ class Pool:
             raise
         finally:
             connections.close()
+            with self._changed:
+                self._at_work -= 1
+                self._changed.notify_all()
 
     def _take(self) -> tuple[Download, Piece | None] | None:
         """The next piece; waits for blobs that may come back with wrong bytes; None at the end."""

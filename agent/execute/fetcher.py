@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +62,7 @@ def main() -> int:
     os.environ.update(_CLIENT_ENVIRONMENT)
     os.environ.pop("HF_HUB_OFFLINE", None)
     try:
-        commit = _Fetch(instructions).run()
+        commit = Fetch(instructions, _say).run()
     except FetchError as error:
         _say(Failed(error.kind, error.reason, str(error), error.after_seconds))
         return 1
@@ -70,12 +70,13 @@ def main() -> int:
     return 0
 
 
-class _Fetch:
-    """One order from its listing to its publication."""
+class Fetch:
+    """One order from its listing to its publication; what happens is told to ``say``."""
 
-    def __init__(self, instructions: Instructions) -> None:
-        from agent.adapters.hub import HubClient
+    def __init__(self, instructions: Instructions, say: Callable[[Message], None]) -> None:
+        from agent.adapters.hub import HubClient  # here, after main has set the library's environment
 
+        self._say = say
         self._order = order = instructions.order
         self._folder = ModelFolder(Path(order.cache_directory), order.repository)
         self._hub: HubClient = HubClient(
@@ -114,7 +115,7 @@ class _Fetch:
                 parts.append(Part.found(self._folder.blobs, file))
         missing = sum(part.file.size_bytes for part in parts)
         self._admit(parts)
-        _say(Resolved(listing.commit, size, size - missing + sum(part.done_bytes for part in parts)))
+        self._say(Resolved(listing.commit, size, size - missing + sum(part.done_bytes for part in parts)))
         pool = Pool([self._download(part, listing.commit) for part in parts], self._order.limits)
         pool.tally.verify_failures = wrong
         try:
@@ -153,7 +154,7 @@ class _Fetch:
         self._said_at = now
         tally = pool.tally
         fetched = present_bytes + pool.fetched_bytes
-        _say(Progress(fetched, tally.received_bytes, tally.verify_failures, dict(tally.faults)))
+        self._say(Progress(fetched, tally.received_bytes, tally.verify_failures, dict(tally.faults)))
 
 
 def _blob_state(folder: ModelFolder, file: RepositoryFile) -> bool | None:

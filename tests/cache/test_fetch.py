@@ -1,0 +1,266 @@
+"""What a fetch publishes, and what it does about everything that can go wrong on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.execute.fetch_messages import Progress
+from agent.model.cache import FailureKind, FetchEndedError, FetchError, FetchFaultError
+from agent.observe.cache import observe_model, verify_model
+from hack.hub.content import Access, ServedFile, ServedModel, model_of
+from hack.hub.server import Hub
+from tests.fakes.hub import (
+    QUICK,
+    REPOSITORY,
+    TINY,
+    WANTED_OF_TINY,
+    WEIGHTS_BYTES,
+    fetch,
+    order_for,
+    published_files,
+    served_files,
+    texts_in,
+    tiny_model,
+)
+
+ALL_OF_STORE = r"GET cdn/.*safetensors"
+
+
+async def test_a_fetched_model_has_the_bytes_of_the_hub(hub: Hub, model: ServedModel, cache: Path) -> None:
+    await fetch(order_for(hub, cache))
+    assert published_files(cache) == served_files(model, WANTED_OF_TINY)
+    seen = observe_model(cache, TINY)
+    assert (seen.complete, seen.commit, verify_model(cache, TINY)) == (True, model.commit, ())
+
+
+async def test_a_second_fetch_asks_for_no_byte_again(hub: Hub, cache: Path) -> None:
+    await fetch(order_for(hub, cache))
+    hub.counters.reset()
+    await fetch(order_for(hub, cache))
+    assert hub.counters.body_bytes == 0
+
+
+async def test_the_token_goes_to_the_hub_and_to_no_other_host(tmp_path: Path, cache: Path) -> None:
+    private = tiny_model(tmp_path / "private", access=Access.PRIVATE)
+    async with Hub({REPOSITORY: private}, tokens={"secret": frozenset({REPOSITORY})}) as hub:
+        await fetch(order_for(hub, cache), token="secret")
+        assert hub.counters.requests["GET cdn"] > 0
+        assert hub.counters.authorized_cdn_requests == 0
+    assert "secret" not in texts_in(cache)
+
+
+async def test_readers_who_are_not_the_owner_can_read_everything(hub: Hub, cache: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        await fetch(order_for(hub, cache))
+    finally:
+        os.umask(before)
+    root = cache / "models--acme--tiny"
+    directories = [
+        root,
+        *(d for name in ("blobs", "snapshots", "refs") for d in [root / name, *(root / name).rglob("*")]),
+    ]
+    assert {oct(p.stat().st_mode & 0o777) for p in directories if p.is_dir()} == {"0o755"}
+    assert {oct(p.stat().st_mode & 0o777) for p in (root / "blobs").iterdir()} == {"0o644"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "details"),
+    [
+        ("status", {"status": 429, "retry_after_seconds": 0}),
+        ("status", {"status": 503}),
+        ("status", {"status": 403}),  # as a signed address that has expired answers
+        ("reset", {"after_bytes": 1_000_000}),
+        ("truncate", {"after_bytes": 1_000_000}),
+        ("truncate", {"after_bytes": 0}),
+        ("stall", {"after_bytes": 500_000}),
+        ("wrong-bytes", {}),
+        ("ignore-ranges", {"times": None}),
+    ],
+)
+async def test_a_passing_fault_is_outlasted(
+    kind: str, details: dict[str, int | None], hub: Hub, model: ServedModel, cache: Path
+) -> None:
+    hub.faults.add(ALL_OF_STORE, kind, **{"times": 2, **details})
+    await fetch(order_for(hub, cache))
+    assert published_files(cache) == served_files(model, WANTED_OF_TINY)
+
+
+@pytest.mark.parametrize(
+    ("where", "status"),
+    [(r"GET hub/api/.*/revision/", 429), (r"GET hub/api/.*/tree/", 503), (r"GET hub/.*/resolve/", 429)],
+)
+async def test_a_busy_hub_is_outlasted_wherever_it_says_so(where: str, status: int, hub: Hub, cache: Path) -> None:
+    hub.faults.add(where, "status", status=status, retry_after_seconds=0, times=1)
+    await fetch(order_for(hub, cache))
+    assert observe_model(cache, TINY).complete
+
+
+async def test_a_wait_asked_for_is_kept(hub: Hub, cache: Path) -> None:
+    hub.faults.add(r"GET hub/api/.*/revision/", "status", status=429, retry_after_seconds=1, times=1)
+    started = asyncio.get_running_loop().time()
+    await fetch(order_for(hub, cache))
+    assert asyncio.get_running_loop().time() - started >= 1.0
+
+
+async def test_a_long_wait_asked_for_is_left_to_the_next_fetch(hub: Hub, cache: Path) -> None:
+    hub.faults.add(ALL_OF_STORE, "status", status=429, retry_after_seconds=900)
+    with pytest.raises(FetchFaultError) as caught:
+        await fetch(order_for(hub, cache))
+    assert (caught.value.reason, caught.value.after_seconds) == ("throttled", 900.0)
+
+
+async def test_a_fault_that_stays_ends_the_fetch(hub: Hub, cache: Path) -> None:
+    hub.faults.add(ALL_OF_STORE, "status", status=503)
+    with pytest.raises(FetchFaultError, match="not available"):
+        await fetch(order_for(hub, cache, limits=replace(QUICK, attempts=2)))
+    assert not observe_model(cache, TINY).complete
+
+
+async def test_wrong_bytes_of_the_right_length_are_never_published(hub: Hub, cache: Path) -> None:
+    hub.faults.add(ALL_OF_STORE, "wrong-bytes")
+    with pytest.raises(FetchEndedError) as caught:
+        await fetch(order_for(hub, cache))
+    assert caught.value.reason == "wrong-bytes"
+    assert "model.safetensors" in str(caught.value)
+    assert published_files(cache) == {}
+    assert not observe_model(cache, TINY).complete
+
+
+async def test_wrong_bytes_are_counted(hub: Hub, cache: Path) -> None:
+    hub.faults.add(ALL_OF_STORE, "wrong-bytes", times=1)
+    said = await fetch(order_for(hub, cache))
+    assert [m.verify_failures for m in said if isinstance(m, Progress)][-1] == 1
+
+
+async def test_wrong_bytes_that_another_program_left_are_replaced(hub: Hub, model: ServedModel, cache: Path) -> None:
+    """Other clients check lengths only, so a file that is there proves nothing."""
+    weights = model.files["model.safetensors"]
+    left = cache / "models--acme--tiny" / "blobs" / weights.etag
+    left.parent.mkdir(parents=True)
+    left.write_bytes(bytes(weights.size_bytes))
+    await fetch(order_for(hub, cache))
+    assert published_files(cache) == served_files(model, WANTED_OF_TINY)
+
+
+async def test_right_bytes_that_another_program_left_are_kept(hub: Hub, model: ServedModel, cache: Path) -> None:
+    weights = model.files["model.safetensors"]
+    left = cache / "models--acme--tiny" / "blobs" / weights.etag
+    left.parent.mkdir(parents=True)
+    left.write_bytes(weights.source.read_bytes())
+    await fetch(order_for(hub, cache))
+    assert hub.counters.requests["GET cdn"] == 0
+    assert observe_model(cache, TINY).complete
+
+
+async def test_what_does_not_fit_is_refused_before_the_first_byte(hub: Hub, cache: Path) -> None:
+    with pytest.raises(FetchEndedError, match="budget leaves 1000") as caught:
+        await fetch(order_for(hub, cache, limits=replace(QUICK, allowance_bytes=1000)))
+    assert caught.value.kind is FailureKind.REFUSED
+    with pytest.raises(FetchEndedError, match="bytes are needed") as caught:
+        await fetch(order_for(hub, cache, limits=replace(QUICK, reserve_bytes=2**60)))
+    assert caught.value.reason == "no-space"
+    assert hub.counters.body_bytes == 0
+
+
+async def test_a_revision_the_hub_does_not_have_is_refused_with_what_to_do(hub: Hub, cache: Path) -> None:
+    with pytest.raises(FetchEndedError, match="has no revision 'v9': name a branch, a tag or a commit"):
+        await fetch(replace(order_for(hub, cache), revision="v9"))
+
+
+async def test_a_model_the_hub_does_not_have_is_refused_with_what_to_do(hub: Hub, cache: Path) -> None:
+    with pytest.raises(FetchEndedError, match="no public acme/other: check the name, or give a token") as caught:
+        await fetch(order_for(hub, cache, repository="acme/other"))
+    assert caught.value.kind is FailureKind.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("access", "token", "reason"),
+    [
+        (Access.PRIVATE, None, "not-found"),
+        (Access.PRIVATE, "stranger", "not-found"),
+        (Access.PRIVATE, "forged", "token"),
+        (Access.GATED, None, "gated"),
+        (Access.GATED, "stranger", "gated"),
+    ],
+)
+async def test_who_may_not_read_is_told_so(
+    access: Access, token: str | None, reason: str, tmp_path: Path, cache: Path
+) -> None:
+    closed = tiny_model(tmp_path / "closed", weights_bytes=1000, access=access)
+    async with Hub({REPOSITORY: closed}, tokens={"stranger": frozenset()}) as hub:
+        with pytest.raises(FetchError) as caught:
+            await fetch(order_for(hub, cache), token=token)
+    assert (caught.value.kind, caught.value.reason) == (FailureKind.REFUSED, reason)
+    assert published_files(cache) == {}
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", "nul\0", "x" * 300, "a//b", "."])
+async def test_a_hub_cannot_name_a_file_outside_of_its_snapshot(name: str, model: ServedModel, cache: Path) -> None:
+    hostile = model_of({"config.json": _some_file(model), name: _some_file(model)}, REPOSITORY, Access.PUBLIC)
+    async with Hub({REPOSITORY: hostile}) as hub:
+        with pytest.raises(FetchEndedError, match="lists a file name that") as caught:
+            await fetch(order_for(hub, cache))
+        assert hub.counters.body_bytes == 0
+    assert caught.value.reason == "unusable-name"
+    assert texts_in(cache) == ""
+
+
+async def test_odd_but_harmless_names_are_kept(model: ServedModel, cache: Path) -> None:
+    names = ["ünïcode ✓.json", "deep/er/and deeper/x.json", "percent%2Fname.json", "..hidden", "#?&.json"]
+    odd = model_of({name: _some_file(model) for name in names}, REPOSITORY, Access.PUBLIC)
+    async with Hub({REPOSITORY: odd}, page_entries=2) as hub:
+        await fetch(order_for(hub, cache))
+    assert sorted(published_files(cache)) == sorted(names)
+
+
+async def test_a_new_commit_brings_only_what_changed(hub: Hub, model: ServedModel, cache: Path) -> None:
+    await fetch(order_for(hub, cache))
+    newer = model_of({**model.files, "README.md": _some_file(model)}, REPOSITORY, Access.PUBLIC)
+    hub.add(newer)
+    hub.counters.reset()
+    await fetch(order_for(hub, cache))
+    seen = observe_model(cache, TINY)
+    assert (seen.complete, seen.commit, hub.counters.body_bytes) == (True, newer.commit, 0)
+
+
+async def test_wider_patterns_complete_the_same_snapshot(hub: Hub, cache: Path) -> None:
+    narrow = replace(order_for(hub, cache), allow_patterns=("*.json",))
+    await fetch(narrow)
+    assert observe_model(cache, replace(TINY, allow_patterns=("*.json",))).complete
+    assert not observe_model(cache, TINY).complete
+    await fetch(order_for(hub, cache))
+    assert observe_model(cache, TINY).complete
+
+
+async def test_a_file_that_went_missing_is_noticed_and_fetched_alone(hub: Hub, model: ServedModel, cache: Path) -> None:
+    await fetch(order_for(hub, cache))
+    (cache / "models--acme--tiny" / "blobs" / model.files["config.json"].etag).unlink()
+    assert observe_model(cache, TINY).lacking == "config.json is missing"
+    hub.counters.reset()
+    await fetch(order_for(hub, cache))
+    assert observe_model(cache, TINY).complete
+    assert hub.counters.body_bytes == model.files["config.json"].size_bytes
+
+
+async def test_grains_that_arrived_before_the_end_are_not_asked_for_again(hub: Hub, cache: Path) -> None:
+    """The body ends in the second of two grains, and then nothing is to be had any more."""
+    hub.faults.add(ALL_OF_STORE, "truncate", after_bytes=4 * 1024 * 1024 + 5, times=1)
+    hub.faults.add(ALL_OF_STORE, "status", status=503)
+    one = replace(QUICK, connections=1, attempts=1)
+    with pytest.raises(FetchFaultError):
+        await fetch(order_for(hub, cache, limits=one))
+    hub.faults.clear()
+    hub.counters.reset()
+    await fetch(order_for(hub, cache, limits=one))
+    assert hub.counters.body_bytes <= WEIGHTS_BYTES - 4 * 1024 * 1024 + 2000
+    assert observe_model(cache, TINY).complete
+
+
+def _some_file(model: ServedModel) -> ServedFile:
+    return model.files["config.json"]

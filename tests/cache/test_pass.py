@@ -1,0 +1,153 @@
+"""Passes of the cache loop against a hub, a disk and a node: from the catalog to the label."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from agent.execute.fetch import FetchSupervisor
+from agent.model.cache import CacheReport, ModelState
+from agent.reconcile.cache import CachePass, CacheRules, list_cached, pull, verify_cached
+from hack.hub.server import Hub
+from tests.fakes.hub import TINY, LabelledNode, WrittenCatalog, fetch, order_for, published_files
+
+LABEL = "models.warmslice.dev/tiny"
+CATALOG = "models: [{repository: acme/tiny, name: tiny}]\nsets: {none: []}"
+
+
+@dataclass(slots=True)
+class Loop:
+    """The cache loop without its timer: a pass after each wake-up, until a state is reached."""
+
+    step: CachePass
+    node: LabelledNode
+    catalog: WrittenCatalog
+    woken: asyncio.Event
+    late_seconds: float = 0.0
+    reports: list[CacheReport] = field(default_factory=list)
+
+    async def until(self, reached: Callable[[CacheReport], bool]) -> CacheReport:
+        async with asyncio.timeout(20):
+            while True:
+                self.woken.clear()
+                self.reports.append(await self.step.run())
+                if reached(self.reports[-1]):
+                    return self.reports[-1]
+                await self.woken.wait()
+
+
+@pytest.fixture
+async def filled(hub: Hub, cache: Path) -> dict[str, str]:
+    """The cache as an earlier agent left it: complete. What it holds."""
+    await fetch(order_for(hub, cache))
+    return published_files(cache)
+
+
+@pytest.fixture
+async def loop(hub: Hub, cache: Path) -> AsyncIterator[Loop]:
+    node, catalog, woken = LabelledNode(), WrittenCatalog(CATALOG), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        started: list[asyncio.Task[None]] = []
+        fetches = FetchSupervisor(
+            cache, lambda work: started.append(tasks.create_task(work)), woken.set, lambda: None, time.time
+        )
+        step = CachePass(CacheRules(cache, hub.url), catalog, node, fetches, time.time)
+        yield Loop(step, node, catalog, woken)
+        for task in started:
+            task.cancel()
+
+
+async def test_a_wanted_model_is_fetched_and_labelled_ready(loop: Loop) -> None:
+    report = await loop.until(lambda report: report.models[0].state is ModelState.READY)
+    assert [patch[LABEL] for patch in loop.node.patches] == ["fetching", "ready"]
+    (model,) = report.models
+    assert (model.size_bytes, model.fetched_bytes, report.refusal) == (model.size_bytes, model.size_bytes, None)
+    assert report.totals.received_bytes == model.size_bytes
+    assert [(done.model, done.reason) for r in loop.reports for done in r.finished] == [("tiny", "ok")]
+    assert report.disk.used_bytes >= model.size_bytes
+
+
+@pytest.mark.usefixtures("filled")
+async def test_a_cached_model_is_ready_after_a_restart_though_the_hub_is_gone(hub: Hub, loop: Loop) -> None:
+    hub.faults.add(".", "status", status=503)
+    report = await loop.step.run()
+    assert [(m.state, m.fetched_bytes == m.size_bytes > 0) for m in report.models] == [(ModelState.READY, True)]
+    assert loop.node.present == {LABEL: "ready"}
+
+
+async def test_a_model_not_wanted_any_more_loses_its_label_but_not_its_files(
+    filled: dict[str, str], loop: Loop, cache: Path
+) -> None:
+    await loop.step.run()
+    loop.node.present["warmslice.dev/model-set"] = "none"
+    report = await loop.step.run()
+    assert (report.models, loop.node.patches[-1], published_files(cache)) == ((), {LABEL: None}, filled)
+
+
+@pytest.mark.parametrize("text", ["models: [{repo: acme/tiny}]", "models: ["])
+async def test_a_catalog_that_cannot_be_followed_changes_nothing(
+    text: str, filled: dict[str, str], loop: Loop, cache: Path
+) -> None:
+    await loop.step.run()
+    loop.catalog.text = text
+    report = await loop.step.run()
+    assert report.refusal is not None
+    assert (report.models, loop.node.present, published_files(cache)) == ((), {LABEL: "ready"}, filled)
+
+
+async def test_an_unknown_set_is_refused_and_changes_nothing(filled: dict[str, str], loop: Loop, cache: Path) -> None:
+    await loop.step.run()
+    loop.node.present["warmslice.dev/model-set"] = "big"
+    report = await loop.step.run()
+    assert report.refusal is not None
+    assert "'big'" in report.refusal
+    assert (loop.node.present[LABEL], published_files(cache)) == ("ready", filled)
+
+
+async def test_a_model_that_the_hub_refuses_is_failed_with_the_sentence(loop: Loop) -> None:
+    loop.catalog.text = "models: [{repository: acme/absent, name: tiny}]"
+    report = await loop.until(lambda r: r.models[0].state is ModelState.FAILED)
+    (model,) = report.models
+    assert (model.reason, model.message) == (
+        "not-found",
+        "the hub has no public acme/absent: check the name, or give a token if it is private",
+    )
+    assert model.next_try_seconds == report.look_again_seconds
+    assert loop.node.present[LABEL] == "failed"
+    assert report.totals.failures == {"not-found": 1}
+
+
+async def test_wrong_bytes_leave_the_model_failed_and_unpublished(loop: Loop, hub: Hub, cache: Path) -> None:
+    hub.faults.add("GET cdn/", "wrong-bytes")
+    report = await loop.until(lambda r: r.models[0].state is ModelState.FAILED)
+    assert (report.models[0].reason, report.totals.verify_failures) == ("wrong-bytes", 3)
+    assert (loop.node.present[LABEL], published_files(cache)) == ("failed", {})
+
+
+async def test_a_fetch_of_what_is_not_wanted_any_more_ends(loop: Loop, hub: Hub) -> None:
+    hub.faults.add("GET cdn/", "stall", after_bytes=0)
+    await loop.step.run()
+    loop.catalog.text = ""
+    await loop.until(lambda r: not loop.step.fetches.running())
+    assert [(d.reason, loop.node.present) for r in loop.reports for d in r.finished] == [("stopped", {})]
+
+
+async def test_models_can_be_pulled_listed_and_verified_without_a_node(hub: Hub, cache: Path) -> None:
+    rules = CacheRules(cache, hub.url)
+    seen: list[int] = []
+    assert await pull(rules, [TINY], lambda: None, time.time, lambda p: seen.append(p.fetched_bytes)) == {"tiny": None}
+    assert seen[-1] == list_cached(rules, [TINY])["tiny"].size_bytes
+    assert verify_cached(rules, [TINY]) == {"tiny": ()}
+    _flip_a_byte(next((cache / "models--acme--tiny" / "snapshots").glob("*/config.json")))
+    assert verify_cached(rules, [TINY]) == {"tiny": ("config.json",)}
+
+
+def _flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[0] ^= 0xFF
+    path.write_bytes(content)

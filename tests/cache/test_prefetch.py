@@ -1,0 +1,117 @@
+"""Decisions of the cache loop on paper: what starts, what ends, what the labels say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.model.cache import CachedModel, FailureKind, FetchFailure, ModelState
+from agent.model.catalog import CatalogModel
+from agent.plan.prefetch import CachePlan, CacheSeen, next_try_seconds, plan_prefetch
+
+NOW = 1_000_000.0
+COMPLETE = CachedModel("c" * 40, 10, 10, None)
+ABSENT = CachedModel(None, 0, 0, "not fetched yet")
+A, B, C = (CatalogModel(name, f"acme/{name}") for name in "abc")
+
+
+def seen(**states: CachedModel) -> CacheSeen:
+    return CacheSeen(models=states, running={}, failures={}, node_labels={})
+
+
+def failed(model: CatalogModel, next_try: float) -> FetchFailure:
+    return FetchFailure(model, FailureKind.FAULT, "reset", "it broke", 1, NOW - 1, next_try)
+
+
+def test_the_first_model_that_is_missing_is_fetched() -> None:
+    plan = plan_prefetch((A, B, C), seen(a=COMPLETE, b=ABSENT, c=ABSENT), NOW)
+    assert plan == CachePlan(
+        starts=(B,),
+        stops=(),
+        states={"a": ModelState.READY, "b": ModelState.FETCHING, "c": ModelState.WAITING},
+        labels={
+            "models.warmslice.dev/a": "ready",
+            "models.warmslice.dev/b": "fetching",
+            "models.warmslice.dev/c": "fetching",
+        },
+        look_again_seconds=None,
+    )
+
+
+def test_nothing_starts_while_as_many_run_as_may() -> None:
+    world = replace(seen(a=ABSENT, b=ABSENT), running={"a": A})
+    assert plan_prefetch((A, B), world, NOW).starts == ()
+    assert plan_prefetch((A, B), world, NOW, at_once=2).starts == (B,)
+
+
+def test_a_model_that_failed_lets_the_next_one_go_first_until_its_time_comes() -> None:
+    world = replace(seen(a=ABSENT, b=ABSENT), failures={"a": failed(A, NOW + 5)})
+    early = plan_prefetch((A, B), world, NOW)
+    assert (early.starts, early.states["a"], early.look_again_seconds) == ((B,), ModelState.FAILED, NOW + 5)
+    assert plan_prefetch((A, B), world, NOW + 5).starts == (A,)
+
+
+def test_a_model_wanted_differently_than_it_failed_starts_afresh() -> None:
+    newer = replace(A, revision="v2")
+    world = replace(seen(a=ABSENT), failures={"a": failed(A, NOW + 500)})
+    assert plan_prefetch((newer,), world, NOW).starts == (newer,)
+
+
+def test_a_fetch_of_what_is_not_wanted_any_more_is_ended() -> None:
+    world = replace(seen(b=COMPLETE), running={"a": A})
+    assert plan_prefetch((B,), world, NOW).stops == ("a",)
+
+
+def test_a_fetch_of_what_is_wanted_differently_is_ended_first() -> None:
+    newer = replace(A, revision="v2")
+    plan = plan_prefetch((newer,), replace(seen(a=ABSENT), running={"a": A}), NOW)
+    assert (plan.starts, plan.stops) == ((), ("a",))
+
+
+def test_a_model_not_wanted_any_more_loses_its_label_and_nothing_else_does() -> None:
+    labels = {"models.warmslice.dev/a": "ready", "models.warmslice.dev/b": "ready", "other": "x"}
+    plan = plan_prefetch((B,), replace(seen(b=COMPLETE), node_labels=labels), NOW)
+    assert plan.labels == {"models.warmslice.dev/a": None}
+
+
+def test_a_node_that_is_as_it_should_be_is_left_alone() -> None:
+    world = replace(seen(a=COMPLETE), node_labels={"models.warmslice.dev/a": "ready"})
+    assert plan_prefetch((A,), world, NOW) == CachePlan((), (), {"a": ModelState.READY}, {}, None)
+
+
+@given(
+    present=st.dictionaries(st.sampled_from("abcdef"), st.booleans()),
+    running=st.sets(st.sampled_from("abcdef"), max_size=3),
+    tries=st.dictionaries(st.sampled_from("abcdef"), st.floats(NOW - 10, NOW + 10)),
+    labels=st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["ready", "fetching", "failed"])),
+    at_once=st.integers(1, 4),
+)
+def test_ready_is_said_of_complete_models_only_and_no_more_run_than_may(
+    present: dict[str, bool], running: set[str], tries: dict[str, float], labels: dict[str, str], at_once: int
+) -> None:
+    models = {name: CatalogModel(name, f"acme/{name}") for name in "abcdefgh"}
+    wanted = tuple(models[name] for name in present)
+    world = CacheSeen(
+        models={name: COMPLETE if there else ABSENT for name, there in present.items()},
+        running={name: models[name] for name in running},
+        failures={name: failed(models[name], at) for name, at in tries.items()},
+        node_labels={models[name].label: word for name, word in labels.items()},
+    )
+    plan = plan_prefetch(wanted, world, NOW, at_once)
+    after = {k: v for k, v in {**world.node_labels, **plan.labels}.items() if v is not None}
+    assert after.keys() == {model.label for model in wanted}
+    assert {m.name for m in wanted if after[m.label] == "ready"} == {name for name, there in present.items() if there}
+    assert len(plan.starts) + len(running) <= max(at_once, len(running))
+    assert not {m.name for m in plan.starts} & ({n for n, there in present.items() if there} | running)
+    assert all(tries.get(m.name, 0.0) <= NOW for m in plan.starts)
+
+
+@given(kind=st.sampled_from(FailureKind), failures=st.integers(1, 10_000), asked=st.none() | st.integers(0, 10_000))
+def test_waits_grow_to_a_limit_and_never_undercut_what_the_hub_asks(
+    kind: FailureKind, failures: int, asked: int | None
+) -> None:
+    wait = next_try_seconds(kind, failures, NOW, asked) - NOW
+    assert max(10.0, asked or 0.0) <= wait <= max(3600.0, asked or 0.0)
+    assert next_try_seconds(kind, failures + 1, NOW, asked) - NOW >= wait

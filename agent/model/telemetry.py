@@ -42,9 +42,11 @@ class SliceSample:
 @dataclass(frozen=True, slots=True)
 class TelemetrySnapshot:
     """All slices of the node at one look. ``sampled_at`` is seconds since the epoch. ``unreadable`` maps the index of a GPU
-    that could not be read to the reason; its slices are not in it. ``paused``: nothing was asked of the driver."""
+    that could not be read to the reason; its slices are not in it. ``error`` says why the driver could not be asked at all.
+    ``paused``: nothing was asked of it."""
 
     sampled_at: float
     slices: tuple[SliceSample, ...] = ()
     unreadable: Mapping[int, str] = field(default_factory=dict)
+    error: str = ""
     paused: bool = False

@@ -1,0 +1,140 @@
+"""The one sampler of the slices' load: a look at every GPU each period, whoever scrapes and however often."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.adapters import clock
+from agent.adapters.nvml import Hardware
+from agent.adapters.nvml.gpm import GpuSampler, count_gpus
+from agent.model.errors import HardwareError, RefusedError, RetryError
+from agent.model.telemetry import SliceSample, TelemetrySnapshot
+
+log = logging.getLogger(__name__)
+
+_NO_ANSWER = (RetryError, HardwareError, RefusedError)
+_SHORTEST_INTERVAL_SECONDS = 0.1
+_USUAL_INTERVAL_SECONDS = 1.0
+
+
+class Sampler:
+    """``publish`` gets each snapshot. A driver that is not there, and a GPU that is lost or does not answer, are in the
+    snapshot as what could not be read, and end nothing."""
+
+    def __init__(self, hardware: Hardware, period_seconds: float, publish: Callable[[TelemetrySnapshot], None]) -> None:
+        self._hardware = hardware
+        self._period_seconds = period_seconds
+        self._publish = publish
+        self._gpus: dict[int, _Gpu] = {}
+        self._paused = False
+        self._looking = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._last = TelemetrySnapshot(0.0)
+
+    async def run(self) -> None:
+        """Look each period until cancelled. The period is from look to look; looks that are missed are left out."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            self._wake.clear()
+            await self.look()
+            due = max(due + self._period_seconds, loop.time())
+            await self._wait_until(due)
+
+    def wake(self) -> None:
+        """Slices may have changed: look now, so that their series come and go with them."""
+        self._wake.set()
+
+    def pause(self) -> None:
+        """Ask the driver nothing from now on, so that the NVML session can be closed and stays so. A call that is under way
+        ends; what comes of it is not shown."""
+        if not self._paused:
+            self._paused = True
+            self._wake.set()
+
+    def resume(self) -> None:
+        """The driver may be asked again; nothing is measured against what was before the pause."""
+        if self._paused:
+            self._paused = False
+            for gpu in self._gpus.values():
+                gpu.outdated = True
+            self._wake.set()
+
+    async def look(self) -> TelemetrySnapshot:
+        """One look, published and returned."""
+        async with self._looking:
+            sampled_at = clock.now()
+            snapshot = TelemetrySnapshot(sampled_at, paused=True) if self._paused else await self._look(sampled_at)
+            if self._paused:
+                snapshot = TelemetrySnapshot(sampled_at, paused=True)
+        self._say_what_changed(snapshot)
+        self._publish(snapshot)
+        return snapshot
+
+    async def _look(self, sampled_at: float) -> TelemetrySnapshot:
+        try:
+            count = await self._hardware.on_reader(count_gpus)
+        except _NO_ANSWER as error:
+            return TelemetrySnapshot(sampled_at, error=str(error))
+        slices: list[SliceSample] = []
+        unreadable: dict[int, str] = {}
+        for index in range(count):
+            if self._paused:
+                break
+            try:
+                slices.extend(await self._gpu(index).look(self._hardware))
+            except _NO_ANSWER as error:
+                unreadable[index] = str(error)
+        return TelemetrySnapshot(sampled_at, tuple(slices), unreadable)
+
+    def _gpu(self, index: int) -> _Gpu:
+        if index not in self._gpus:
+            interval = max(_SHORTEST_INTERVAL_SECONDS, min(_USUAL_INTERVAL_SECONDS, self._period_seconds / 2))
+            self._gpus[index] = _Gpu(GpuSampler(index, interval))
+        return self._gpus[index]
+
+    async def _wait_until(self, due: float) -> None:
+        try:
+            async with asyncio.timeout_at(due):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _say_what_changed(self, snapshot: TelemetrySnapshot) -> None:
+        before, self._last = self._last, snapshot
+        if snapshot.error and snapshot.error != before.error:
+            log.warning("telemetry.no_driver", extra={"why": snapshot.error})
+        for index, why in snapshot.unreadable.items():
+            if before.unreadable.get(index) != why:
+                log.warning("telemetry.unreadable", extra={"gpu": index, "why": why})
+        for index in before.unreadable.keys() - snapshot.unreadable.keys():
+            log.info("telemetry.readable_again", extra={"gpu": index})
+
+
+@dataclass(slots=True)
+class _Gpu:
+    """One GPU's sampler. ``inside``: a look is in the driver; while one is stuck there, nothing is sent after it.
+    ``outdated``: what the sampler holds is of a time before a pause."""
+
+    sampler: GpuSampler
+    inside: bool = False
+    outdated: bool = False
+
+    async def look(self, hardware: Hardware) -> tuple[SliceSample, ...]:
+        """RetryError while a call has not come back."""
+        if self.inside:
+            raise RetryError("a call to the driver has not come back")
+        return await hardware.on_reader(self._look)
+
+    def _look(self) -> tuple[SliceSample, ...]:
+        self.inside = True
+        try:
+            if self.outdated:
+                self.sampler.forget()
+                self.outdated = False
+            return self.sampler.look()
+        finally:
+            self.inside = False

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from hack.simgpu.build import DEFAULT_OUT, Paths, build
+from hack.simgpu.toolchain import DEFAULT_OUT, Paths, build
 
 __all__ = ["DEFAULT_OUT", "Paths", "build", "environment", "load_into_this_process"]
 

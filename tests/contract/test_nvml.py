@@ -1,0 +1,519 @@
+"""The contract on a real GPU and on the simulated one, and what only the simulated one may be put through."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from hack.simgpu.table import gigabytes
+from tests.contract.nvml_contract import NvmlContract, Profile, profiles
+from tests.fakes.simgpu import H100, SimulatedGpus
+
+A100 = "A100-SXM4-40GB"
+RTX = "RTX-PRO-6000-96GB"
+MODELS = json.loads((Path(__file__).parents[2] / "agent/data/mig_geometry.json").read_text())
+
+
+@pytest.mark.gpu
+class TestRealGpu(NvmlContract):
+    @pytest.fixture
+    def gpu(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+        monkeypatch.delenv("SIMGPU_STATE", raising=False)
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as absent:
+            pytest.skip(f"no GPU: {absent}")
+        yield pynvml.nvmlDeviceGetHandleByIndex(0)
+        pynvml.nvmlShutdown()
+
+
+class Session:
+    """A simulated node and this process's NVML session on it."""
+
+    def __init__(self, node: SimulatedGpus) -> None:
+        self.node = node
+        node.load_into_this_process()
+        pynvml.nvmlInit()
+        self.gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+
+    def profile(self, name: str) -> Profile:
+        return next(profile for profile in profiles(self.gpu) if profile.name == name)
+
+    def create(self, name: str, start: int | None = None) -> Any:
+        """A GPU instance at ``start``, or where the driver likes."""
+        profile = self.profile(name)
+        if start is None:
+            return pynvml.nvmlDeviceCreateGpuInstance(self.gpu, profile.id)
+        placement = pynvml.c_nvmlGpuInstancePlacement_t(start, profile.size)
+        call = pynvml.nvmlDeviceCreateGpuInstanceWithPlacement
+        return call(self.gpu, profile.id, pynvml.byref(placement))
+
+    def starts_chosen_for(self, *names: str) -> list[int]:
+        return [pynvml.nvmlGpuInstanceGetInfo(self.create(name)).placement.start for name in names]
+
+    def create_slice(self, name: str, start: int) -> tuple[Any, Any, Any]:
+        """GPU instance, full-size compute instance, MIG device."""
+        instance = self.create(name, start)
+        compute = pynvml.nvmlGpuInstanceCreateComputeInstance(instance, widest_compute_profile(instance))
+        return instance, compute, pynvml.nvmlComputeInstanceGetInfo(compute).device
+
+
+def widest_compute_profile(instance: Any) -> int:
+    found = []
+    for enumerator in range(pynvml.NVML_COMPUTE_INSTANCE_PROFILE_COUNT):
+        try:
+            info = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(instance, enumerator, 0)
+        except pynvml.NVMLError_NotSupported:
+            continue
+        found.append((info.multiprocessorCount, info.id))
+    return int(max(found)[1])
+
+
+def mig_uuids(gpu: Any) -> list[str | None]:
+    """By index; None at a hole."""
+    found: list[str | None] = []
+    for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+        try:
+            found.append(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index)))
+        except pynvml.NVMLError_NotFound:
+            found.append(None)
+    return found
+
+
+@pytest.fixture
+def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]:
+    """One board (H100 unless parametrised) in MIG mode."""
+    opened = Session(SimulatedGpus.create(tmp_path, getattr(request, "param", H100), mig=True))
+    yield opened
+    pynvml.nvmlShutdown()
+
+
+on = pytest.mark.parametrize
+
+
+class TestSimulatedGpu(NvmlContract):
+    @pytest.fixture(params=[f"{model}{mode}" for model in (A100, H100, RTX) for mode in ("", " in MIG mode")])
+    def gpu(self, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+        model, _, mode = request.param.partition(" ")
+        yield Session(SimulatedGpus.create(tmp_path, model, mig=bool(mode))).gpu
+        pynvml.nvmlShutdown()
+
+
+class TestGeometry:
+    @on("session", MODELS, indirect=True)
+    def test_names_follow_from_memory_and_are_the_tables(
+        self, session: Session, request: pytest.FixtureRequest
+    ) -> None:
+        table = MODELS[request.node.callspec.params["session"]]
+        total_mib = pynvml.nvmlDeviceGetMemoryInfo(session.gpu).total / 2**20
+        found = profiles(session.gpu)
+        assert {profile.name for profile in found} == {row["name"] for row in table["profiles"]}
+        for profile in found:
+            eighths = -(-profile.memory_mib * 8 // total_mib)
+            assert int(eighths / 8 * -(-total_mib // 1024) + 0.5) == gigabytes(profile.name)
+
+    @on("session", MODELS, indirect=True)
+    def test_every_profile_can_be_created_at_each_of_its_placements(self, session: Session) -> None:
+        for profile in profiles(session.gpu):
+            for start in profile.starts:
+                instance, compute, device = session.create_slice(profile.name, start)
+                attributes = pynvml.nvmlDeviceGetAttributes_v2(device)
+                assert attributes.multiprocessorCount == profile.multiprocessors
+                pynvml.nvmlComputeInstanceDestroy(compute)
+                pynvml.nvmlGpuInstanceDestroy(instance)
+
+    @on("session", [A100, H100], indirect=True)
+    def test_without_a_placement_the_driver_chooses_as_seen_on_hardware(self, session: Session) -> None:
+        one, two, three, four = ("1g", "2g", "3g", "4g")
+        by_slices = {profile.name.split(".")[0]: profile.name for profile in reversed(profiles(session.gpu))}
+        extension = next(profile.name for profile in profiles(session.gpu) if profile.name.endswith("+me"))
+        one, two, three, four = (by_slices[name] for name in (one, two, three, four))
+        for names, starts in (
+            ([one] * 7, [6, 4, 5, 0, 1, 2, 3]),
+            ([two, two, two, extension], [4, 0, 2, 6]),
+            ([one, two, four], [6, 4, 0]),
+            ([three, three], [4, 0]),
+        ):
+            assert session.starts_chosen_for(*names) == starts
+            destroy_all(session.gpu)
+
+    @on("session", [A100], indirect=True)
+    def test_greedy_choice_can_lose_what_explicit_placements_fit(self, session: Session) -> None:
+        with pytest.raises(pynvml.NVMLError_InsufficientResources):
+            session.starts_chosen_for("1g.5gb", "1g.5gb", "2g.10gb", "3g.20gb")
+        destroy_all(session.gpu)
+        for name, start in (("3g.20gb", 4), ("2g.10gb", 2), ("1g.5gb", 0), ("1g.5gb", 1)):
+            session.create(name, start)
+
+    @on("session", [RTX], indirect=True)
+    def test_media_engines_are_shared_out_once(self, session: Session) -> None:
+        session.create("1g.24gb+me.all", 0)
+        for name in ("1g.24gb", "1g.24gb+me", "2g.48gb"):
+            with pytest.raises(pynvml.NVMLError_InsufficientResources):
+                session.create(name)
+        session.create("1g.24gb-me", 3)
+
+    @on("session", ["A30"], indirect=True)
+    def test_a30_reports_more_instances_than_fit(self, session: Session) -> None:
+        profile = session.profile("2g.12gb")
+        info = pynvml.nvmlDeviceGetGpuInstanceProfileInfo(session.gpu, profile.enumerator)
+        assert info.instanceCount > len(profile.starts)
+
+
+def destroy_all(gpu: Any) -> None:
+    for profile in profiles(gpu):
+        found = (pynvml.c_nvmlGpuInstance_t * 16)()
+        count = pynvml.c_uint(16)
+        pynvml.nvmlDeviceGetGpuInstances(gpu, profile.id, found, pynvml.byref(count))
+        for instance in found[: count.value]:
+            pynvml.nvmlGpuInstanceDestroy(instance)
+
+
+class TestInstances:
+    def test_an_occupied_placement_is_refused(self, session: Session) -> None:
+        session.create("3g.40gb", 4)
+        with pytest.raises(pynvml.NVMLError_InsufficientResources):
+            session.create("1g.10gb", 6)
+
+    def test_a_placement_off_the_grid_is_refused(self, session: Session) -> None:
+        with pytest.raises(pynvml.NVMLError_InvalidArgument):
+            session.create("2g.20gb", 1)
+
+    def test_nothing_is_created_while_mig_is_off(self, tmp_path: Path) -> None:
+        off = Session(SimulatedGpus.create(tmp_path, H100))
+        with pytest.raises(pynvml.NVMLError_NotSupported):
+            off.create("1g.10gb", 0)
+        pynvml.nvmlShutdown()
+
+    def test_remaining_capacity_counts_what_still_fits(self, session: Session) -> None:
+        session.create("3g.40gb", 0)
+        left = {
+            p.name: pynvml.nvmlDeviceGetGpuInstanceRemainingCapacity(session.gpu, p.id) for p in profiles(session.gpu)
+        }
+        assert left == {
+            "1g.10gb": 3,
+            "1g.10gb+me": 1,
+            "1g.20gb": 2,
+            "2g.20gb": 1,
+            "3g.40gb": 1,
+            "4g.40gb": 0,
+            "7g.80gb": 0,
+        }
+
+    def test_an_instance_is_destroyed_from_the_inside_out(self, session: Session) -> None:
+        instance, compute, device = session.create_slice("2g.20gb", 0)
+        session.node.attach(pynvml.nvmlDeviceGetUUID(device))
+        for destroy, handle in (
+            (pynvml.nvmlComputeInstanceDestroy, compute),
+            (pynvml.nvmlGpuInstanceDestroy, instance),
+        ):
+            with pytest.raises(pynvml.NVMLError_InUse):
+                destroy(handle)
+        session.node.detach()
+        with pytest.raises(pynvml.NVMLError_InUse):
+            pynvml.nvmlGpuInstanceDestroy(instance)
+        pynvml.nvmlComputeInstanceDestroy(compute)
+        pynvml.nvmlGpuInstanceDestroy(instance)
+
+    def test_a_process_outside_mig_keeps_instances_from_being_created(self, session: Session) -> None:
+        session.node.attach(pynvml.nvmlDeviceGetUUID(session.gpu))
+        with pytest.raises(pynvml.NVMLError_InUse):
+            session.create("1g.10gb", 0)
+
+    def test_a_stale_handle_names_nothing(self, session: Session) -> None:
+        instance, compute, device = session.create_slice("1g.10gb", 0)
+        pynvml.nvmlComputeInstanceDestroy(compute)
+        pynvml.nvmlGpuInstanceDestroy(instance)
+        session.create_slice("1g.10gb", 0)
+        for ask, handle in (
+            (pynvml.nvmlGpuInstanceGetInfo, instance),
+            (pynvml.nvmlComputeInstanceGetInfo, compute),
+            (pynvml.nvmlDeviceGetUUID, device),
+            (pynvml.nvmlGpuInstanceDestroy, instance),
+        ):
+            with pytest.raises(pynvml.NVMLError_InvalidArgument):
+                ask(handle)
+
+    def test_compute_instances_share_the_compute_slices(self, session: Session) -> None:
+        instance = session.create("3g.40gb", 0)
+        made = [pynvml.nvmlGpuInstanceCreateComputeInstance(instance, 0) for _ in range(3)]
+        with pytest.raises(pynvml.NVMLError_InsufficientResources):
+            pynvml.nvmlGpuInstanceCreateComputeInstance(instance, 0)
+        infos = [pynvml.nvmlComputeInstanceGetInfo(compute) for compute in made]
+        assert [(info.id, info.placement.start) for info in infos] == [(0, 0), (1, 1), (2, 2)]
+        names = [pynvml.nvmlDeviceGetName(info.device) for info in infos]
+        assert names == ["NVIDIA H100 80GB HBM3 MIG 1c.3g.40gb"] * 3
+
+    def test_mig_devices_come_by_instance_id_and_leave_a_hole_for_an_orphan(self, session: Session) -> None:
+        _, _, last = session.create_slice("1g.10gb", 3)
+        session.create("1g.10gb", 2)
+        _, _, first = session.create_slice("3g.40gb", 4)
+        uuid = pynvml.nvmlDeviceGetUUID
+        assert mig_uuids(session.gpu) == [uuid(first), None, uuid(last), None, None, None, None]
+
+    def test_memory_of_a_mig_device_is_its_gpu_instances(self, session: Session) -> None:
+        _, _, device = session.create_slice("3g.40gb", 0)
+        idle = pynvml.nvmlDeviceGetMemoryInfo(device)
+        session.node.attach(pynvml.nvmlDeviceGetUUID(device), memory_mib=1024)
+        held = pynvml.nvmlDeviceGetMemoryInfo(device)
+        assert 0.99 < idle.total / 2**20 / session.profile("3g.40gb").memory_mib <= 1
+        assert 11 <= idle.used >> 20 <= 44
+        assert held.used - idle.used == 1 << 30
+
+    def test_processes_are_seen_on_the_device_and_on_its_parent(self, session: Session) -> None:
+        _, _, device = session.create_slice("1g.10gb", 0)
+        _, _, other = session.create_slice("1g.10gb", 1)
+        session.node.attach(pynvml.nvmlDeviceGetUUID(device))
+        [seen] = pynvml.nvmlDeviceGetComputeRunningProcesses(session.gpu)
+        assert (seen.pid, seen.gpuInstanceId, seen.computeInstanceId) == (os.getpid(), 7, 0)
+        assert len(pynvml.nvmlDeviceGetComputeRunningProcesses(device)) == 1
+        assert pynvml.nvmlDeviceGetComputeRunningProcesses(other) == []
+
+    def test_a_process_lets_go_when_it_ends(self, session: Session) -> None:
+        _, compute, device = session.create_slice("1g.10gb", 0)
+        with subprocess.Popen(["sleep", "60"]) as holder:
+            session.node.attach(pynvml.nvmlDeviceGetUUID(device), holder.pid)
+            with pytest.raises(pynvml.NVMLError_InUse):
+                pynvml.nvmlComputeInstanceDestroy(compute)
+            holder.kill()
+        pynvml.nvmlComputeInstanceDestroy(compute)
+
+
+class TestMode:
+    def test_hopper_switches_at_once(self, tmp_path: Path) -> None:
+        session = Session(SimulatedGpus.create(tmp_path, H100))
+        assert pynvml.nvmlDeviceSetMigMode(session.gpu, 1) == pynvml.NVML_SUCCESS
+        assert pynvml.nvmlDeviceGetMigMode(session.gpu) == [1, 1]
+        pynvml.nvmlShutdown()
+
+    def test_ampere_stays_pending_while_another_client_is_there(self, tmp_path: Path) -> None:
+        node = SimulatedGpus.create(tmp_path, A100)
+        session = Session(node)
+        with other_client(node):
+            assert pynvml.nvmlDeviceSetMigMode(session.gpu, 1) == pynvml.NVML_ERROR_IN_USE
+            assert pynvml.nvmlDeviceGetMigMode(session.gpu) == [0, 1]
+        assert node.nvidia_smi("--gpu-reset", "-i", "0").returncode == 255  # our own session is a client too
+        pynvml.nvmlShutdown()
+        assert node.nvidia_smi("--gpu-reset", "-i", "0").returncode == 0
+        assert node.show()["gpus"][0]["mode"] == {"current": 1, "pending": 1}
+
+    def test_a_reboot_takes_the_instances_and_on_hopper_the_mode(self, tmp_path: Path) -> None:
+        node = SimulatedGpus.create(tmp_path, A100, H100, mig=True)
+        assert node.nvidia_smi("mig", "-cgi", "19", "-C").returncode == 0
+        before = node.run("boot-id")
+        node.run("reboot")
+        ampere, hopper = node.show()["gpus"]
+        assert (ampere["mode"]["current"], hopper["mode"]["current"]) == (1, 0)
+        assert ampere["instances"] == hopper["instances"] == []
+        assert node.run("boot-id") != before
+
+    def test_a_change_of_the_layout_is_an_event_of_the_parent(self, session: Session) -> None:
+        events = pynvml.nvmlEventSetCreate()
+        pynvml.nvmlDeviceRegisterEvents(session.gpu, 0x100, events)
+        session.create("1g.10gb", 0)
+        event = pynvml.nvmlEventSetWait_v2(events, 1000)
+        assert event.eventType == 0x100
+        assert pynvml.nvmlDeviceGetUUID(event.device) == pynvml.nvmlDeviceGetUUID(session.gpu)
+        pynvml.nvmlEventSetFree(events)
+
+
+class other_client:  # noqa: N801  (a context manager, read as a phrase)
+    """Another process with an NVML session on the node."""
+
+    def __init__(self, node: SimulatedGpus) -> None:
+        code = "import pynvml; pynvml.nvmlInit(); print(flush=True); input()"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code], env=node.env(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def __enter__(self) -> None:
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(b"\n")
+
+
+class TestGpm:
+    METRICS = {1: 0.5, 2: 0.4, 3: 0.3, 5: 0.2, 10: 0.1}
+
+    def sample(self, gpu: Any, instance_id: int) -> Any:
+        return pynvml.nvmlGpmMigSampleGet(gpu, instance_id, pynvml.nvmlGpmSampleAlloc())
+
+    def metrics(self, older: Any, newer: Any, *ids: int) -> list[Any]:
+        request = pynvml.c_nvmlGpmMetricsGet_t()
+        request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
+        request.numMetrics = len(ids)
+        request.sample1, request.sample2 = older, newer
+        for position, metric in enumerate(ids):
+            request.metrics[position].metricId = metric
+        pynvml.nvmlGpmMetricsGet(request)
+        return list(request.metrics[: len(ids)])
+
+    def test_utilization_is_integrated_between_two_samples(self, session: Session) -> None:
+        _, _, device = session.create_slice("1g.10gb", 0)
+        names = ("--graphics", "--sm", "--occupancy", "--tensor", "--dram")
+        words = [word for name, ratio in zip(names, self.METRICS.values(), strict=True) for word in (name, str(ratio))]
+        session.node.run("util", "--device", pynvml.nvmlDeviceGetUUID(device), *words)
+        older, newer = self.sample(session.gpu, 7), self.sample(session.gpu, 7)
+        told = self.metrics(older, newer, *self.METRICS)
+        assert [metric.value for metric in told] == pytest.approx([100 * ratio for ratio in self.METRICS.values()])
+        pynvml.nvmlGpmSampleFree(older)
+        pynvml.nvmlGpmSampleFree(newer)
+
+    def test_samples_of_two_lives_of_an_instance_do_not_mix(self, session: Session) -> None:
+        instance = session.create("1g.10gb", 0)
+        older = self.sample(session.gpu, 7)
+        pynvml.nvmlGpuInstanceDestroy(instance)
+        session.create("1g.10gb", 0)
+        newer = self.sample(session.gpu, 7)
+        with pytest.raises(pynvml.NVMLError_InvalidArgument):
+            self.metrics(older, newer, 1)
+
+    def test_each_metric_has_its_own_result(self, session: Session) -> None:
+        session.create("1g.10gb", 0)
+        older, newer = self.sample(session.gpu, 7), self.sample(session.gpu, 7)
+        results = [metric.nvmlReturn for metric in self.metrics(older, newer, 1, 60)]
+        assert results == [pynvml.NVML_SUCCESS, pynvml.NVML_ERROR_NOT_SUPPORTED]
+
+    @on("session", [A100], indirect=True)
+    def test_ampere_has_no_gpm(self, session: Session) -> None:
+        session.create("1g.5gb", 0)
+        with pytest.raises(pynvml.NVMLError_NotSupported):
+            self.sample(session.gpu, 7)
+
+
+class TestOneNodeForAll:
+    def test_another_process_sees_the_same_instances(self, session: Session) -> None:
+        _, _, device = session.create_slice("3g.40gb", 4)
+        listed = session.node.nvidia_smi("-L")
+        assert pynvml.nvmlDeviceGetUUID(device) in listed.stdout
+
+    def test_a_caller_killed_after_the_effect_leaves_an_orphan(self, session: Session) -> None:
+        session.node.fault("nvmlDeviceCreateGpuInstance", "--die", "after")
+        killed = session.node.nvidia_smi("mig", "-cgi", "9", "-C")
+        assert killed.returncode == -signal.SIGKILL
+        [orphan] = session.node.show()["gpus"][0]["instances"]
+        assert (orphan["profile"], orphan["cis"]) == ("3g.40gb", [])
+        pynvml.nvmlGpuInstanceDestroy(pynvml.nvmlDeviceGetGpuInstanceById(session.gpu, orphan["gi_id"]))
+
+    def test_a_caller_killed_before_the_effect_leaves_nothing(self, session: Session) -> None:
+        session.node.fault("nvmlDeviceCreateGpuInstance", "--die", "before")
+        assert session.node.nvidia_smi("mig", "-cgi", "9").returncode == -signal.SIGKILL
+        assert session.node.show()["gpus"][0]["instances"] == []
+
+    def test_no_kill_at_any_moment_tears_the_state(self, session: Session) -> None:
+        """Killed a little later each time, from start-up to past the end."""
+        for attempt in range(60):
+            words = ["-cgi", "14,19", "-C"] if attempt % 2 else ["-dci"]
+            command = [str(session.node.paths.nvidia_smi), "mig", *words]
+            with subprocess.Popen(command, env=session.node.env(), stdout=subprocess.DEVNULL) as caller:
+                threading.Event().wait(attempt * 0.0001)
+                caller.kill()
+            [gpu] = session.node.show()["gpus"]
+            units = [unit for at in gpu["instances"] for unit in range(at["start"], at["start"] + at["size"])]
+            assert len(units) == len(set(units))
+        session.node.nvidia_smi("mig", "-dci")
+        assert session.node.nvidia_smi("mig", "-dgi").returncode == 0
+
+    def test_many_threads_create_no_more_than_fits(self, session: Session) -> None:
+        results: list[bool] = []
+
+        def attempt() -> None:
+            try:
+                session.create("1g.10gb")
+            except pynvml.NVMLError_InsufficientResources:
+                results.append(False)
+            else:
+                results.append(True)
+
+        threads = [threading.Thread(target=attempt) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(results) == [False] * 5 + [True] * 7
+
+    def test_one_process_may_turn_to_another_node(self, tmp_path: Path) -> None:
+        seen = []
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            node = SimulatedGpus.create(tmp_path / name, H100 if name == "first" else A100)
+            seen.append(pynvml.nvmlDeviceGetName(Session(node).gpu))
+            pynvml.nvmlShutdown()
+        assert seen == ["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB"]
+
+    def test_without_a_node_the_driver_is_not_loaded(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+        pynvml.nvmlShutdown()
+        monkeypatch.setenv("SIMGPU_STATE", "/nonexistent")
+        with pytest.raises(pynvml.NVMLError_DriverNotLoaded):
+            pynvml.nvmlInit()
+        monkeypatch.setenv("SIMGPU_STATE", str(session.node.state))
+        pynvml.nvmlInit()
+
+
+class TestFaults:
+    def test_a_fault_strikes_after_and_for_as_many_calls_as_told(self, session: Session) -> None:
+        session.node.fault("nvmlDeviceGetName", "--after", "1", "--count", "1", "--code", "UNKNOWN")
+        pynvml.nvmlDeviceGetName(session.gpu)
+        with pytest.raises(pynvml.NVMLError_Unknown):
+            pynvml.nvmlDeviceGetName(session.gpu)
+        pynvml.nvmlDeviceGetName(session.gpu)
+
+    def test_a_slow_call_holds_up_no_other(self, session: Session) -> None:
+        session.node.run("latency", "--function", "nvmlDeviceGetName", "--ms", "300")
+        slow = threading.Thread(target=pynvml.nvmlDeviceGetName, args=(session.gpu,))
+        started = time.monotonic()
+        slow.start()
+        pynvml.nvmlDeviceGetUUID(session.gpu)
+        assert time.monotonic() - started < 0.2
+        slow.join()
+        assert time.monotonic() - started >= 0.3
+
+    def test_a_hanging_call_returns_when_faults_are_cleared(self, session: Session) -> None:
+        session.node.fault("nvmlDeviceGetName", "--hang")
+        hanging = threading.Thread(target=pynvml.nvmlDeviceGetName, args=(session.gpu,))
+        hanging.start()
+        hanging.join(0.05)
+        assert hanging.is_alive()
+        session.node.clear_faults()
+        hanging.join(5)
+        assert not hanging.is_alive()
+
+    def test_failed_mutations_are_logged_too(self, session: Session) -> None:
+        session.create("3g.40gb", 4)
+        with pytest.raises(pynvml.NVMLError_InsufficientResources):
+            session.create("3g.40gb", 4)
+        told = [(e["function"], e["profile"], e["start"], e["size"], e["result"]) for e in session.node.log()]
+        create = "nvmlDeviceCreateGpuInstanceWithPlacement"
+        assert told == [(create, "3g.40gb", 4, 4, 0), (create, "3g.40gb", 4, 4, 23)]
+
+    def test_a_lost_gpu_shifts_the_indices_of_the_next_session(self, tmp_path: Path) -> None:
+        node = SimulatedGpus.create(tmp_path, f"{H100}:2")
+        session = Session(node)
+        first, second = node.gpu_uuids()
+        node.run("lost", "--gpu", first)
+        with pytest.raises(pynvml.NVMLError_GpuIsLost):
+            pynvml.nvmlDeviceGetMigMode(session.gpu)
+        pynvml.nvmlShutdown()
+        again = Session(node)
+        assert pynvml.nvmlDeviceGetCount() == 1
+        assert pynvml.nvmlDeviceGetUUID(again.gpu) == second
+        pynvml.nvmlShutdown()
+
+
+def test_every_symbol_that_pynvml_names_is_there(session: Session) -> None:
+    source = Path(pynvml.__file__).read_text()
+    named = {part.split('"')[0] for part in source.split('_nvmlGetFunctionPointer("')[1:]}
+    library = ctypes.CDLL(str(session.node.paths.library))
+    assert [name for name in sorted(named) if not hasattr(library, name)] == []

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from agent.execute.fetch_route import Route, route_to
 from agent.model.cache import FailureKind, FetchEndedError, FetchFaultError
 
 _BUFFER_BYTES = 256 * 1024
@@ -50,13 +51,13 @@ class Connections:
 
     def __init__(self, silence_seconds: float) -> None:
         self._silence_seconds = silence_seconds
-        self._open: dict[tuple[str, str], http.client.HTTPConnection] = {}
+        self._open: dict[tuple[str, str], Route] = {}
         self._tls = ssl.create_default_context()
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
     def close(self) -> None:
-        for connection in self._open.values():
-            connection.close()
+        for route in self._open.values():
+            route.connection.close()
         self._open.clear()
 
     def read(self, source: Source, start: int, end: int, receive: Receive) -> bool:
@@ -103,32 +104,22 @@ class Connections:
 
     def _request(self, url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         parts = urlsplit(url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         with _network_faults():
-            connection, reused = self._connection(parts)
+            reused = (parts.scheme, parts.netloc) in self._open
+            route = self._route(parts)
             try:
-                connection.request("GET", target, headers=headers)
-                return connection.getresponse()
+                return route.get(parts, headers)
             except (http.client.BadStatusLine, ConnectionError):
                 if not reused:
                     raise
-            connection.close()  # the server had closed it while it was idle; http.client opens it anew
-            connection.request("GET", target, headers=headers)
-            return connection.getresponse()
+            route.connection.close()  # the server had closed it while it was idle; http.client opens it anew
+            return route.get(parts, headers)
 
-    def _connection(self, parts: SplitResult) -> tuple[http.client.HTTPConnection, bool]:
+    def _route(self, parts: SplitResult) -> Route:
         origin = (parts.scheme, parts.netloc)
-        if origin in self._open:
-            return self._open[origin], True
-        if parts.hostname is None or parts.scheme not in {"http", "https"}:
-            raise FetchEndedError("hub-answer", f"the hub sent us to {parts.scheme}://{parts.netloc}")
-        if parts.scheme == "https":
-            self._open[origin] = http.client.HTTPSConnection(
-                parts.hostname, parts.port, timeout=self._silence_seconds, context=self._tls
-            )
-        else:
-            self._open[origin] = http.client.HTTPConnection(parts.hostname, parts.port, timeout=self._silence_seconds)
-        return self._open[origin], False
+        if origin not in self._open:
+            self._open[origin] = route_to(parts, self._silence_seconds, self._tls)
+        return self._open[origin]
 
     @contextmanager
     def _closed_on_error(self) -> Iterator[None]:

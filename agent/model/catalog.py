@@ -91,15 +91,17 @@ def derived_name(repository: str) -> str:
 
 def unusable_path(path: str) -> str | None:
     """Why a hub's file name cannot become a file below a snapshot folder, or None where it can."""
+    try:
+        parts = [part.encode() for part in path.split("/")]
+    except UnicodeEncodeError:
+        return "is no text"
     if any(ord(character) < 32 or character == "\x7f" for character in path):
         return "has a control character"
-    if any(part in {"", ".", ".."} for part in path.split("/")):
+    if any(part in {b"", b".", b".."} for part in parts):
         return "leaves its folder or has an empty part"
-    if any(len(part.encode("utf-8", "surrogatepass")) > _PATH_PART_BYTES for part in path.split("/")):
+    if any(len(part) > _PATH_PART_BYTES for part in parts):
         return f"has a part of more than {_PATH_PART_BYTES} bytes"
-    if len(path.encode("utf-8", "surrogatepass")) > _PATH_BYTES:
-        return f"has more than {_PATH_BYTES} bytes"
-    return None
+    return f"has more than {_PATH_BYTES} bytes" if len(path.encode()) > _PATH_BYTES else None
 
 
 def selected(

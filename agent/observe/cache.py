@@ -68,9 +68,10 @@ def _problem(folder: ModelFolder, commit: str, file: RepositoryFile) -> str | No
     link = folder.snapshot(commit) / file.path
     try:
         status = link.stat()
+        blob = folder.blob(file.blob).stat()
     except OSError:
         return "missing"
-    if os.path.basename(os.path.realpath(link)) != file.blob and not link.samefile(folder.blob(file.blob)):
+    if not os.path.samestat(status, blob):
         return "linked to another content"
     if not stat.S_ISREG(status.st_mode) or status.st_size != file.size_bytes:
         return "of another length than listed"

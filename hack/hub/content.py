@@ -68,7 +68,7 @@ def read_model(repository: str, folder: Path, access: Access = Access.PUBLIC) ->
 def model_of(files: Mapping[str, ServedFile], repository: str, access: Access) -> ServedModel:
     """A model made of the given files, under whatever names the mapping gives them (a hostile hub's too)."""
     lines = "".join(f"{name} {file.size_bytes} {file.etag}\n" for name, file in sorted(files.items()))
-    commit = hashlib.sha1(f"{repository}\n{lines}".encode()).hexdigest()
+    commit = hashlib.sha1(f"{repository}\n{lines}".encode(errors="surrogatepass")).hexdigest()
     return ServedModel(repository, files, commit, access)
 
 

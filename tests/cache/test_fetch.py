@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.execute.fetch_blob import disk_errors
 from agent.execute.fetch_messages import Progress
 from agent.model.cache import FailureKind, FetchEndedError, FetchError, FetchFaultError
 from agent.observe.cache import observe_model, verify_model
@@ -43,6 +44,16 @@ async def test_a_second_fetch_asks_for_no_byte_again(hub: Hub, cache: Path) -> N
     hub.counters.reset()
     await fetch(order_for(hub, cache))
     assert hub.counters.body_bytes == 0
+
+
+async def test_a_proxy_of_the_environment_is_used(
+    hub: Hub, model: ServedModel, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both for the library's questions and for our ranges; the hub itself stands in for the proxy."""
+    monkeypatch.setenv("http_proxy", hub.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    await fetch(replace(order_for(hub, cache), endpoint="http://hub.invalid"))
+    assert published_files(cache) == served_files(model, WANTED_OF_TINY)
 
 
 async def test_the_token_goes_to_the_hub_and_to_no_other_host(tmp_path: Path, cache: Path) -> None:
@@ -87,7 +98,7 @@ async def test_a_passing_fault_is_outlasted(
     kind: str, details: dict[str, int | None], hub: Hub, model: ServedModel, cache: Path
 ) -> None:
     hub.faults.add(ALL_OF_STORE, kind, **{"times": 2, **details})
-    await fetch(order_for(hub, cache))
+    await fetch(order_for(hub, cache, limits=replace(QUICK, stall_seconds=0.5 if kind == "stall" else 5.0)))
     assert published_files(cache) == served_files(model, WANTED_OF_TINY)
 
 
@@ -168,6 +179,12 @@ async def test_what_does_not_fit_is_refused_before_the_first_byte(hub: Hub, cach
     assert hub.counters.body_bytes == 0
 
 
+def test_a_full_disk_ends_the_fetch_and_is_named() -> None:
+    with pytest.raises(FetchEndedError) as caught, disk_errors(), open("/dev/full", "wb", buffering=0) as disk:
+        disk.write(b"one byte")
+    assert (caught.value.kind, caught.value.reason) == (FailureKind.FAULT, "no-space")
+
+
 async def test_a_revision_the_hub_does_not_have_is_refused_with_what_to_do(hub: Hub, cache: Path) -> None:
     with pytest.raises(FetchEndedError, match="has no revision 'v9': name a branch, a tag or a commit"):
         await fetch(replace(order_for(hub, cache), revision="v9"))
@@ -200,7 +217,9 @@ async def test_who_may_not_read_is_told_so(
     assert published_files(cache) == {}
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", "nul\0", "x" * 300, "a//b", "."])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/outside", "a/../../outside", "nul\0", "x" * 300, "a//b", ".", "\ud800"]
+)
 async def test_a_hub_cannot_name_a_file_outside_of_its_snapshot(name: str, model: ServedModel, cache: Path) -> None:
     hostile = model_of({"config.json": _some_file(model), name: _some_file(model)}, REPOSITORY, Access.PUBLIC)
     async with Hub({REPOSITORY: hostile}) as hub:

@@ -22,7 +22,7 @@ TINY = CatalogModel("tiny", REPOSITORY)
 WANTED_OF_TINY = ("1_Pooling/config.json", "config.json", "empty.txt", "model.safetensors")
 WEIGHTS_BYTES = 5 * 1024 * 1024 + 321  # two grains, the last one short
 
-QUICK = FetchLimits(connections=4, attempts=5, stall_seconds=0.5, longest_wait_seconds=2.0)
+QUICK = FetchLimits(connections=4, attempts=6, stall_seconds=5.0, longest_wait_seconds=2.0)
 
 
 def write_files(folder: Path, sizes: Mapping[str, int]) -> None:

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.adapters import clock
 from agent.adapters.nvml import Hardware
 from agent.adapters.nvml.gpm import GpuSampler, count_gpus
 from agent.model.errors import HardwareError, RefusedError, RetryError
@@ -20,13 +19,20 @@ _SHORTEST_INTERVAL_SECONDS = 0.1
 _USUAL_INTERVAL_SECONDS = 1.0
 
 
-class Sampler:
-    """``publish`` gets each snapshot. A driver that is not there, and a GPU that is lost or does not answer, are in the
-    snapshot as what could not be read, and end nothing."""
+class Telemetry:
+    """``publish`` gets each snapshot; ``now`` gives seconds since the epoch. A driver that is not there, and a GPU that is
+    lost or does not answer, are in the snapshot as what could not be read, and end nothing."""
 
-    def __init__(self, hardware: Hardware, period_seconds: float, publish: Callable[[TelemetrySnapshot], None]) -> None:
+    def __init__(
+        self,
+        hardware: Hardware,
+        period_seconds: float,
+        now: Callable[[], float],
+        publish: Callable[[TelemetrySnapshot], None],
+    ) -> None:
         self._hardware = hardware
         self._period_seconds = period_seconds
+        self._now = now
         self._publish = publish
         self._gpus: dict[int, _Gpu] = {}
         self._paused = False
@@ -48,25 +54,25 @@ class Sampler:
         """Slices may have changed: look now, so that their series come and go with them."""
         self._wake.set()
 
-    def pause(self) -> None:
-        """Ask the driver nothing from now on, so that the NVML session can be closed and stays so. A call that is under way
-        ends; what comes of it is not shown."""
-        if not self._paused:
-            self._paused = True
-            self._wake.set()
+    async def pause(self) -> None:
+        """Ask the driver nothing from now on, and let go of what it gave, so that the NVML session can be closed and stays
+        so. Returns when the look under way has ended."""
+        self._paused = True
+        async with self._looking:
+            for gpu in self._gpus.values():
+                await gpu.forget(self._hardware)
+        self._wake.set()
 
     def resume(self) -> None:
-        """The driver may be asked again; nothing is measured against what was before the pause."""
+        """The driver may be asked again."""
         if self._paused:
             self._paused = False
-            for gpu in self._gpus.values():
-                gpu.outdated = True
             self._wake.set()
 
     async def look(self) -> TelemetrySnapshot:
         """One look, published and returned."""
         async with self._looking:
-            sampled_at = clock.now()
+            sampled_at = self._now()
             snapshot = TelemetrySnapshot(sampled_at, paused=True) if self._paused else await self._look(sampled_at)
             if self._paused:
                 snapshot = TelemetrySnapshot(sampled_at, paused=True)
@@ -116,12 +122,10 @@ class Sampler:
 
 @dataclass(slots=True)
 class _Gpu:
-    """One GPU's sampler. ``inside``: a look is in the driver; while one is stuck there, nothing is sent after it.
-    ``outdated``: what the sampler holds is of a time before a pause."""
+    """One GPU's sampler. ``inside``: a look is in the driver; while one is stuck there, nothing is sent after it."""
 
     sampler: GpuSampler
     inside: bool = False
-    outdated: bool = False
 
     async def look(self, hardware: Hardware) -> tuple[SliceSample, ...]:
         """RetryError while a call has not come back."""
@@ -129,12 +133,18 @@ class _Gpu:
             raise RetryError("a call to the driver has not come back")
         return await hardware.on_reader(self._look)
 
+    async def forget(self, hardware: Hardware) -> None:
+        """A stuck call keeps what it has; what a driver that does not answer gave is as good as gone."""
+        if self.inside:
+            return
+        try:
+            await hardware.on_reader(self.sampler.forget)
+        except _NO_ANSWER:
+            return
+
     def _look(self) -> tuple[SliceSample, ...]:
         self.inside = True
         try:
-            if self.outdated:
-                self.sampler.forget()
-                self.outdated = False
             return self.sampler.look()
         finally:
             self.inside = False

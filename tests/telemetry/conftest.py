@@ -1,25 +1,23 @@
-"""One H100 for each test."""
+"""One H100 for each test, or an A100 beside one."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
 
-from hack.simgpu.build import Paths, build
 from tests.telemetry.node import Node, simulated_node
 
 
-@pytest.fixture(scope="session")
-def built() -> Paths:
-    return build()
+@pytest_asyncio.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with simulated_node(tmp_path, "H100-80GB-SXM:1") as node:
+        yield node
 
 
 @pytest_asyncio.fixture
-async def node(built: Paths, tmp_path: Path) -> AsyncIterator[Node]:
-    with simulated_node(built, tmp_path / "state", "--gpu", "H100-80GB-SXM:1") as node:
+async def two_kinds(tmp_path: Path) -> AsyncIterator[Node]:
+    """An A100 and an H100 in one node."""
+    async with simulated_node(tmp_path, "A100-80GB:1", "H100-80GB-SXM:1") as node:
         yield node
-        node.simgpu("fault", "clear")
-        await node.hardware.release()

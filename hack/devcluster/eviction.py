@@ -24,11 +24,12 @@ from hack.devcluster.selectors import matches_label_selector
 def evict(api: Api, namespace: str, name: str, options: DeleteOptions, *, dry_run: bool = False) -> None:
     """Raises 404, 409 (another uid), 429 (the budget is spent) or 500 (more than one budget)."""
     pod = api.get(kinds.PODS, namespace, name)
+    api.delete(kinds.PODS, namespace, name, options, dry_run=True)  # its preconditions, before anything is written
     if not _needs_no_budget(pod):
         budgets = budgets_of(api, pod)
         if len(budgets) > 1:
             text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
-            raise ApiError(500, text)
+            raise ApiError(500, text, reason="")
         for budget in budgets:
             if not _may_go_without_asking(pod, budget):
                 _spend(api, budget, name, dry_run=dry_run)

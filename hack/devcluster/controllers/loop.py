@@ -34,7 +34,10 @@ async def run_controller(api: Api, controller: Controller) -> None:
 
 
 def sync_once(api: Api, controller: Controller) -> None:
+    """One object that a controller cannot make sense of must not end it for all others."""
     try:
         controller.sync(api)
     except ApiError as error:
-        log.warning("controller.failed", extra={"controller": controller.name, "error": error.message})
+        log.warning("controller.refused", extra={"controller": controller.name, "error": error.message})
+    except Exception:
+        log.exception("controller.failed", extra={"controller": controller.name})

@@ -18,12 +18,15 @@ def registration(settings: KubeletSettings, boot_id: str, devices: DeviceManager
         "kubernetes.io/os": "linux",
         "kubernetes.io/arch": "amd64",
     }
+    first_status = status(settings, boot_id, devices)
+    for condition in first_status["conditions"]:
+        condition["lastTransitionTime"] = now()
     return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": settings.node, "labels": {**own_labels, **settings.labels}},
         "spec": {"providerID": f"devcluster://{settings.node}", "taints": list(settings.taints)},
-        "status": status(settings, boot_id, devices),
+        "status": first_status,
     }
 
 

@@ -1,0 +1,156 @@
+"""What a user applies: least privilege, both roles, and configuration that the agent itself accepts."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from agent import cli, settings
+from agent.desired.catalog import read_catalog
+from agent.desired.layout_file import parse_layouts
+from agent.model.catalog import Catalog
+from tests.manifests.sources import BASE, MANIFESTS, configured, containers, only, rendered
+
+_NEEDS_A_REASON = re.compile(r"^\s*(privileged: true|runAsUser: 0|hostPID: true|hostNetwork: |hostPath:)")
+
+
+def test_the_base_needs_no_resource_types_of_others() -> None:
+    kinds = {one["kind"] for one in rendered()}
+    assert kinds == {
+        "Namespace",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ConfigMap",
+        "DaemonSet",
+    }
+
+
+def test_everything_is_in_the_agents_namespace_but_the_right_to_write_node_events() -> None:
+    elsewhere = {
+        (one["kind"], one["metadata"]["namespace"])
+        for one in rendered()
+        if one["metadata"].get("namespace", "warmslice") != "warmslice"
+    }
+    assert elsewhere == {("Role", "default"), ("RoleBinding", "default")}
+
+
+def test_the_agent_may_do_what_its_code_does_and_nothing_more() -> None:
+    rules = only("ClusterRole")["rules"] + only("Role")["rules"]
+    granted = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
+    assert granted == {
+        "nodes": {"get", "list", "watch", "patch"},
+        "pods": {"get", "list", "watch", "delete"},
+        "pods/eviction": {"create"},
+        "poddisruptionbudgets": {"list"},
+        "events": {"create"},
+    }
+    assert not any("*" in part for rule in rules for part in (*rule["apiGroups"], *rule["resources"], *rule["verbs"]))
+
+
+def test_every_privilege_has_its_reason_in_the_line_above() -> None:
+    lines = (BASE / "daemonset.yaml").read_text().splitlines()
+    privileged = [number for number, line in enumerate(lines) if _NEEDS_A_REASON.match(line)]
+    assert len(privileged) == 6
+    for number in privileged:
+        assert "# Reason:" in _comment_above(lines, number), lines[number].strip()
+
+
+def _comment_above(lines: list[str], number: int) -> str:
+    comment = ""
+    while lines[number - 1].lstrip().startswith("#"):
+        number -= 1
+        comment = lines[number] + comment
+    return comment
+
+
+def test_one_container_changes_gpus_and_the_other_has_no_privilege() -> None:
+    partition, cache = containers()["partition"], containers()["cache"]
+    assert partition["args"] == ["run", "--role=partition"]
+    assert partition["securityContext"]["privileged"] is True
+
+    assert cache["args"] == ["run", "--role=cache"]
+    context = cache["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
+    assert "privileged" not in context
+    assert "memory" in cache["resources"]["limits"]
+    assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in cache["env"]
+
+
+def test_the_pod_outlives_pressure_and_leaves_in_order() -> None:
+    daemon_set = only("DaemonSet")["spec"]
+    pod = daemon_set["template"]["spec"]
+    assert pod["priorityClassName"] == "system-node-critical"
+    assert pod["terminationGracePeriodSeconds"] >= 120
+    assert daemon_set["updateStrategy"]["rollingUpdate"]["maxUnavailable"] == "10%"
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert only("Namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+
+
+@pytest.mark.parametrize(("name", "setting"), [("partition", "partition_listen"), ("cache", "cache_listen")])
+def test_probes_ask_the_port_that_the_role_listens_on(name: str, setting: str) -> None:
+    container = containers()[name]
+    (port,) = container["ports"]
+    listen: str = getattr(settings.Settings(), setting)
+    assert listen.endswith(f":{port['containerPort']}")
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port["name"]}
+
+
+def test_what_the_settings_point_to_is_mounted() -> None:
+    here = settings.load(str(BASE / "settings.yaml"), {"NODE_NAME": "n"}, {})
+    partition, cache = _mounts("partition"), _mounts("cache")
+    assert str(Path(here.pod_resources_socket).parent) in partition
+    assert {str(Path(here.layouts_file).parent), str(Path(settings.DEFAULT_FILE).parent)} <= partition
+    assert str(Path(here.catalog_file).parent) in cache
+    assert here.hub_token_file is not None
+    assert str(Path(here.hub_token_file).parent) in cache
+    assert any(Path(here.cache_directory).is_relative_to(mount) for mount in cache)
+
+
+def _mounts(name: str) -> set[str]:
+    return {mount["mountPath"] for mount in containers()[name]["volumeMounts"]}
+
+
+def test_images_are_pinned_by_tag() -> None:
+    for container in containers().values():
+        _, _, tag = container["image"].rpartition(":")
+        assert re.fullmatch(r"\d+\.\d+\.\d+", tag), container["image"]
+
+
+def test_the_configuration_is_read_by_the_agents_own_parsers() -> None:
+    layouts = parse_layouts(configured("layouts"), "layouts.yaml")
+    assert {"all-disabled", "all-enabled"} <= set(layouts)
+    assert read_catalog(configured("catalog")) == Catalog({}, {})
+
+
+def test_every_layout_fits_an_h100(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", str(BASE / "layouts.yaml"), "--gpu", "H100-80GB-SXM"]) == 0, capsys.readouterr().err
+
+
+def test_the_examples_in_the_comments_are_right(tmp_path: Path) -> None:
+    """Who removes the # signs gets something that works."""
+    example = configured("catalog").split("# Example:\n")[1].replace("#", "")
+    catalog = read_catalog(example)
+    assert isinstance(catalog, Catalog)
+    assert catalog.sets == {"small": frozenset({"minilm"})}
+
+    file = tmp_path / "settings.yaml"
+    file.write_text(re.sub(r"^#(?=[a-z_]+:|  - )", "", configured("settings"), flags=re.MULTILINE))
+    assert settings.load(str(file), {"NODE_NAME": "n"}, {}).refresh_commands[0][0] == "nsenter"
+
+
+def test_the_pod_monitor_is_an_addition_to_the_base(tmp_path: Path) -> None:
+    """It scrapes the ports that the containers name, and keeps the labels that name a slice's holder."""
+    resources, components = (os.path.relpath(MANIFESTS / part, tmp_path) for part in ("base", "components/podmonitor"))
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [{resources}]\ncomponents: [{components}]\n")
+    (monitor,) = (one for one in rendered(tmp_path) if one["kind"] == "PodMonitor")
+    endpoints = monitor["spec"]["podMetricsEndpoints"]
+    assert [endpoint["port"] for endpoint in endpoints] == [c["ports"][0]["name"] for c in containers().values()]
+    assert all(endpoint["honorLabels"] for endpoint in endpoints)

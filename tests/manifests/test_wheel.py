@@ -1,0 +1,61 @@
+"""The wheel, built and installed beside nothing but what the lock file has for production."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.manifests.sources import ROOT
+
+MEGABYTE = 1 << 20
+
+
+def uv() -> str:
+    """Path of uv; skips the test where there is none, fails it where tools are required."""
+    unpacked = ROOT / ".tools" / "bin" / "uv"
+    found = str(unpacked) if unpacked.exists() else shutil.which("uv")
+    if found is not None:
+        return found
+    why = "uv is neither in .tools nor on PATH (./hack/test installs it)"
+    if os.environ.get("CI") == "true" or os.environ.get("WARMSLICE_REQUIRE_TOOLS") == "1":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def run(*command: str, environment: Path | None = None) -> str:
+    """Standard output; the test fails with what the command said."""
+    variables = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
+    if environment is not None:
+        variables["UV_PROJECT_ENVIRONMENT"] = str(environment)
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_small_wheel_brings_the_agent_its_tables_and_the_command(tmp_path: Path) -> None:
+    run(uv(), "build", "--quiet", "--wheel", "--out-dir", str(tmp_path))
+    (wheel,) = tmp_path.glob("warmslice-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+
+    assert wheel.stat().st_size < MEGABYTE
+    assert "agent/data/mig_geometry.json" in names
+    assert not [name for name in names if name.startswith(("hack/", "tests/"))]
+
+    clean = tmp_path / "clean"
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    locked = ("--frozen", "--no-dev", "--no-install-project", "--quiet", "--python", sys.executable)
+    run(uv(), "sync", *locked, environment=clean)
+    run(uv(), "pip", "install", "--quiet", "--no-deps", "--python", str(clean / "bin" / "python"), str(wheel))
+    assert (clean / "lib" / f"python{python}" / "site-packages" / "agent").is_dir()
+    assert run(str(clean / "bin" / "warmslice"), "--version").startswith("warmslice ")
+    planned = run(
+        str(clean / "bin" / "warmslice"), "plan", "--gpu", "H100-80GB-SXM", "--to", "1x3g.40gb_4x1g.10gb", "--json"
+    )
+    assert '"create"' in planned

@@ -29,10 +29,11 @@ static void wait_unlocked(unsigned int milliseconds)
     state_lock();
 }
 
-static void hang_until_cleared(struct fault *fault)
+/* By index, for the state may be mapped elsewhere by the time the lock is back. */
+static void hang_until_cleared(int index)
 {
-    uint64_t serial = fault->serial;
-    while (state != NULL && fault->serial == serial)
+    uint64_t serial = state->faults[index].serial;
+    while (state != NULL && state->faults[index].serial == serial)
         wait_unlocked(HANG_POLL_MS);
 }
 
@@ -53,7 +54,7 @@ static void apply_faults(struct call *call, const char *function)
         if (fault.delay_ms > 0)
             wait_unlocked(fault.delay_ms);
         if (fault.hang && state != NULL)
-            hang_until_cleared(slot);
+            hang_until_cleared(i);
         if (fault.death == DEATH_BEFORE)
             die();
         if (fault.death == DEATH_AFTER)

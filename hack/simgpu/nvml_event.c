@@ -3,7 +3,9 @@
 
 #include "call.h"
 
-enum { MAX_EVENT_SETS = 16, POLL_MS = 5, NONE = 0xFFFFFFFF };
+enum { MAX_EVENT_SETS = 16, POLL_MS = 5 };
+
+static const unsigned int NONE = 0xFFFFFFFF;
 
 /* A set is its own handle; the table keeps a freed one from being followed. */
 struct nvmlEventSet_st {

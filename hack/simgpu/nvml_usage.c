@@ -2,7 +2,7 @@
 #include "call.h"
 #include "usage.h"
 
-enum { NONE = 0xFFFFFFFF };
+static const unsigned int NONE = 0xFFFFFFFF;
 
 static struct memory_use memory_of(const struct mig_device *found)
 {

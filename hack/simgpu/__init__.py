@@ -26,9 +26,18 @@ def load_into_this_process(paths: Paths) -> None:
     """Makes pynvml use the library without LD_LIBRARY_PATH; call before the first ``nvmlInit``.
 
     The loader answers a request for a name with a library of that soname that is already there. Which node it shows is
-    read from SIMGPU_STATE at every ``nvmlInit`` that opens a session.
+    read from SIMGPU_STATE at every ``nvmlInit`` that opens a session. RuntimeError when another NVML is loaded already:
+    what is meant for a simulated GPU must never reach a real one.
     """
+    if others := _loaded_nvml() - {str(paths.library)}:
+        raise RuntimeError(f"this process already uses {', '.join(sorted(others))}")
     ctypes.CDLL(str(paths.library), ctypes.RTLD_GLOBAL)
+
+
+def _loaded_nvml() -> set[str]:
+    """Paths, without the mark of a file that a later build has replaced."""
+    mappings = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split(maxsplit=5)[5].removesuffix(" (deleted)") for line in mappings if "/libnvidia-ml.so" in line}
 
 
 def _in_front(directory: Path, existing: str | None) -> str:

@@ -26,14 +26,23 @@ MODELS = json.loads((Path(__file__).parents[2] / "agent/data/mig_geometry.json")
 
 @pytest.mark.gpu
 class TestRealGpu(NvmlContract):
+    """Alone in its process, for pynvml binds to one library only: ``pytest -m gpu``."""
+
     @pytest.fixture
-    def gpu(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-        monkeypatch.delenv("SIMGPU_STATE", raising=False)
+    def gpu(self, request: pytest.FixtureRequest) -> Iterator[Any]:
+        if request.config.getoption("-m") != "gpu":
+            pytest.skip("needs a process of its own: pytest -m gpu")
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as absent:
             pytest.skip(f"no GPU: {absent}")
-        yield pynvml.nvmlDeviceGetHandleByIndex(0)
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        try:
+            pynvml.nvmlDeviceGetMigMode(gpu)
+        except pynvml.NVMLError_NotSupported:
+            pynvml.nvmlShutdown()
+            pytest.skip("this GPU cannot do MIG")
+        yield gpu
         pynvml.nvmlShutdown()
 
 
@@ -443,6 +452,12 @@ class TestOneNodeForAll:
         for thread in threads:
             thread.join()
         assert sorted(results) == [False] * 5 + [True] * 7
+
+    def test_processes_do_not_lose_each_others_writes(self, session: Session) -> None:
+        code = "import pynvml as n; n.nvmlInit(); [n.nvmlSystemGetDriverVersion() for _ in range(4000)]"
+        callers = [subprocess.Popen([sys.executable, "-c", code], env=session.node.env()) for _ in range(3)]
+        assert [caller.wait() for caller in callers] == [0, 0, 0]
+        assert session.node.counters()["nvmlSystemGetDriverVersion"] == 12000
 
     def test_one_process_may_turn_to_another_node(self, tmp_path: Path) -> None:
         seen = []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hack.kubectl import NoKubectlError, kubectl
+from hack.kubectl import NoKubectlError, carried, kubectl, version_of
 from tests.fakes.devcluster import simple_pod
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -178,3 +178,11 @@ def test_a_namespace_takes_its_content_with_it(kube: Kubectl) -> None:
     kube("delete", "pod", "p", "-n", "short-lived")
     kube("delete", "namespace", "short-lived", "--timeout=10s")
     assert kube.run("get", "namespace", "short-lived").returncode != 0
+
+
+def test_without_an_installed_kubectl_the_packaged_one_serves(tmp_path: Path) -> None:
+    try:
+        program = carried("kubectl", tmp_path)
+    except NoKubectlError as error:
+        pytest.skip(str(error))
+    assert version_of(program) == (1, 34)

@@ -85,7 +85,7 @@ async def test_readers_who_are_not_the_owner_can_read_everything(hub: Hub, cache
     [
         ("status", {"status": 429, "retry_after_seconds": 0}),
         ("status", {"status": 503}),
-        ("status", {"status": 403}),  # as a signed address that has expired answers
+        ("status", {"status": 403}),
         ("reset", {"after_bytes": 1_000_000}),
         ("truncate", {"after_bytes": 1_000_000}),
         ("truncate", {"after_bytes": 0}),
@@ -100,6 +100,14 @@ async def test_a_passing_fault_is_outlasted(
     hub.faults.add(ALL_OF_STORE, kind, **{"times": 2, **details})
     await fetch(order_for(hub, cache, limits=replace(QUICK, stall_seconds=0.5 if kind == "stall" else 5.0)))
     assert published_files(cache) == served_files(model, WANTED_OF_TINY)
+
+
+async def test_a_signed_address_that_ends_midway_is_asked_for_again(hub: Hub, cache: Path) -> None:
+    """The first of two pieces takes longer than its address lives."""
+    hub.signed_url_seconds = 0.3
+    hub.faults.add(ALL_OF_STORE, "slow", bytes_per_second=8 * 1024 * 1024, times=1)
+    await fetch(order_for(hub, cache, limits=replace(QUICK, connections=1)))
+    assert observe_model(cache, TINY).complete
 
 
 @pytest.mark.parametrize(

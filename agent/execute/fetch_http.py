@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import http.client
 import re
-import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,7 +51,6 @@ class Connections:
     def __init__(self, silence_seconds: float) -> None:
         self._silence_seconds = silence_seconds
         self._open: dict[tuple[str, str], Route] = {}
-        self._tls = ssl.create_default_context()
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
     def close(self) -> None:
@@ -118,7 +116,7 @@ class Connections:
     def _route(self, parts: SplitResult) -> Route:
         origin = (parts.scheme, parts.netloc)
         if origin not in self._open:
-            self._open[origin] = route_to(parts, self._silence_seconds, self._tls)
+            self._open[origin] = route_to(parts, self._silence_seconds)
         return self._open[origin]
 
     @contextmanager

@@ -7,6 +7,7 @@ import http.client
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -30,28 +31,35 @@ class Route:
         return self.connection.getresponse()
 
 
-def route_to(parts: SplitResult, silence_seconds: float, tls: ssl.SSLContext) -> Route:
+def route_to(parts: SplitResult, silence_seconds: float) -> Route:
     """``http_proxy``, ``https_proxy`` and ``no_proxy`` hold, as they do for the hub's library."""
     if parts.hostname is None or parts.scheme not in {"http", "https"}:
         raise FetchEndedError("hub-answer", f"the hub sent us to {parts.scheme}://{parts.netloc}")
     proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
     if proxy is None:
-        return Route(_connection(parts, silence_seconds, tls), False, {})
+        return Route(_connection(parts, silence_seconds), False, {})
     through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     authorization = _authorization(through)
     if parts.scheme == "http":
-        return Route(_connection(through, silence_seconds, tls), True, authorization)
+        return Route(_connection(through, silence_seconds), True, authorization)
     if through.hostname is None:
         raise FetchEndedError("proxy", f"https_proxy names no host: {through.scheme}://{through.netloc}")
-    tunnel = http.client.HTTPSConnection(through.hostname, through.port, timeout=silence_seconds, context=tls)
-    tunnel.set_tunnel(parts.hostname, parts.port or 443, headers=authorization)
+    tunnel = http.client.HTTPSConnection(through.hostname, through.port, timeout=silence_seconds, context=_trust())
+    port = parts.port or http.client.HTTPS_PORT
+    tunnel.set_tunnel(parts.hostname, port, headers={"Host": f"{parts.hostname}:{port}", **authorization})
     return Route(tunnel, False, {})
 
 
-def _connection(parts: SplitResult, silence_seconds: float, tls: ssl.SSLContext) -> http.client.HTTPConnection:
+@cache
+def _trust() -> ssl.SSLContext:
+    """One for all threads: reading the certificates takes tens of milliseconds."""
+    return ssl.create_default_context()
+
+
+def _connection(parts: SplitResult, silence_seconds: float) -> http.client.HTTPConnection:
     assert parts.hostname is not None
     if parts.scheme == "https":
-        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=silence_seconds, context=tls)
+        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=silence_seconds, context=_trust())
     return http.client.HTTPConnection(parts.hostname, parts.port, timeout=silence_seconds)
 
 

@@ -127,9 +127,7 @@ class _Agent:
             self._ready.lacks("driver", report.error) if report.error else self._ready.ready("driver")
 
         one_pass = PartitionPass(
-            World(
-                self._node, pods, hardware, PodResources(settings.pod_resources_socket), self._kube.budgets, clock.now
-            ),
+            World(self._node, pods, driver, PodResources(settings.pod_resources_socket), self._kube.budgets, clock.now),
             Hands(self._kube, Gpus(hardware, driver.release, command.reset_gpu), _Host(settings.refresh_commands)),
             self._node,
             self._kube,

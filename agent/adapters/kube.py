@@ -171,9 +171,9 @@ def _error(method: str, path: str, status: int, text: str, headers: Mapping[str,
     try:
         body = json.loads(text)
         message = str(body.get("message", ""))
-        causes = [cause.get("reason") for cause in (body.get("details") or {}).get("causes") or []]
+        causes = {c.get("reason"): c.get("message", "") for c in (body.get("details") or {}).get("causes") or []}
     except (ValueError, AttributeError):
-        message, causes = "", []
+        message, causes = "", {}
     what = f"{method} {path}: HTTP {status} {message or text[:200]}".strip()
     after = headers.get("Retry-After", "")
     match status:
@@ -182,7 +182,7 @@ def _error(method: str, path: str, status: int, text: str, headers: Mapping[str,
         case 409:
             return ConflictError(what)
         case 429 if "DisruptionBudget" in causes:
-            return BudgetError(message)
+            return BudgetError(f"{message} {causes['DisruptionBudget']}".strip())
         case 403 if "being terminated" in message:
             return RetryError(what)
         case 400 | 403 | 405 | 415 | 422:

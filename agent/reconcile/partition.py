@@ -21,7 +21,6 @@ from agent.model.errors import (
     HardwareError,
     InUseError,
     RefusedError,
-    RetryError,
 )
 from agent.model.node import Node
 from agent.model.operation import Operation
@@ -114,7 +113,8 @@ class PartitionPass:
     async def _pass(self) -> float:
         node = self._world.node()
         if node is None:
-            raise RetryError("our node object is not known yet")
+            # The watch wakes the loop when it is; readiness says so meanwhile.
+            return 5.0
         last = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
         outcome, wish, seen = await self._decide(node, last)
         if isinstance(outcome, Plan):
@@ -261,8 +261,8 @@ class PartitionPass:
 
     async def _tell(self, node: Node, status: NodeStatus) -> None:
         level = logging.ERROR if status.state == "failed" else logging.INFO
-        fields = {"state": status.state, "reason": status.reason, "layout": status.layout}
-        log.log(level, status.message, extra=fields)
+        fields = {"state": status.state, "reason": status.reason, "layout": status.layout, "detail": status.message}
+        log.log(level, "status", extra=fields)
         try:
             await self._events.create_event("default", event(node, status, self._now()))
         except AgentError as error:

@@ -141,8 +141,13 @@ class Story:
 
     def mutations(self) -> list[dict[str, Any]]:
         """Every change of the hardware so far."""
-        text = self.gpus("log", "--json")
-        return [json.loads(line) for line in text.splitlines()] if not text.startswith("[") else list(json.loads(text))
+        found: list[dict[str, Any]] = json.loads(self.gpus("log", "--json"))
+        return found
+
+    def evictions(self) -> list[str]:
+        """Pods that anybody asked to evict, by the API server's request log."""
+        log = json.loads(self.kubectl("get", "--raw", "/_dev/requests", show=False))
+        return [r["path"] for r in log if r["method"] == "POST" and r["path"].endswith("/eviction")]
 
     def show_gpus(self) -> None:
         """Draw the memory slices."""
@@ -229,16 +234,21 @@ class Story:
         self.until("the moved pod runs again", lambda: len(self.pods()) == 2)
         self.show_gpus()
         after, changes = self.pods(), self.mutations()[done:]
-        destroyed = [m for m in changes if "Destroy" in m["function"]]
+        destroyed = [m for m in changes if m["function"] == "nvmlGpuInstanceDestroy"]
+        evicted = self.evictions()
         _check(_uid(after["chat"]) == _uid(before["chat"]), "chat kept its pod")
         _check(_uid(after["search"]) != _uid(before["search"]), "search was moved")
         _check(not any(_is_slice(m, kept) for m in destroyed), "chat's slice was never destroyed")
+        _check(
+            len(evicted) == 1 and f"/{before['search']['metadata']['name']}/" in evicted[0], "only search was evicted"
+        )
         _check(not self.node()["spec"].get("unschedulable"), "the node is schedulable again")
         _check(self.node()["metadata"]["labels"]["nvidia.com/gpu.deploy.device-plugin"] == "true", "clients are back")
         self.say(f"chat   kept its pod (UID {_uid(after['chat'])[:8]}) and its slice {kept['profile']}@{kept['start']}")
         self.say(f"search moved: {_uid(before['search'])[:8]} -> {_uid(after['search'])[:8]}, the only pod evicted")
-        count = sum(m["function"].endswith("GpuInstanceDestroy") for m in destroyed)
-        self.say(f"mutation log: {count} GPU instances destroyed, none of them chat's; the node is schedulable again")
+        self.say(
+            f"mutation log: {len(destroyed)} GPU instances destroyed, none of them chat's; the node is schedulable again"
+        )
 
     def bad_wish(self) -> None:
         """Refused in one sentence, nothing touched."""
@@ -335,7 +345,7 @@ def _uid(pod: dict[str, Any]) -> str:
 
 def _is_slice(mutation: dict[str, Any], held: dict[str, Any]) -> bool:
     """Whether a mutation is of the slice at that place."""
-    where = (mutation.get("gpu_uuid"), mutation.get("profile"), mutation.get("start"))
+    where = (mutation["gpu"], mutation["profile"], mutation["start"])
     return where == (held["gpu_uuid"], held["profile"], held["start"])
 
 
@@ -387,7 +397,9 @@ def main() -> int:
     parser.add_argument("--kubectl", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help="stay up afterwards, until Ctrl-C")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a shell that starts this in the background has it ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     folder = Path(tempfile.mkdtemp(prefix="warmslice-demo-"))
     story = Story(options.kubectl, folder)
     began = time.monotonic()

@@ -22,7 +22,7 @@ from agent.model.errors import (
     InUseError,
     RefusedError,
 )
-from agent.model.node import Node
+from agent.model.node import Node, PodRef
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
 from agent.model.snapshot import Snapshot
@@ -37,6 +37,10 @@ log = logging.getLogger("warmslice.partition")
 
 _SAY_WAITS_AFTER_SECONDS = 5.0
 """In mid-change a short wait is not worth a write of the node; metrics show it at once."""
+
+
+_ASK_AGAIN_SECONDS = 5.0
+"""A refused eviction, or one whose effect the watch has not shown yet, is not asked for again before."""
 
 
 class Counts(Protocol):
@@ -99,6 +103,8 @@ class PartitionPass:
         self._now = now
         self._waits_for = ""
         self._waits_since = 0.0
+        self._asked: tuple[tuple[PodRef, ...], float] = ((), 0.0)
+        self._after_asking = Waiting("draining", "")
         self._last_report = PartitionReport(0.0, (), (), None)
 
     async def __call__(self) -> float:
@@ -170,6 +176,11 @@ class PartitionPass:
     async def _carry_out(self, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None) -> Outcome:
         """Take the plan's steps; the plan itself when all were taken, else what is waited for."""
         operation = _operation(node)
+        evicting = [step.pod for step in plan.steps if isinstance(step, Evict)]
+        if evicting and self._asked_of(evicting):
+            return self._after_asking
+        names = ", ".join(map(str, evicting))
+        self._after_asking = Waiting("draining", f"waiting for pods to end: {names}", plan.change)
         for step in plan.steps:
             started = self._now()
             try:
@@ -177,8 +188,10 @@ class PartitionPass:
             except HardwareError as error:
                 return await self._fail(operation, str(error), node)
             except BudgetError as error:
-                wait = 5.0 * random.uniform(1.0, 1.3)
-                return Waiting("budget", f"a disruption budget forbids it now: {error}", plan.change, wait)
+                wait = _ASK_AGAIN_SECONDS * random.uniform(1.0, 1.3)
+                message = f"a disruption budget forbids it now: {error}"
+                self._after_asking = Waiting("budget", message, plan.change, wait)
+                return self._after_asking
             except InUseError as error:
                 return Waiting("device-busy", str(error), plan.change, 2.0)
             except ConflictError:
@@ -186,7 +199,15 @@ class PartitionPass:
             except RefusedError as error:
                 return Waiting("refused", str(error), plan.change, 60.0)
             self._count(step, self._now() - started)
-        return plan
+        return self._after_asking if evicting else plan
+
+    def _asked_of(self, pods: list[PodRef]) -> bool:
+        """Whether exactly these evictions were asked for a moment ago: what came of it is still to be seen, or was no."""
+        asked, self._asked = self._asked, (tuple(pods), self._now())
+        if asked[0] == tuple(pods) and self._now() - asked[1] < _ASK_AGAIN_SECONDS:
+            self._asked = asked
+            return True
+        return False
 
     async def _take(
         self, step: Step, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None

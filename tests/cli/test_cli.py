@@ -1,0 +1,99 @@
+"""The command line: what a person types, what is printed, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from agent.cli import main
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_a_plan_on_paper_keeps_four_destroys_three_and_creates_one(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--gpu", "H100-80GB-SXM", "--from", "7x1g.10gb", "--to", "1x3g.40gb_4x1g.10gb", "--json"]
+    assert main(arguments) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["keep"] == [{"profile": "1g.10gb", "start": start, "size": 1} for start in range(4)]
+    assert plan["destroy"] == [{"profile": "1g.10gb", "start": start, "size": 1} for start in (4, 5, 6)]
+    assert plan["create"] == [{"profile": "3g.40gb", "start": 4, "size": 4}]
+
+
+def test_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    block = README.read_text("utf-8").split("$ warmslice plan ")[1].split("```")[0]
+    command, _, shown = block.partition("\n")
+    assert main(["plan", *shlex.split(command)]) == 0
+    assert capsys.readouterr().out.strip() == shown.strip()
+
+
+@pytest.mark.parametrize(
+    "command", [["run"], ["plan"], ["layouts"], ["check"], ["status"], ["cache"], ["cache", "pull"], []], ids=" ".join
+)
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    assert "usage: warmslice" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["plan", "--gpu", "H200", "--to", "7x1g.10gb"], "GPU model 'H200' is not in the table"),
+        (["plan", "--gpu", "A30", "--to", "7x1g.10gb"], "has no profile 1g.10gb"),
+        (["plan", "--gpu", "H100-80GB-SXM", "--to", ""], "the layout is empty"),
+        (["check", "/nonexistent.yaml"], "/nonexistent.yaml"),
+        (["run", "--layouts-file", "x", "--resync-seconds", "soon"], "resync_seconds"),
+        (["run", "--resync-seconds", "0", "--node-name", "n"], "resync_seconds is 0"),
+        (["run", "--settings", "/nonexistent.yaml"], "settings file /nonexistent.yaml"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_run_without_a_node_name_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    assert main(["run"]) == 2
+    assert "node_name is not set" in capsys.readouterr().err
+
+
+def test_check_tells_which_layouts_a_gpu_cannot_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "layouts.yaml"
+    entry = "[{devices: all, mig-enabled: true, mig-devices: %s}]"
+    wrong = entry % "{3g.40gb: 2, 2g.20gb: 1}"
+    file.write_text(f"version: v1\nmig-configs:\n  good: {entry % '{1g.10gb: 7}'}\n  wrong: {wrong}\n", "utf-8")
+    assert main(["check", str(file)]) == 0
+    assert main(["check", str(file), "--gpu", "H100-80GB-SXM"]) == 1
+    said = capsys.readouterr().out
+    assert "layout 'wrong': 3g.40gb, 3g.40gb, 2g.20gb do not fit together" in said
+    assert "2 layouts, 1 refused" in said
+
+
+def test_layouts_lists_the_maximal_geometries(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["layouts", "--gpu", "H100-80GB-SXM", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 44
+    assert "7x1g.10gb" in found
+    assert "1x4g.40gb_1x3g.40gb" in found
+
+
+def test_settings_come_from_file_environment_and_flags_the_last_wins(tmp_path: Path) -> None:
+    from agent.settings import load
+
+    file = tmp_path / "settings.yaml"
+    file.write_text("node_name: from-file\nresync_seconds: 100\nevict_unmanaged: true\n", "utf-8")
+    settings = load(
+        str(file), {"WARMSLICE_RESYNC_SECONDS": "200", "WARMSLICE_NODE_NAME": "from-env"}, {"role": "cache"}
+    )
+    assert (settings.node_name, settings.resync_seconds, settings.role) == ("from-env", 200, "cache")
+    assert settings.evict_unmanaged
+    assert settings.roles == {"cache"}

@@ -1,0 +1,67 @@
+"""The cache role as a process: from a catalog to a label, and never a label that is not true."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from hack.hub.server import Hub
+from tests.e2e.agent_node import AgentNode, agent_node
+from tests.fakes.hub import tiny_model
+
+
+@pytest.fixture
+async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    model = tiny_model(folder)
+    async with Hub({model.repository: model}) as running:
+        yield running
+
+
+def _label(hub: Hub) -> str:
+    return f"models.warmslice.dev/{next(iter(hub.models)).replace('/', '--')}"
+
+
+def _state(node: AgentNode, hub: Hub) -> str | None:
+    found: str | None = node.node()["metadata"]["labels"].get(_label(hub))
+    return found
+
+
+async def _started(node: AgentNode, hub: Hub) -> None:
+    catalog = node.folder / "catalog.yaml"
+    catalog.write_text(f"models:\n- repository: {next(iter(hub.models))}\n", "utf-8")
+    cache = node.folder / "hub-cache"
+    await node.start("cache", catalog_file=catalog, hub_endpoint=hub.url, cache_directory=cache)
+
+
+async def test_a_model_of_the_catalog_becomes_ready_and_stays_so_without_the_hub(tmp_path: Path, hub: Hub) -> None:
+    async with agent_node(tmp_path) as node:
+        await _started(node, hub)
+        await node.cluster_until(lambda: _state(node, hub) == "ready", "the model is ready")
+        assert await node.stop() == 0
+        requests = len(hub.counters.request_lines)
+        await _started(node, hub)
+        await node.cluster_until(lambda: len([x for x in node.log() if x["event"] == "started"]) == 2, "started again")
+        await _page_says(node, 'warmslice_model_ready{model="')
+        assert _state(node, hub) == "ready"
+        assert len(hub.counters.request_lines) == requests
+
+
+async def test_wrong_bytes_of_the_right_length_are_never_ready(tmp_path: Path, hub: Hub) -> None:
+    hub.faults.add("GET cdn/", "wrong-bytes")
+    async with agent_node(tmp_path) as node:
+        await _started(node, hub)
+        await node.cluster_until(lambda: _state(node, hub) == "failed", "the model has failed")
+        published = [p for p in (tmp_path / "hub-cache").rglob("snapshots/*/*") if p.is_file()]
+        assert not [p for p in published if p.name.endswith(".safetensors")]
+        hub.faults.clear()
+
+
+async def _page_says(node: AgentNode, text: str) -> None:
+    for _ in range(100):
+        if text in await node.page("/metrics"):
+            return
+    raise AssertionError(f"/metrics never said {text}")

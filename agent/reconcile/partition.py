@@ -215,7 +215,8 @@ class PartitionPass:
         status = None
         if isinstance(step, Begin | End):
             status = status_of(plan, wish, seen.gpus, last, self._now())
-        written = await self._hands.perform(step, node, said(status) if status is not None else {})
+        words = _with_dry_run(said(status), plan, seen, node) if status is not None else {}
+        written = await self._hands.perform(step, node, words)
         log.info("step.done", extra={"step": type(step).__name__, **_named(step)})
         if written is None:
             return node

@@ -39,8 +39,7 @@ def status_of(
             # What an operation has given up on stays failed while it is still so.
             given_up = last is not None and (last.state, last.reason) == ("failed", outcome.reason)
             state: State = "failed" if given_up else "pending"
-            status = _status(state, outcome.reason, outcome.message, layout, revision, last, now)
-            return replace(status, attempts=last.attempts) if last is not None and last.revision == revision else status
+            return _status(state, outcome.reason, outcome.message, layout, revision, last, now)
         case Plan():
             end = next((step for step in outcome.steps if isinstance(step, End)), None)
             if end is not None:
@@ -54,7 +53,7 @@ def _at_end(
     status = _status(end.state, end.reason, end.message, layout, revision, last, now)
     if end.state == "success":
         return _with_placements(status, gpus)
-    attempts = 1 + (last.attempts if last is not None and last.revision == revision else 0)
+    attempts = status.attempts + 1
     wait = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (attempts - 1))
     return replace(status, attempts=attempts, next_try=now + wait)
 
@@ -63,6 +62,7 @@ def _status(
     state: State, reason: str, message: str, layout: str, revision: str, last: NodeStatus | None, now: float
 ) -> NodeStatus:
     same = last is not None and (last.state, last.reason, last.revision) == (state, reason, revision)
+    failed_before = last.attempts if last is not None and last.revision == revision and state != "success" else 0
     return NodeStatus(
         state=state,
         reason=reason,
@@ -72,6 +72,7 @@ def _status(
         revision=revision,
         gpus=last.gpus if last is not None else None,
         placements=last.placements if last is not None else {},
+        attempts=failed_before,
     )
 
 

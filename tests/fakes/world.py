@@ -141,7 +141,11 @@ def _by_placement(instance: GpuInstance) -> Placement:
 
 
 class NodeWorld:
-    """The node and everything around it. ``devices`` maps a pod's UID to the device that it holds."""
+    """The node and everything around it. ``devices`` maps a pod's UID to the device that it holds.
+
+    ``ghosts`` are pods with their devices that only the kubelet still lists, ``strangers`` processes outside every pod, by
+    GPU. ``freeze_plugin``: the device plugin runs and tells nothing.
+    """
 
     def __init__(self, *gpus: Gpu, deploy_labels: bool = True, plugin: bool = True) -> None:
         self.effects = Effects()
@@ -155,6 +159,9 @@ class NodeWorld:
         self.reports: list[PartitionReport] = []
         self.kubelet_down = False
         self.layouts_file = ""
+        self.freeze_plugin = False
+        self.ghosts: list[tuple[dict[str, Any], str]] = []
+        self.strangers: dict[str, tuple[GpuProcess, ...]] = {}
         self._serial = itertools.count(1)
         self._plugin = plugin
         self._plugin_sees: tuple[str, dict[str, int]] | None = None
@@ -205,6 +212,9 @@ class NodeWorld:
             )
             for uid, p in self.pods.items()
             if uid in self.devices
+        ) + tuple(
+            DeviceOwner(p["metadata"]["namespace"], p["metadata"]["name"], "main", "nvidia.com/gpu", (device,))
+            for p, device in self.ghosts
         )
 
     async def budgets(self) -> list[dict[str, Any]]:
@@ -281,7 +291,8 @@ class NodeWorld:
                     for i in gpu.instances
                     if any(c.uuid in held for c in i.compute)
                 )
-                + ((GpuProcess(999, None, None, 1, "serve"),) if uuid in held else ()),
+                + ((GpuProcess(999, None, None, 1, "serve"),) if uuid in held else ())
+                + self.strangers.get(uuid, ()),
             )
 
     def _device_plugin(self) -> None:
@@ -307,7 +318,7 @@ class NodeWorld:
                 "gpu-operator",
             )
             self._plugin_sees = (uid, self._shown_now())
-        if self._plugin_sees is not None:
+        if self._plugin_sees is not None and not self.freeze_plugin:
             self._status(self._plugin_sees[1])
 
     def _shown_now(self) -> dict[str, int]:
@@ -410,10 +421,12 @@ class Steps(Hands):
         return await super().perform(step, node, said)
 
 
-def agent_on(world: NodeWorld, policy: Policy | None = None) -> tuple[PartitionPass, Steps]:
-    """A freshly started agent: it knows nothing but what the world tells."""
+def agent_on(
+    world: NodeWorld, policy: Policy | None = None, sees: Callable[[], dict[str, Any]] | None = None
+) -> tuple[PartitionPass, Steps]:
+    """A freshly started agent: it knows nothing but what the world tells. ``sees`` is the node as its watch shows it."""
     hands = Steps(world)
-    view = _View(lambda: [world.node])
+    view = _View(lambda: [sees() if sees is not None else world.node])
     partition = PartitionPass(
         World(view, _View(lambda: world.pods.values()), world.gpus, world, world.budgets, lambda: world.time),
         hands,

@@ -186,6 +186,19 @@ async def test_a_pod_about_to_take_a_slice_is_waited_for() -> None:
     assert world.uids("starting") == [starting]
 
 
+async def test_a_pod_bound_just_before_the_cordon_is_waited_for_too() -> None:
+    world = _drained()
+    partition, hands = agent_on(world)
+    await _until_taken(world, partition, hands, Begin)
+    late = world.add_pod("late", gpus=1)
+    await _turns(world, partition, 4)
+    assert not any(isinstance(step, Destroy) for step in hands.taken)
+    assert world.reports[-1].waits_for == "pod-starting"
+    world.devices[late] = world.device(0, 2)
+    await settle(world, partition)
+    assert world.uids("late") == [late]
+
+
 async def test_nobody_is_free_while_the_kubelet_does_not_answer() -> None:
     world = _drained()
     world.kubelet_down = True

@@ -24,7 +24,9 @@ from agent.execute.partition import Hands
 from agent.model.cache import CacheReport
 from agent.model.errors import BadInputError
 from agent.model.mig import Gpu
+from agent.model.node import Node
 from agent.model.report import PartitionReport
+from agent.observe.cluster import node_of
 from agent.observe.telemetry import Telemetry
 from agent.observe.world import World
 from agent.plan.drain import DrainPolicy
@@ -32,6 +34,7 @@ from agent.plan.partition import Policy
 from agent.reconcile.cache import CachePass, CacheRules
 from agent.reconcile.loop import keep_passing
 from agent.reconcile.partition import PartitionPass, Rules
+from agent.reconcile.telling import CacheNews
 from agent.report.exposition import application, serving
 from agent.report.health import Heartbeats, Readiness
 from agent.report.log import configure
@@ -153,9 +156,12 @@ class _Agent:
         rules = CacheRules(cache, settings.hub_endpoint, settings.cache_budget_bytes)
         one_pass = CachePass(rules, TextFile(Path(settings.catalog_file)), self, fetches, clock.now)
 
+        news = CacheNews(self._kube, self._our_node, clock.now)
+
         async def cache_pass() -> float:
             report = await one_pass.run()
             self._metrics.cache(report)
+            await news.tell(report)
             self._cache_ready(report)
             wait = report.look_again_seconds
             # Progress is shown while something is fetched; nothing else needs a look before the resync.
@@ -189,6 +195,10 @@ class _Agent:
         """Change labels of our node (None removes one)."""
         written = await self._kube.patch_node(self._settings.node_name, {"metadata": {"labels": dict(labels)}})
         self._node.put(written)
+
+    def _our_node(self) -> Node | None:
+        objects = self._node.objects
+        return node_of(objects[0]) if objects else None
 
     def _cache_ready(self, report: CacheReport) -> None:
         self._ready.lacks("catalog", report.refusal) if report.refusal else self._ready.ready("catalog")

@@ -31,7 +31,8 @@ from agent.observe.cluster import node_of
 from agent.observe.world import World, read_layouts
 from agent.plan.geometry import feasible
 from agent.plan.partition import UPGRADE_IDLE, Memory, Policy, decide
-from agent.report.status import dry_run, event, said, status_of, worth_a_write
+from agent.reconcile.telling import EventSink, tell
+from agent.report.status import dry_run, said, status_event, status_of, worth_a_write
 
 log = logging.getLogger("warmslice.partition")
 
@@ -59,12 +60,6 @@ class NodeStore(Protocol):
     """Takes the node as the API server answered it, so that the next pass does not decide on an older one."""
 
     def put(self, item: dict[str, Any]) -> None: ...
-
-
-class EventSink(Protocol):
-    """Writes Events; a lost one changes nothing."""
-
-    async def create_event(self, namespace: str, event: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,10 +280,7 @@ class PartitionPass:
         level = logging.ERROR if status.state == "failed" else logging.INFO
         fields = {"state": status.state, "reason": status.reason, "layout": status.layout, "detail": status.message}
         log.log(level, "status", extra=fields)
-        try:
-            await self._events.create_event("default", event(node, status, self._now()))
-        except AgentError as error:
-            log.warning("event.lost", extra={"error": str(error)})
+        await tell(self._events, status_event(node, status, self._now()))
 
     def _summary(self, seen: Snapshot, status: NodeStatus | None) -> PartitionReport:
         return PartitionReport(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from agent.model import labels
@@ -14,6 +12,7 @@ from agent.model.mig import Gpu
 from agent.model.node import Node
 from agent.model.report import NodeStatus, State
 from agent.model.steps import Change, End, Outcome, Plan, Settled, Waiting
+from agent.report.events import node_event
 
 FIRST_RETRY_SECONDS = 30.0
 LAST_RETRY_SECONDS = 3600.0
@@ -138,28 +137,10 @@ def in_words(change: Change, gpus: tuple[Gpu, ...]) -> str:
     return "; ".join(parts) or "putting clients back"
 
 
-def event(node: Node, status: NodeStatus, now: float) -> dict[str, Any]:
-    """A core/v1 Event on the node. Node events live in the namespace ``default``; its time has six digits."""
-    moment = datetime.fromtimestamp(now, UTC)
-    digest = hashlib.sha256(f"{status.reason}{status.message}{now}".encode()).hexdigest()[:10]
-    stamp = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{node.name}.{digest}", "namespace": "default"},
-        "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid},
-        "reason": "".join(part.capitalize() for part in status.reason.split("-")),
-        "message": status.message[:1000],
-        "type": "Normal" if status.state == "success" or _expected(status) else "Warning",
-        "eventTime": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "firstTimestamp": stamp,
-        "lastTimestamp": stamp,
-        "count": 1,
-        "action": "Partition",
-        "reportingComponent": "warmslice.dev/agent",
-        "reportingInstance": node.name,
-        "source": {"component": "warmslice", "host": node.name},
-    }
+def status_event(node: Node, status: NodeStatus, now: float) -> dict[str, Any]:
+    """The Event that says the same as the status."""
+    warning = status.state != "success" and not _expected(status)
+    return node_event(node, status.reason, status.message, "Partition", now, warning)
 
 
 def _expected(status: NodeStatus) -> bool:

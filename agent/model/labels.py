@@ -37,8 +37,8 @@ def gpu_layout_label(uuid: str) -> str:
 class Client:
     """Something on the node that uses GPUs and is started by a deploy label.
 
-    ``apps`` are the values of the pod labels ``app`` or ``app.kubernetes.io/name`` that its pods carry, with GPU Operator
-    and without. ``every_change`` is False for a client that stands in the way of a mode change only.
+    ``apps`` are the values of the pod labels ``app``, ``app.kubernetes.io/name`` or ``name`` that its pods carry, with GPU
+    Operator and without. ``every_change`` is False for a client that stands in the way of a mode change only.
     """
 
     label: str

@@ -57,8 +57,9 @@ class Pod:
 
     @property
     def app(self) -> str:
-        """The name its labels give the application, by the older or the newer key."""
-        return self.labels.get("app") or self.labels.get("app.kubernetes.io/name", "")
+        """The name its labels give the application: GPU Operator and the charts of NVIDIA's clients use three keys."""
+        keys = ("app", "app.kubernetes.io/name", "name")
+        return next((self.labels[key] for key in keys if self.labels.get(key)), "")
 
 
 @dataclass(frozen=True, slots=True)

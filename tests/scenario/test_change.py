@@ -307,6 +307,24 @@ async def test_a_deploy_label_that_somebody_changes_midway_is_theirs() -> None:
     assert world.node["metadata"]["labels"]["nvidia.com/gpu.deploy.dcgm-exporter"] == "false"
 
 
+@pytest.mark.parametrize(
+    "pod_labels",
+    [
+        {"app": "nvidia-device-plugin-daemonset"},
+        {"app.kubernetes.io/name": "nvidia-device-plugin"},
+        {"name": "nvidia-device-plugin-ds"},
+    ],
+    ids=["operator", "chart", "manifest"],
+)
+async def test_the_plugin_is_known_by_the_labels_of_each_way_to_install_it(pod_labels: dict[str, str]) -> None:
+    world = NodeWorld(h100(SEVEN), deploy_labels=False, plugin=False)
+    plugin = world.add_pod("plugin", owner="DaemonSet", pod_labels=pod_labels, namespace="nvidia")
+    world.label(value="2x3g.40gb")
+    partition, hands = agent_on(world)
+    await _until_taken(world, partition, hands, RestartClient)
+    assert [step.pod.uid for step in hands.taken if isinstance(step, RestartClient)] == [plugin]
+
+
 async def test_the_node_stays_cordoned_where_that_is_asked_for() -> None:
     world = _idle()
     world.node["metadata"]["annotations"][labels.KEEP_CORDONED] = "true"

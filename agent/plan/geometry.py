@@ -8,14 +8,17 @@ fewest calls; the lowest placements on a tie.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.model.mig import Gpu, GpuWish, Layout, Placement, Profile, Shape, Slot
 from agent.model.node import PodRef
 from agent.model.steps import GpuChange
 
-Cost = tuple[int, int, int, tuple[int, ...], int, Layout]
+Disruption = tuple[int, int, int]
+Tie = tuple[tuple[int, ...], int, Layout]
+Rooms = tuple[tuple[int, ...], ...]
+"""The placements of each profile as bits, largest profile first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,21 @@ def best(gpu: Gpu, fixed: Layout, wish: GpuWish, tenants: Tenants) -> Layout | N
     """The cheapest completion; None where there is none."""
     if wish.placed is not None:
         return wish.placed if set(fixed) <= set(wish.placed) else None
-    return min(completions(gpu, fixed, wish.shapes), key=lambda layout: cost(gpu, layout, tenants), default=None)
+    return cheapest(gpu, completions(gpu, fixed, wish.shapes), tenants)
+
+
+def cheapest(gpu: Gpu, layouts: Iterable[Layout], tenants: Tenants) -> Layout | None:
+    """The first of the cheapest. What only breaks ties is looked at only where there is one."""
+    have, rooms = gpu.layout, _rooms(gpu)
+    chosen: tuple[Disruption, Tie] | None = None
+    for layout in layouts:
+        disruption = disruption_of(have, layout, tenants)
+        if chosen is not None and disruption > chosen[0]:
+            continue
+        tie = tie_of(rooms, have, layout)
+        if chosen is None or (disruption, tie) < chosen:
+            chosen = disruption, tie
+    return chosen[1][2] if chosen is not None else None
 
 
 def feasible(gpu: Gpu, shapes: tuple[Shape, ...]) -> bool:
@@ -96,29 +113,28 @@ def media_allowed(gpu: Gpu, shapes: tuple[Shape, ...]) -> bool:
     return media["me"] <= 1
 
 
-def cost(gpu: Gpu, target: Layout, tenants: Tenants) -> Cost:
-    """What a completion costs, compared from left to right; every part is better when smaller."""
-    kept = set(target)
-    gone = [slot for slot in gpu.layout if slot not in kept]
+def disruption_of(have: Layout, target: Layout, tenants: Tenants) -> Disruption:
+    """(pods moved that have no budget now, pods moved, slices destroyed)."""
+    gone = [slot for slot in have if slot not in target]
+    if not tenants.pods:
+        return 0, 0, len(gone)
     pods = frozenset[PodRef]().union(*(tenants.pods.get(slot.placement, frozenset()) for slot in gone))
-    created = sum(1 for slot in target if slot not in set(gpu.layout))
-    return (
-        len(pods & tenants.spent),
-        len(pods),
-        len(gone),
-        tuple(-free for free in room_left(gpu, target)),
-        len(gone) + created,
-        target,
-    )
+    return len(pods & tenants.spent), len(pods), len(gone)
 
 
-def room_left(gpu: Gpu, layout: Layout) -> tuple[int, ...]:
-    """For each profile, largest first, at how many placements one more could still be created."""
+def tie_of(rooms: Rooms, have: Layout, target: Layout) -> Tie:
+    """(at how many placements one more of each profile could be made, negated, largest first; calls; the layout itself)."""
     taken = 0
-    for slot in layout:
+    for slot in target:
         taken |= _mask(slot.placement)
+    left = tuple([-sum([not taken & mask for mask in masks]) for masks in rooms])
+    changed = sum(1 for slot in have if slot not in target) + sum(1 for slot in target if slot not in have)
+    return left, changed, target
+
+
+def _rooms(gpu: Gpu) -> Rooms:
     ordered = sorted(gpu.profiles, key=lambda p: (-p.size, -p.slices, p.name))
-    return tuple(sum(1 for place in p.placements if not taken & _mask(place)) for p in ordered)
+    return tuple(tuple(_mask(place) for place in profile.placements) for profile in ordered)
 
 
 def difference(gpu: Gpu, target: Layout, mode: bool | None) -> GpuChange:

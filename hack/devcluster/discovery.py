@@ -94,11 +94,15 @@ def _resources(kind: Kind) -> list[Object]:
         "singularName": kind.singular,
         "namespaced": kind.namespaced,
         "kind": kind.name,
-        "verbs": list(_VERBS),
+        "verbs": _verbs(kind),
         "shortNames": list(kind.short_names),
         "categories": list(kind.categories),
     }
     return [main, *(_subresource(kind, name) for name in kind.subresources)]
+
+
+def _verbs(kind: Kind) -> list[str]:
+    return ["create"] if kind.create_only else list(_VERBS)
 
 
 def _subresource(kind: Kind, name: str) -> Object:
@@ -106,6 +110,9 @@ def _subresource(kind: Kind, name: str) -> Object:
     match name:
         case "eviction":
             return entry | {"kind": "Eviction", "group": "policy", "version": "v1", "verbs": ["create"]}
+        case "token":
+            token = {"kind": "TokenRequest", "group": "authentication.k8s.io", "version": "v1", "verbs": ["create"]}
+            return entry | token
         case "binding":
             return entry | {"kind": "Binding", "verbs": ["create"]}
         case _:
@@ -126,7 +133,7 @@ def _aggregated_resource(kind: Kind) -> Object:
         "responseKind": {"group": kind.group, "version": kind.version, "kind": kind.name},
         "scope": "Namespaced" if kind.namespaced else "Cluster",
         "singularResource": kind.singular,
-        "verbs": list(_VERBS),
+        "verbs": _verbs(kind),
         "shortNames": list(kind.short_names),
         "categories": list(kind.categories),
     }

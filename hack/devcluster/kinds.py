@@ -22,6 +22,7 @@ class Kind:
     selectable_fields: tuple[str, ...] = ()
     counts_generation: bool = False
     needs_revision_to_update: bool = False
+    create_only: bool = False
     shelf: str = field(default="")
 
     @property
@@ -73,7 +74,7 @@ NAMESPACES = Kind(
 )  # fmt: skip
 SECRETS = Kind("", "v1", "secrets", "Secret", selectable_fields=("type",))
 SERVICES = Kind("", "v1", "services", "Service", short_names=("svc",), categories=("all",), subresources=("status",))
-SERVICE_ACCOUNTS = Kind("", "v1", "serviceaccounts", "ServiceAccount", short_names=("sa",))
+SERVICE_ACCOUNTS = Kind("", "v1", "serviceaccounts", "ServiceAccount", short_names=("sa",), subresources=("token",))
 LEASES = Kind("coordination.k8s.io", "v1", "leases", "Lease", needs_revision_to_update=True)
 NEW_EVENTS = Kind(
     "events.k8s.io", "v1", "events", "Event", short_names=("ev",), selectable_fields=_NEW_EVENT_FIELDS, shelf="events"
@@ -95,9 +96,56 @@ REPLICASETS = Kind(
     counts_generation=True,
 )  # fmt: skip
 
+# Access, admission, priority, quota and devices.
+_RBAC, _ADMISSION, _DEVICES = "rbac.authorization.k8s.io", "admissionregistration.k8s.io", "resource.k8s.io"
+ROLES = Kind(_RBAC, "v1", "roles", "Role")
+ROLE_BINDINGS = Kind(_RBAC, "v1", "rolebindings", "RoleBinding")
+CLUSTER_ROLES = Kind(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
+CLUSTER_ROLE_BINDINGS = Kind(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
+ADMISSION_POLICIES = Kind(
+    _ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", namespaced=False,
+    subresources=("status",), counts_generation=True,
+)  # fmt: skip
+ADMISSION_BINDINGS = Kind(
+    _ADMISSION, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", namespaced=False
+)
+PRIORITY_CLASSES = Kind(
+    "scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False, short_names=("pc",)
+)
+QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota", short_names=("quota",), subresources=("status",))
+RESOURCE_SLICES = Kind(
+    _DEVICES, "v1", "resourceslices", "ResourceSlice", namespaced=False,
+    selectable_fields=("spec.nodeName", "spec.driver"),
+)  # fmt: skip
+DEVICE_CLASSES = Kind(_DEVICES, "v1", "deviceclasses", "DeviceClass", namespaced=False)
+RESOURCE_CLAIMS = Kind(_DEVICES, "v1", "resourceclaims", "ResourceClaim", subresources=("status",))
+CLAIM_TEMPLATES = Kind(_DEVICES, "v1", "resourceclaimtemplates", "ResourceClaimTemplate")
+
+# Questions that are answered and never stored.
+ACCESS_REVIEWS = Kind(
+    "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview",
+    namespaced=False, create_only=True,
+)  # fmt: skip
+RULES_REVIEWS = Kind(
+    "authorization.k8s.io", "v1", "selfsubjectrulesreviews", "SelfSubjectRulesReview",
+    namespaced=False, create_only=True,
+)  # fmt: skip
+SUBJECT_REVIEWS = Kind(
+    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False, create_only=True
+)
+SELF_REVIEWS = Kind(
+    "authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", namespaced=False, create_only=True
+)
+TOKEN_REVIEWS = Kind(
+    "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False, create_only=True
+)  # fmt: skip
+
 ALL_KINDS = (
     NODES, PODS, EVENTS, CONFIGMAPS, NAMESPACES, SECRETS, SERVICES, SERVICE_ACCOUNTS,
     LEASES, NEW_EVENTS, BUDGETS, DAEMONSETS, DEPLOYMENTS, REPLICASETS,
+    ROLES, ROLE_BINDINGS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ADMISSION_POLICIES, ADMISSION_BINDINGS,
+    PRIORITY_CLASSES, QUOTAS, RESOURCE_SLICES, DEVICE_CLASSES, RESOURCE_CLAIMS, CLAIM_TEMPLATES,
+    ACCESS_REVIEWS, RULES_REVIEWS, SUBJECT_REVIEWS, SELF_REVIEWS, TOKEN_REVIEWS,
 )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import secrets
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,7 +14,28 @@ _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 def clone(obj: Object) -> Object:
     """A copy that shares nothing with the original; stored objects are never changed in place."""
-    return copy.deepcopy(obj)
+    copied: Object = _copied(obj)
+    return copied
+
+
+def _copied(value: Any) -> Any:
+    """What JSON can hold; several times faster than ``copy.deepcopy``."""
+    if type(value) is dict:
+        return {key: _copied(inner) for key, inner in value.items()}
+    if type(value) is list:
+        return [_copied(inner) for inner in value]
+    return value
+
+
+def shared_with(old: Any, new: Any) -> Any:
+    """``new``, with every part that equals the one in ``old`` replaced by it: versions of an object share memory."""
+    if type(old) is not type(new):
+        return new
+    if old == new:
+        return old
+    if type(new) is dict:
+        return {key: shared_with(old.get(key), value) for key, value in new.items()}
+    return new
 
 
 def dig(obj: Mapping[str, Any], path: str, default: Any = None) -> Any:

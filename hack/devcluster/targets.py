@@ -50,7 +50,7 @@ def _is_namespace_subresource(rest: list[str]) -> bool:
 
 def verb_of(method: str, target: Target, query: Mapping[str, str]) -> str:
     """The API verb, as in RBAC rules and audit logs. Raises ApiError 405."""
-    if target.subresource in ("eviction", "binding"):
+    if target.subresource in ("eviction", "binding", "token") or target.kind.create_only:
         if method != "POST":
             raise method_not_allowed()
         return "create"

@@ -9,8 +9,9 @@
 #ifndef SIMGPU_CALL_H
 #define SIMGPU_CALL_H
 
+#include "lookup.h"
+#include "mig_devices.h"
 #include "nvml_api.h"
-#include "rules.h"
 #include "state.h"
 
 struct call {

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "control.h"
+#include "control_commands.h"
+#include "nvml_api.h"
 
 static const struct {
     const char *name;

@@ -3,7 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "control.h"
+#include "control_commands.h"
+#include "holders.h"
+#include "lookup.h"
+#include "node.h"
 #include "uuid.h"
 
 enum { FIRST_PCI_BUS = 0x0f, PCI_BUS_STEP = 0x10 };

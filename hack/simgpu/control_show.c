@@ -2,7 +2,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "control.h"
+#include "control_commands.h"
+#include "lookup.h"
+#include "nvml_api.h"
 
 static const char *comma(bool first) { return first ? "" : ","; }
 

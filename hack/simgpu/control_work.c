@@ -3,7 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "control.h"
+#include "control_commands.h"
+#include "holders.h"
+#include "lookup.h"
 #include "usage.h"
 
 static struct gpu_process *free_slot(void)

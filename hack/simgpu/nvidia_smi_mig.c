@@ -1,9 +1,11 @@
 /* nvidia-smi mig: -lgip, -lgi, -lci, -cgi, -cci, -dgi, -dci. */
+#include "nvidia_smi_mig.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "nvidia_smi.h"
+#include "nvidia_smi_words.h"
 
 enum { LARGEST_LIST = 64 };
 

@@ -2,6 +2,9 @@
 #include <stdio.h>
 
 #include "call.h"
+#include "holders.h"
+#include "instances.h"
+#include "rules.h"
 
 struct place {
     struct gpu *gpu;

@@ -2,6 +2,9 @@
 #include <stdio.h>
 
 #include "call.h"
+#include "holders.h"
+#include "instances.h"
+#include "rules.h"
 
 static nvmlReturn_t find_enumerator(const struct gpu *gpu, unsigned int enumerator, const struct gpu_profile **profile)
 {

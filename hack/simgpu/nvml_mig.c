@@ -1,5 +1,6 @@
 /* MIG mode and MIG device handles. */
 #include "call.h"
+#include "holders.h"
 
 nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, unsigned int *pending)
 {

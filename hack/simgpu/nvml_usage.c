@@ -1,5 +1,6 @@
 /* Memory, processes and utilization rates. */
 #include "call.h"
+#include "holders.h"
 #include "usage.h"
 
 static const unsigned int NONE = 0xFFFFFFFF;

@@ -1,5 +1,8 @@
 #include "usage.h"
 
+#include "holders.h"
+#include "lookup.h"
+
 enum { MIB = 1 << 20, IDLE_MIB = 11, IDLE_MIB_PER_SLICE = 4, RESERVED_MIB = 600 };
 
 void read_busy_seconds(const struct utilization *utilization, int64_t now_ns, double busy_seconds[UTILIZATIONS])

@@ -2,7 +2,7 @@
 #ifndef SIMGPU_USAGE_H
 #define SIMGPU_USAGE_H
 
-#include "rules.h"
+#include "state.h"
 
 /* In force from now on; a negative ratio leaves that kind as it is. */
 void set_utilization(struct utilization *utilization, const double ratio[UTILIZATIONS]);

@@ -1,5 +1,6 @@
-#ifndef SIMGPU_NVIDIA_SMI_H
-#define SIMGPU_NVIDIA_SMI_H
+/* The words of an nvidia-smi command line, and the devices that they name. */
+#ifndef SIMGPU_NVIDIA_SMI_WORDS_H
+#define SIMGPU_NVIDIA_SMI_WORDS_H
 
 #include "call.h"
 
@@ -10,8 +11,5 @@ const char *word_after(int count, char **words, const char *name);
 bool has_word(int count, char **words, const char *name);
 int find_devices(const char *list, nvmlDevice_t devices[MAX_GPUS]);
 unsigned int index_of(nvmlDevice_t device);
-
-/* nvidia-smi mig ... */
-int run_mig(int count, char **words);
 
 #endif

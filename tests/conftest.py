@@ -1,6 +1,14 @@
 """What every test shares."""
 
 import asyncio
+import os
+
+from hypothesis import settings
+
+# What continuous integration tries is the same each time; a developer's run hunts for more.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 def pytest_configure() -> None:

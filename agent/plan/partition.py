@@ -295,7 +295,8 @@ def _by_priority(change: Change, seen: Snapshot) -> list[PodRef]:
 def _with_clients_paused(seen: Snapshot, operation: Operation, change: Change) -> Operation:
     """The record as it stands from the moment the hardware may be touched, with the deploy labels to pause in it.
 
-    Those are labels that stand on the node, are not opted out, and whose client this change concerns.
+    Those are labels that stand on the node, are not opted out, and whose client this change concerns. Every client that runs
+    now will have seen an old layout: also one that came back midway, before a newer wish.
     """
     mode = any(gpu.mode is not None for gpu in change.gpus)
     to_pause = {
@@ -303,7 +304,13 @@ def _with_clients_paused(seen: Snapshot, operation: Operation, change: Change) -
         for client in labels.CLIENTS
         if (client.every_change or mode) and seen.node.labels.get(client.label, "false") not in ("false", labels.PAUSED)
     }
-    return replace(operation, touched=True, labels={**operation.labels, **to_pause})
+    running = {pod.ref.uid for pod in _client_pods(seen, mode)}
+    return replace(
+        operation,
+        touched=True,
+        labels={**operation.labels, **to_pause},
+        clients=tuple(sorted({*operation.clients, *running})),
+    )
 
 
 def _stopping(seen: Snapshot, operation: Operation) -> tuple[Pod, ...]:

@@ -270,6 +270,23 @@ async def test_a_newer_wish_midway_is_gone_to_directly() -> None:
     assert len([step for step in hands.taken if isinstance(step, Begin)]) == 1
 
 
+@pytest.mark.parametrize("deploy_labels", [True, False])
+async def test_a_client_that_came_back_before_a_newer_wish_is_started_anew(deploy_labels: bool) -> None:
+    """It has seen a layout, but not the last one."""
+    world = NodeWorld(h100(), deploy_labels=deploy_labels)
+    world.label(value="1x1g.10gb")
+    partition, hands = agent_on(world)
+    await _until_taken(world, partition, hands, Resume if deploy_labels else RestartClient)
+    world.tick()
+    world.tick()
+    assert world.uids("nvidia-device-plugin")
+    world.label(value="enabled")
+    started = world.time
+    await settle(world, partition)
+    assert _status(world)["state"] == "success"
+    assert world.time - started < 60
+
+
 async def test_a_failed_change_is_tried_again_later_each_time() -> None:
     world = _idle()
     for place in ("0:4", "4:4"):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
 from agent.model.errors import BadInputError
+from agent.model.text import read_yaml
 
 ENVIRONMENT_PREFIX = "WARMSLICE_"
 DEFAULT_FILE = "/etc/warmslice/settings.yaml"
@@ -92,14 +92,14 @@ def _from_file(file: str | None) -> dict[str, Any]:
     if file is None and not path.exists():
         return {}
     try:
-        document = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        document = read_yaml(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, BadInputError) as error:
         raise BadInputError(f"settings file {path}: {' '.join(str(error).split())}") from error
     if document is None:
         return {}
     if not isinstance(document, dict):
         raise BadInputError(f"settings file {path}: expected a mapping of settings")
-    unknown = sorted(set(document) - set(Settings.__struct_fields__))
+    unknown = [name for name in document if name not in Settings.__struct_fields__]
     if unknown:
         raise BadInputError(
             f"settings file {path}: unknown setting {unknown[0]!r}; known are {', '.join(Settings.__struct_fields__)}"
@@ -113,8 +113,8 @@ def _value(name: str, text: str, where: str) -> Any:
     if ("str" in kind and "list" not in kind) or "Literal" in kind:
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return read_yaml(text)
+    except BadInputError as error:
         raise BadInputError(f"{where}: {text!r} is not a value for {name}") from error
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import yaml
 
 from agent.model.catalog import Catalog, CatalogModel, CatalogRefusal, derived_name
+from agent.model.errors import BadInputError
 from agent.model.labels import MODEL_SET
+from agent.model.text import read_yaml
 
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -62,11 +63,9 @@ def wanted_models(catalog: Catalog, node_labels: Mapping[str, str]) -> tuple[Cat
 
 def _document(text: str) -> _Document:
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
-        raise _MistakeError(f"not YAML{where}: {getattr(error, 'problem', None) or error}") from error
+        document = read_yaml(text)
+    except BadInputError as error:
+        raise _MistakeError(str(error)) from error
     if document is None:
         return _Document()
     if not isinstance(document, dict):
@@ -148,7 +147,7 @@ def _set(name: str, members: Any, models: Mapping[str, CatalogModel]) -> frozens
     if not isinstance(members, list):
         raise _MistakeError(f"sets.{name} is {members!r}, expected a list of names of models")
     for index, member in enumerate(members):
-        if member not in models:
+        if not isinstance(member, str) or member not in models:
             known = ", ".join(sorted(models)) or "none"
             raise _MistakeError(f"sets.{name}[{index}] is {member!r}, expected the name of a model (known: {known})")
     return frozenset(members)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
 from agent.desired.inline import Ask, parse_profile
 from agent.model.errors import BadInputError
 from agent.model.mig import Gpu
+from agent.model.text import read_yaml
 
 _FILTER = re.compile(r"0x[0-9A-Fa-f]{8}(:0x[0-9A-Fa-f]{8})?")
 
@@ -45,7 +45,7 @@ Layouts = Mapping[str, tuple[Entry, ...]]
 def parse_layouts(text: str, source: str) -> Layouts:
     """Named layouts of a mig-parted v1 file. BadInputError says where the mistake is and what would be right."""
     document = _document(text, source)
-    unknown = sorted(set(document) - {"version", "mig-configs"})
+    unknown = [name for name in document if name not in {"version", "mig-configs"}]
     if unknown:
         raise BadInputError(f"{source}: unknown field {unknown[0]!r}; a layouts file has 'version' and 'mig-configs'")
     if document.get("version") != "v1":
@@ -58,9 +58,9 @@ def parse_layouts(text: str, source: str) -> Layouts:
 
 def _document(text: str, source: str) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInputError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+        document = read_yaml(text)
+    except BadInputError as error:
+        raise BadInputError(f"{source}: {error}") from error
     if not isinstance(document, dict):
         raise BadInputError(f"{source}: expected a mapping with 'version' and 'mig-configs'")
     return document

@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
 from agent.desired.catalog import read_catalog
 from agent.desired.layout_file import Layouts, parse_layouts
 from agent.desired.resolve import Sources, resolve
@@ -18,6 +16,7 @@ from agent.model.errors import BadInputError
 from agent.model.labels import CONFIG
 from agent.model.mig import Gpu, GpuWish, Layout, Placement, Shape, Slot
 from agent.model.steps import GpuChange
+from agent.model.text import read_yaml
 from agent.observe.paper import gpu_on_paper
 from agent.plan.geometry import Tenants, best, feasible, maximal_geometries, solve
 
@@ -79,8 +78,8 @@ def _wish(gpu: Gpu, layout: str) -> GpuWish:
 
 def _is_catalog(text: str) -> bool:
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError:
+        document = read_yaml(text)
+    except BadInputError:
         return False
     return isinstance(document, dict) and bool({"models", "sets"} & set(document))
 

@@ -60,6 +60,29 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "text", "sentence"),
+    [
+        (["check"], "version: v1\nmig-configs: {day: 2024-99-99}", "month must be in 1..12; put it in quotes"),
+        (["check"], "version: v1\n1: 2\nmig-configs: {}", "unknown field 1"),
+        (["check"], "models: [{repository: a/b}]\nsets: {day: [[x]]}", "sets.day[0] is ['x']"),
+        (["run", "--settings"], "resync_seconds: 2024-99-99", "month must be in 1..12; put it in quotes"),
+        (["run", "--settings"], "{1: 2, a: 3}", "unknown setting 1"),
+        (["run", "--cache-budget-bytes", "2024-99-99", "--settings"], "", "'2024-99-99' is not a value for cache_budg"),
+    ],
+)
+def test_whatever_stands_in_a_file_is_one_sentence_too(
+    command: list[str], text: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The parser's own errors are of many kinds, and the agent reads the same files again and again while it runs."""
+    file = tmp_path / "file.yaml"
+    file.write_text(text, "utf-8")
+    assert main([*command, str(file)]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
 def test_run_without_a_node_name_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NODE_NAME", raising=False)
     assert main(["run"]) == 2

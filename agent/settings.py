@@ -82,8 +82,10 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
     except msgspec.ValidationError as error:
         raise BadInputError(f"settings: {error}") from error
     for name in ("telemetry_period_seconds", "resync_seconds", "advertise_seconds"):
-        if getattr(settings, name) <= 0:
+        if not getattr(settings, name) > 0:  # .nan is no number of seconds either
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be more than 0")
+    if settings.cache_budget_bytes is not None and settings.cache_budget_bytes < 0:
+        raise BadInputError(f"settings: cache_budget_bytes is {settings.cache_budget_bytes}; it must be 0 or more")
     return settings
 
 

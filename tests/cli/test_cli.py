@@ -48,6 +48,8 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         (["check", "/nonexistent.yaml"], "/nonexistent.yaml"),
         (["run", "--layouts-file", "x", "--resync-seconds", "soon"], "resync_seconds"),
         (["run", "--resync-seconds", "0", "--node-name", "n"], "resync_seconds is 0"),
+        (["run", "--resync-seconds", ".nan", "--node-name", "n"], "resync_seconds is nan"),
+        (["cache", "ls", "--cache-budget-bytes=-5"], "cache_budget_bytes is -5; it must be 0 or more"),
         (["run", "--settings", "/nonexistent.yaml"], "settings file /nonexistent.yaml"),
     ],
 )

@@ -35,12 +35,12 @@ def application(render: Render, overdue: Complaints, lacking: Complaints) -> web
 @asynccontextmanager
 async def serving(app: web.Application, listen: str) -> AsyncIterator[str]:
     """Serve until the block ends; yields the address bound, ``host:port``. BadInputError for an address that is none,
-    OSError when it is taken."""
+    that this host does not have, or that is taken."""
     host, port = parse_listen(listen)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await _listen(runner, host, port)
         yield _address(runner)
     finally:
         await runner.cleanup()
@@ -52,6 +52,13 @@ def parse_listen(listen: str) -> tuple[str, int]:
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise BadInputError(f"listen address {listen!r} is not host:port, such as 0.0.0.0:9470 or [::]:9470")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        raise BadInputError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
 class _Pages:

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from agent.model.errors import BadInputError
 from agent.report.exposition import application, parse_listen, serving
@@ -113,3 +114,17 @@ def test_listen_addresses(listen: str, expected: tuple[str, int]) -> None:
 def test_what_is_no_listen_address_is_named(listen: str) -> None:
     with pytest.raises(BadInputError, match="is not host:port"):
         parse_listen(listen)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
+async def test_an_address_that_is_not_ours_is_a_mistake_in_the_settings(host: str) -> None:
+    with pytest.raises(BadInputError, match=rf"cannot listen on {host}:9470: \w"):
+        async with serving(web.Application(), f"{host}:9470"):
+            raise AssertionError("nobody can listen there")
+
+
+async def test_an_address_that_is_taken_is_named() -> None:
+    async with serving(web.Application(), "127.0.0.1:0") as taken:
+        with pytest.raises(BadInputError, match=f"cannot listen on {taken}: .*in use"):
+            async with serving(web.Application(), taken):
+                raise AssertionError("two listeners on one address")

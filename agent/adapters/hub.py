@@ -28,6 +28,7 @@ from agent.model.cache import FailureKind, FetchEndedError, FetchFaultError
 from agent.model.catalog import Listing, RepositoryFile, unusable_path
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_TOKEN = re.compile(r"[!-~]+")
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -36,6 +37,10 @@ class HubClient:
     and FetchEndedError (do not)."""
 
     def __init__(self, repository: str, endpoint: str | None, token: str | None, timeout_seconds: float) -> None:
+        if token is not None and not _TOKEN.fullmatch(token):
+            # Said here: the error of whoever builds the header would quote it.
+            message = "the hub's token has a space, a line break or a letter that no token has: write the token alone"
+            raise FetchEndedError("token", message, FailureKind.REFUSED)
         self._repository = repository
         self._token: str | bool = token if token is not None else False
         self._api = HfApi(endpoint=endpoint, token=self._token)
@@ -82,10 +87,12 @@ class HubClient:
             raise FetchFaultError("stalled", f"the hub did not answer in time ({type(error).__name__})") from error
         except (httpx2.HTTPError, OSError) as error:
             raise FetchFaultError(
-                "unreachable", f"the hub at {self._api.endpoint} is not reachable: {error}"
+                "unreachable", f"the hub at {_shown(self._api.endpoint)} is not reachable: {error}"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise FetchFaultError("hub-answer", f"the hub at {self._api.endpoint} gave no usable answer") from error
+            raise FetchFaultError(
+                "hub-answer", f"the hub at {_shown(self._api.endpoint)} gave no usable answer"
+            ) from error
 
     def _refusal_or_fault(self, error: HfHubHTTPError, revision: str) -> FetchEndedError | FetchFaultError:
         status = error.response.status_code
@@ -116,6 +123,11 @@ class HubClient:
         if self._token:
             return f"the hub has no {self._repository} that this token may see: check the name or the token's access"
         return f"the hub has no public {self._repository}: check the name, or give a token if it is private"
+
+
+def _shown(endpoint: str) -> str:
+    """For people, who may be others than those who know the password in it."""
+    return re.sub(r"//[^/@]*@", "//", endpoint)
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

@@ -136,7 +136,10 @@ def _network_faults() -> Iterator[None]:
         raise FetchFaultError("stalled", "the connection fell silent") from error
     except ConnectionError as error:
         raise FetchFaultError("reset", f"the connection broke: {error}") from error
-    except (http.client.HTTPException, OSError) as error:
+    except http.client.HTTPException as error:
+        # By its kind only: some quote the address, and a signed one is as good as a token.
+        raise FetchFaultError("unreachable", f"the server cannot be read ({type(error).__name__})") from error
+    except OSError as error:
         raise FetchFaultError("unreachable", f"the server cannot be read: {error!r}") from error
 
 

@@ -34,7 +34,7 @@ class Route:
 def route_to(parts: SplitResult, silence_seconds: float) -> Route:
     """``http_proxy``, ``https_proxy`` and ``no_proxy`` hold, as they do for the hub's library."""
     if parts.hostname is None or parts.scheme not in {"http", "https"}:
-        raise FetchEndedError("hub-answer", f"the hub sent us to {parts.scheme}://{parts.netloc}")
+        raise FetchEndedError("hub-answer", f"the hub sent us to {parts.scheme}://{parts.hostname or ''}")
     proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
     if proxy is None:
         return Route(_connection(parts, silence_seconds), False, {})
@@ -43,7 +43,7 @@ def route_to(parts: SplitResult, silence_seconds: float) -> Route:
     if parts.scheme == "http":
         return Route(_connection(through, silence_seconds), True, authorization)
     if through.hostname is None:
-        raise FetchEndedError("proxy", f"https_proxy names no host: {through.scheme}://{through.netloc}")
+        raise FetchEndedError("proxy", "https_proxy names no host")
     tunnel = http.client.HTTPSConnection(through.hostname, through.port, timeout=silence_seconds, context=_trust())
     port = parts.port or http.client.HTTPS_PORT
     tunnel.set_tunnel(parts.hostname, port, headers={"Host": f"{parts.hostname}:{port}", **authorization})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.execute.fetch_blob import disk_errors
+from agent.execute.fetch_http import Connections, Source
 from agent.execute.fetch_messages import Progress
 from agent.model.cache import FailureKind, FetchEndedError, FetchError, FetchFaultError
 from agent.observe.cache import observe_model, verify_model
@@ -63,6 +64,30 @@ async def test_the_token_goes_to_the_hub_and_to_no_other_host(tmp_path: Path, ca
         assert hub.counters.requests["GET cdn"] > 0
         assert hub.counters.authorized_cdn_requests == 0
     assert "secret" not in texts_in(cache)
+
+
+@pytest.mark.parametrize("token", ["secret\nsecret", "secret secret", "s\u00e9cret"])
+async def test_what_cannot_be_a_token_is_named_and_not_quoted(token: str, hub: Hub, cache: Path) -> None:
+    """The sentence goes to logs and Events, which more people read than may read the token."""
+    with pytest.raises(FetchError, match="the hub's token has") as caught:
+        await fetch(order_for(hub, cache), token=token)
+    assert (caught.value.kind, caught.value.reason) == (FailureKind.REFUSED, "token")
+    assert "cret" not in str(caught.value)
+    assert hub.counters.requests == {}
+
+
+async def test_a_password_in_the_address_of_a_hub_is_not_quoted(hub: Hub, cache: Path) -> None:
+    order = replace(order_for(hub, cache, limits=replace(QUICK, attempts=1)), endpoint="http://user:secret@127.0.0.1:1")
+    with pytest.raises(FetchFaultError, match=r"the hub at http://127\.0\.0\.1:1 is not reachable") as caught:
+        await fetch(order)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_signed_address_that_cannot_be_asked_for_is_not_quoted() -> None:
+    source = Source("http://127.0.0.1:1/some file?Signature=secret", {}, 1)
+    with pytest.raises(FetchFaultError, match="InvalidURL") as caught:
+        Connections(1.0).read(source, 0, 1, lambda _: None)
+    assert "secret" not in str(caught.value)
 
 
 async def test_readers_who_are_not_the_owner_can_read_everything(hub: Hub, cache: Path) -> None:

@@ -60,7 +60,7 @@ def write_ref(folder: ModelFolder, revision: str, commit: str) -> None:
         return
     ref = folder.ref(revision)
     _make_parents(ref.parent, folder.root)
-    if not ref.is_file() or ref.read_text(encoding="utf-8") != commit:
+    if not ref.is_file() or ref.read_bytes() != commit.encode():
         write_durably(ref, commit.encode())
 
 

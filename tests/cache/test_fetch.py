@@ -271,6 +271,14 @@ async def test_odd_but_harmless_names_are_kept(model: ServedModel, cache: Path) 
     assert sorted(published_files(cache)) == sorted(names)
 
 
+async def test_a_ref_that_is_no_text_is_written_anew(hub: Hub, cache: Path) -> None:
+    await fetch(order_for(hub, cache))
+    (cache / "models--acme--tiny" / "refs" / "main").write_bytes(b"\xff\xfe")
+    assert not observe_model(cache, TINY).complete
+    await fetch(order_for(hub, cache))
+    assert observe_model(cache, TINY).complete
+
+
 async def test_a_new_commit_brings_only_what_changed(hub: Hub, model: ServedModel, cache: Path) -> None:
     await fetch(order_for(hub, cache))
     newer = model_of({**model.files, "README.md": _some_file(model)}, REPOSITORY, Access.PUBLIC)

@@ -68,8 +68,8 @@ async def cache_command(settings: Settings, action: str, names: Sequence[str], s
             return int(any(ended.values()))
         case "verify":
             wrong = verify_cached(rules, wanted)
-            for name, paths in wrong.items():
-                say(f"{name}: {'good' if not paths else 'missing or wrong: ' + ', '.join(paths)}")
+            for name, why in wrong.items():
+                say(f"{name}: {why or 'good'}")
             return int(any(wrong.values()))
         case _:
             found = list_cached(rules, wanted)

@@ -13,6 +13,7 @@ from agent.model.cache import CachedModel, Manifest
 from agent.model.catalog import CatalogModel, RepositoryFile, selected
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_NO_FILE = "the patterns leave no file of the model"
 
 
 def observe_model(cache: Path, model: CatalogModel) -> CachedModel:
@@ -28,15 +29,19 @@ def observe_model(cache: Path, model: CatalogModel) -> CachedModel:
     return _compared(folder, manifest, selected(manifest.files, model.allow_patterns, model.ignore_patterns))
 
 
-def verify_model(cache: Path, model: CatalogModel) -> tuple[RepositoryFile, ...]:
-    """The wanted files whose content is missing or not what was listed. Reads all of them: seconds per GB."""
+def verify_model(cache: Path, model: CatalogModel) -> str | None:
+    """What is wrong, in words; None where every wanted file is here with the content that was listed. Reads all of them:
+    seconds per GB."""
     folder = ModelFolder(cache, model.repository)
     commit = _commit(folder, model.revision)
     manifest = read_manifest(folder, commit) if commit is not None else None
     if manifest is None:
-        return ()
+        return observe_model(cache, model).lacking
     files = selected(manifest.files, model.allow_patterns, model.ignore_patterns)
-    return tuple(f for f in files if not _is_intact(folder, manifest.commit, f))
+    bad = [f.path for f in files if not _is_intact(folder, manifest.commit, f)]
+    if bad:
+        return f"missing or wrong: {', '.join(bad)}"
+    return None if files else _NO_FILE
 
 
 def _commit(folder: ModelFolder, revision: str) -> str | None:
@@ -56,7 +61,7 @@ def _compared(folder: ModelFolder, manifest: Manifest, files: Sequence[Repositor
     blobs = {f.blob: f.size_bytes for f in files}
     present = {f.blob: f.size_bytes for f in files if problems[f.path] is None}
     bad = [(path, problem) for path, problem in problems.items() if problem is not None]
-    lacking = None if files else "the patterns leave no file of the model"
+    lacking = None if files else _NO_FILE
     if bad:
         path, problem = bad[0]
         lacking = f"{path} is {problem}" + (f", and {len(bad) - 1} more files" if len(bad) > 1 else "")

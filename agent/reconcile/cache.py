@@ -175,9 +175,9 @@ def list_cached(rules: CacheRules, wanted: Sequence[CatalogModel]) -> Mapping[st
     return _observe(rules.cache, wanted)
 
 
-def verify_cached(rules: CacheRules, wanted: Sequence[CatalogModel]) -> Mapping[str, tuple[str, ...]]:
-    """Paths with missing or wrong content, by name; reads every file (``cache verify``)."""
-    return {model.name: tuple(f.path for f in verify_model(rules.cache, model)) for model in wanted}
+def verify_cached(rules: CacheRules, wanted: Sequence[CatalogModel]) -> Mapping[str, str | None]:
+    """What is wrong with each, by name; None where nothing is. Reads every file (``cache verify``)."""
+    return {model.name: verify_model(rules.cache, model) for model in wanted}
 
 
 async def pull(

@@ -37,7 +37,7 @@ async def test_a_fetched_model_has_the_bytes_of_the_hub(hub: Hub, model: ServedM
     await fetch(order_for(hub, cache))
     assert published_files(cache) == served_files(model, WANTED_OF_TINY)
     seen = observe_model(cache, TINY)
-    assert (seen.complete, seen.commit, verify_model(cache, TINY)) == (True, model.commit, ())
+    assert (seen.complete, seen.commit, verify_model(cache, TINY)) == (True, model.commit, None)
 
 
 async def test_a_second_fetch_asks_for_no_byte_again(hub: Hub, cache: Path) -> None:

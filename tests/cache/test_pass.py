@@ -139,12 +139,13 @@ async def test_a_fetch_of_what_is_not_wanted_any_more_ends(loop: Loop, hub: Hub)
 
 async def test_models_can_be_pulled_listed_and_verified_without_a_node(hub: Hub, cache: Path) -> None:
     rules = CacheRules(cache, hub.url)
+    assert verify_cached(rules, [TINY]) == {"tiny": "not fetched yet"}
     seen: list[int] = []
     assert await pull(rules, [TINY], lambda: None, time.time, lambda p: seen.append(p.fetched_bytes)) == {"tiny": None}
     assert seen[-1] == list_cached(rules, [TINY])["tiny"].size_bytes
-    assert verify_cached(rules, [TINY]) == {"tiny": ()}
+    assert verify_cached(rules, [TINY]) == {"tiny": None}
     _flip_a_byte(next((cache / "models--acme--tiny" / "snapshots").glob("*/config.json")))
-    assert verify_cached(rules, [TINY]) == {"tiny": ("config.json",)}
+    assert verify_cached(rules, [TINY]) == {"tiny": "missing or wrong: config.json"}
 
 
 def _flip_a_byte(path: Path) -> None:

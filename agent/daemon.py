@@ -45,6 +45,7 @@ log = logging.getLogger("warmslice.daemon")
 
 _LONGEST_PASS_SECONDS = 300.0
 _FILE_LOOK_SECONDS = 5.0
+_NODE_LOOK_SECONDS = 5.0
 
 
 def run(settings: Settings) -> int:
@@ -159,6 +160,9 @@ class _Agent:
         news = CacheNews(self._kube, self._our_node, clock.now)
 
         async def cache_pass() -> float:
+            if self._our_node() is None:
+                # Without its labels nobody knows what it wants. The watch wakes the loop when it is known.
+                return _NODE_LOOK_SECONDS
             report = await one_pass.run()
             self._metrics.cache(report)
             await news.tell(report)

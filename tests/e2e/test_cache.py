@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from agent.model import labels
 from hack.hub.server import Hub
-from tests.e2e.agent_node import AgentNode, agent_node
+from tests.e2e.agent_node import DEADLINE_SECONDS, NODE, AgentNode, agent_node
 from tests.fakes.hub import tiny_model
 
 
@@ -32,7 +34,7 @@ def _state(node: AgentNode, hub: Hub) -> str | None:
 
 async def _started(node: AgentNode, hub: Hub) -> None:
     catalog = node.folder / "catalog.yaml"
-    catalog.write_text(f"models:\n- repository: {next(iter(hub.models))}\n", "utf-8")
+    catalog.write_text(f"models:\n- repository: {next(iter(hub.models))}\nsets: {{none: []}}\n", "utf-8")
     cache = node.folder / "hub-cache"
     await node.start("cache", catalog_file=catalog, hub_endpoint=hub.url, cache_directory=cache)
 
@@ -50,6 +52,17 @@ async def test_a_model_of_the_catalog_becomes_ready_and_stays_so_without_the_hub
         assert len(hub.counters.request_lines) == requests
 
 
+async def test_nothing_is_fetched_before_the_node_has_said_which_models_it_wants(tmp_path: Path, hub: Hub) -> None:
+    """Without labels a node wants all models; one whose labels are not known yet wants nothing."""
+    async with agent_node(tmp_path) as node:
+        node.cluster.label_node(NODE, {labels.MODEL_SET: "none"})
+        await _started(node, hub)
+        await node.cluster_until(lambda: any(line["event"] == "started" for line in node.log()), "started")
+        await _page_says(node, 'warmslice_last_pass_timestamp_seconds{loop="cache"}')
+        assert [line for line in node.log() if line["event"] == "model"] == []
+        assert hub.counters.requests == {}
+
+
 async def test_wrong_bytes_of_the_right_length_are_never_ready(tmp_path: Path, hub: Hub) -> None:
     hub.faults.add("GET cdn/", "wrong-bytes")
     async with agent_node(tmp_path) as node:
@@ -61,7 +74,6 @@ async def test_wrong_bytes_of_the_right_length_are_never_ready(tmp_path: Path, h
 
 
 async def _page_says(node: AgentNode, text: str) -> None:
-    for _ in range(100):
-        if text in await node.page("/metrics"):
-            return
-    raise AssertionError(f"/metrics never said {text}")
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while text not in await node.page("/metrics"):
+            await asyncio.sleep(0.02)

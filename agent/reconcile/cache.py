@@ -11,10 +11,12 @@ from typing import Protocol
 from agent.adapters.files import disk_use
 from agent.desired.catalog import read_catalog, wanted_models
 from agent.execute.fetch import EndedFetch, FetchSupervisor
+from agent.execute.fetch_messages import Failed
 from agent.model.cache import (
     CachedModel,
     CacheReport,
     DiskUse,
+    FailureKind,
     FetchFailure,
     FetchLimits,
     FetchProgress,
@@ -74,12 +76,14 @@ class CachePass:
         # Both before the disk is read, without a wait between them: a fetch that ends while we look is then seen as
         # running, and looked at again at the next pass, instead of being neither running nor complete nor failed.
         running = {name: progress.model for name, progress in self.fetches.running().items()}
-        finished = self._take_in(self.fetches.take_ended())
+        ended = self.fetches.take_ended()
+        finished = self._take_in(ended)
         wanted = self._wanted()
         disk = await asyncio.to_thread(disk_use, self.rules.cache)
         if isinstance(wanted, CatalogRefusal):
             return self._report(now, (), wanted.message, disk, finished, {}, None)
         models = await asyncio.to_thread(_observe, self.rules.cache, wanted)
+        self._distrust(ended, wanted, models)
         seen = CacheSeen(models, running, dict(self._failures), self.node.labels())
         plan = plan_prefetch(wanted, seen, now, self.rules.fetches_at_once)
         self._act(plan, disk)
@@ -99,24 +103,39 @@ class CachePass:
 
     def _take_in(self, ended: Sequence[EndedFetch]) -> tuple[FinishedFetch, ...]:
         for fetch in ended:
-            model, failure = fetch.progress.model, fetch.failure
-            before = failure_of(model, self._failures)
-            if failure is None:
-                self._failures.pop(model.name, None)
-                continue
-            failures = 1 + (before.failures if before is not None else 0)
-            self._failures[model.name] = FetchFailure(
-                model=model,
-                kind=failure.kind,
-                reason=failure.reason,
-                message=failure.message,
-                failures=failures,
-                failed_at_seconds=fetch.ended_at_seconds,
-                next_try_seconds=next_try_seconds(
-                    failure.kind, failures, fetch.ended_at_seconds, failure.after_seconds
-                ),
-            )
+            if fetch.failure is not None:
+                self._remember(fetch, fetch.failure)
+            elif fetch.stopped:
+                self._failures.pop(fetch.progress.model.name, None)
         return tuple(_finished(fetch) for fetch in ended)
+
+    def _distrust(
+        self, ended: Sequence[EndedFetch], wanted: Sequence[CatalogModel], models: Mapping[str, CachedModel]
+    ) -> None:
+        """A fetch that says done is believed once the disk says so too: else it would be started again at once, for ever."""
+        for fetch in ended:
+            model = fetch.progress.model
+            if fetch.failure is not None or fetch.stopped:
+                continue
+            lacking = models[model.name].lacking if model in wanted else None
+            if lacking is None:
+                self._failures.pop(model.name, None)
+            else:
+                self._remember(fetch, Failed(FailureKind.FAULT, "incomplete", f"fetched, and yet {lacking}"))
+
+    def _remember(self, fetch: EndedFetch, failure: Failed) -> None:
+        model, at = fetch.progress.model, fetch.ended_at_seconds
+        before = failure_of(model, self._failures)
+        failures = 1 + (before.failures if before is not None else 0)
+        self._failures[model.name] = FetchFailure(
+            model=model,
+            kind=failure.kind,
+            reason=failure.reason,
+            message=failure.message,
+            failures=failures,
+            failed_at_seconds=at,
+            next_try_seconds=next_try_seconds(failure.kind, failures, at, failure.after_seconds),
+        )
 
     def _models(
         self, wanted: Sequence[CatalogModel], seen: CacheSeen, plan: CachePlan, now: float

@@ -129,6 +129,21 @@ async def test_wrong_bytes_leave_the_model_failed_and_unpublished(loop: Loop, hu
     assert (loop.node.present[LABEL], published_files(cache)) == ("failed", {})
 
 
+@pytest.mark.usefixtures("filled")
+async def test_a_fetch_that_leaves_a_model_incomplete_waits_before_the_next(loop: Loop, cache: Path) -> None:
+    """Blobs that another program keeps in a store of its own are not ours to open to others."""
+    blob = max((cache / "models--acme--tiny" / "blobs").iterdir(), key=lambda path: path.stat().st_size)
+    stored = blob.rename(cache / blob.name)
+    stored.chmod(0o600)
+    blob.symlink_to(stored)
+    report = await loop.until(lambda r: r.models[0].state is ModelState.FAILED)
+    (model,) = report.models
+    assert model.message == "fetched, and yet model.safetensors is not readable for others"
+    assert model.next_try_seconds == report.look_again_seconds
+    assert (model.next_try_seconds or 0) > report.at_seconds
+    assert (loop.node.present[LABEL], dict(loop.step.fetches.running())) == ("failed", {})
+
+
 async def test_a_fetch_of_what_is_not_wanted_any_more_ends(loop: Loop, hub: Hub) -> None:
     hub.faults.add("GET cdn/", "stall", after_bytes=0)
     await loop.step.run()

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from agent.model.cache import MANIFEST_FORMAT, DiskUse, Manifest
+from agent.model.errors import RetryError
 
 _HASH_CHUNK_BYTES = 1024 * 1024
 _FILE_MODE = 0o644
@@ -105,10 +106,15 @@ def free_bytes(directory: Path) -> int:
 
 
 def disk_use(cache: Path) -> DiskUse:
-    """Blocks allocated to blobs (unfinished ones too) below ``cache``; zero used where it does not exist yet."""
-    if not cache.is_dir():
-        return DiskUse(0, free_bytes(_existing_parent(cache)))
-    return DiskUse(sum(_allocated_bytes(cache)), free_bytes(cache))
+    """Blocks allocated to blobs (unfinished ones too) below ``cache``; zero used where it does not exist yet. A folder
+    that cannot be listed, since it is another user's or goes away meanwhile, counts as empty. RetryError where the disk
+    does not answer."""
+    try:
+        if not cache.is_dir():
+            return DiskUse(0, free_bytes(_existing_parent(cache)))
+        return DiskUse(sum(_allocated_bytes(cache)), free_bytes(cache))
+    except OSError as error:
+        raise RetryError(f"the cache cannot be read: {error}") from error
 
 
 def allocated_bytes(path: Path) -> int:
@@ -121,7 +127,11 @@ def allocated_bytes(path: Path) -> int:
 
 def _allocated_bytes(cache: Path) -> Iterator[int]:
     for blobs in cache.glob("models--*/blobs"):
-        with os.scandir(blobs) as entries:
+        try:
+            listed = os.scandir(blobs)
+        except OSError:
+            continue
+        with listed as entries:
             for entry in entries:
                 try:
                     yield entry.stat(follow_symlinks=False).st_blocks * 512

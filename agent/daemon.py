@@ -155,18 +155,20 @@ class _Agent:
 
         fetches = FetchSupervisor(cache, start_fetch, wake.set, token_reader(settings.hub_token_file), clock.now)
         rules = CacheRules(cache, settings.hub_endpoint, settings.cache_budget_bytes)
-        one_pass = CachePass(rules, TextFile(Path(settings.catalog_file)), self, fetches, clock.now)
-
         news = CacheNews(self._kube, self._our_node, clock.now)
+
+        async def publish(report: CacheReport) -> None:
+            self._metrics.cache(report)
+            self._cache_ready(report)
+            await news.tell(report)
+
+        one_pass = CachePass(rules, TextFile(Path(settings.catalog_file)), self, fetches, publish, clock.now)
 
         async def cache_pass() -> float:
             if self._our_node() is None:
                 # Without its labels nobody knows what it wants. The watch wakes the loop when it is known.
                 return _NODE_LOOK_SECONDS
             report = await one_pass.run()
-            self._metrics.cache(report)
-            await news.tell(report)
-            self._cache_ready(report)
             wait = report.look_again_seconds
             # Progress is shown while something is fetched; nothing else needs a look before the resync.
             return min(

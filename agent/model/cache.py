@@ -194,5 +194,5 @@ class CacheReport:
     budget_bytes: int | None
     totals: FetchTotals
     finished: tuple[FinishedFetch, ...]
-    labels_written: Mapping[str, str | None]
+    labels_to_write: Mapping[str, str | None]
     look_again_seconds: float | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -60,18 +60,30 @@ class CacheRules:
 @dataclass(slots=True)
 class CachePass:
     """Call ``run`` at each pass; it never waits for a fetch. Between passes it keeps only what cannot be observed:
-    failures with their next try, and since when each state has held."""
+    failures with their next try, and since when each state has held.
+
+    ``publish`` is given each report before the node's labels are written: metrics stay true, and every fetch is counted,
+    while the API server is away.
+    """
 
     rules: CacheRules
     catalog: CatalogSource
     node: NodeLabels
     fetches: FetchSupervisor
+    publish: Callable[[CacheReport], Awaitable[None]]
     now: Callable[[], float]
     _failures: dict[str, FetchFailure] = field(default_factory=dict)
     _since: dict[str, tuple[ModelState, float]] = field(default_factory=dict)
 
     async def run(self) -> CacheReport:
         """One pass. Errors of the node's labels pass through, after fetches were started and stopped."""
+        report = await self._pass()
+        await self.publish(report)
+        if report.labels_to_write:
+            await self.node.patch_labels(report.labels_to_write)
+        return report
+
+    async def _pass(self) -> CacheReport:
         now = self.now()
         # Both before the disk is read, without a wait between them: a fetch that ends while we look is then seen as
         # running, and looked at again at the next pass, instead of being neither running nor complete nor failed.
@@ -87,8 +99,6 @@ class CachePass:
         seen = CacheSeen(models, running, dict(self._failures), self.node.labels())
         plan = plan_prefetch(wanted, seen, now, self.rules.fetches_at_once)
         self._act(plan, disk)
-        if plan.labels:
-            await self.node.patch_labels(plan.labels)
         reports = self._models(wanted, seen, plan, now)
         return self._report(now, reports, None, disk, finished, plan.labels, plan.look_again_seconds)
 
@@ -174,7 +184,7 @@ class CachePass:
             budget_bytes=self.rules.budget_bytes,
             totals=self.fetches.totals,
             finished=finished,
-            labels_written=dict(labels),
+            labels_to_write=dict(labels),
             look_again_seconds=look_again,
         )
 

@@ -12,6 +12,7 @@ import pytest
 
 from agent.execute.fetch import FetchSupervisor
 from agent.model.cache import CacheReport, ModelState
+from agent.model.errors import RetryError
 from agent.reconcile.cache import CachePass, CacheRules, list_cached, pull, verify_cached
 from hack.hub.server import Hub
 from tests.fakes.hub import TINY, LabelledNode, WrittenCatalog, fetch, order_for, published_files
@@ -28,7 +29,7 @@ class Loop:
     node: LabelledNode
     catalog: WrittenCatalog
     woken: asyncio.Event
-    late_seconds: float = 0.0
+    published: list[CacheReport]
     reports: list[CacheReport] = field(default_factory=list)
 
     async def until(self, reached: Callable[[CacheReport], bool]) -> CacheReport:
@@ -56,8 +57,13 @@ async def loop(hub: Hub, cache: Path) -> AsyncIterator[Loop]:
         fetches = FetchSupervisor(
             cache, lambda work: started.append(tasks.create_task(work)), woken.set, lambda: None, time.time
         )
-        step = CachePass(CacheRules(cache, hub.url), catalog, node, fetches, time.time)
-        yield Loop(step, node, catalog, woken)
+        published: list[CacheReport] = []
+
+        async def publish(report: CacheReport) -> None:
+            published.append(report)
+
+        step = CachePass(CacheRules(cache, hub.url), catalog, node, fetches, publish, time.time)
+        yield Loop(step, node, catalog, woken, published)
         for task in started:
             task.cancel()
 
@@ -70,6 +76,21 @@ async def test_a_wanted_model_is_fetched_and_labelled_ready(loop: Loop) -> None:
     assert report.totals.received_bytes == model.size_bytes
     assert [(done.model, done.reason) for r in loop.reports for done in r.finished] == [("tiny", "ok")]
     assert report.disk.used_bytes >= model.size_bytes
+
+
+async def test_what_happens_while_the_api_server_is_away_is_reported_and_labelled_later(loop: Loop) -> None:
+    loop.node.away = True
+    async with asyncio.timeout(20):
+        while not (loop.published and loop.published[-1].models[0].state is ModelState.READY):
+            loop.woken.clear()
+            with pytest.raises(RetryError):
+                await loop.step.run()
+            if not loop.published[-1].finished:
+                await loop.woken.wait()
+    assert [(done.model, done.reason) for r in loop.published for done in r.finished] == [("tiny", "ok")]
+    loop.node.away = False
+    await loop.step.run()
+    assert loop.node.patches == [{LABEL: "ready"}]
 
 
 @pytest.mark.usefixtures("filled")

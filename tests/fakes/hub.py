@@ -14,6 +14,7 @@ from agent.execute.fetch_messages import Instructions, Message
 from agent.execute.fetcher import Fetch
 from agent.model.cache import FetchLimits, FetchOrder
 from agent.model.catalog import CatalogModel
+from agent.model.errors import RetryError
 from hack.hub.content import Access, ServedModel, read_model
 from hack.hub.server import Hub
 
@@ -90,15 +91,18 @@ def _sha256(path: Path) -> str:
 
 @dataclass(slots=True)
 class LabelledNode:
-    """A node object's labels; every patch is kept."""
+    """A node object's labels; every patch is kept. ``away``: the API server answers no write."""
 
     present: dict[str, str] = field(default_factory=dict)
     patches: list[dict[str, str | None]] = field(default_factory=list)
+    away: bool = False
 
     def labels(self) -> Mapping[str, str]:
         return dict(self.present)
 
     async def patch_labels(self, labels: Mapping[str, str | None]) -> None:
+        if self.away:
+            raise RetryError("the API server is away")
         self.patches.append(dict(labels))
         for key, value in labels.items():
             if value is None:

@@ -53,7 +53,7 @@ def _report(state: ModelState, message: str = "", refusal: str | None = None) ->
         budget_bytes=None,
         totals=FetchTotals(),
         finished=(),
-        labels_written={},
+        labels_to_write={},
         look_again_seconds=None,
     )
 

@@ -87,7 +87,7 @@ def cached(budget: int | None = 10 << 30, finished: tuple[FinishedFetch, ...] = 
         budget_bytes=budget,
         totals=FetchTotals(received_bytes=140, failures={"rate-limited": 2}, verify_failures=1),
         finished=finished,
-        labels_written={},
+        labels_to_write={},
         look_again_seconds=None,
     )
 

@@ -21,6 +21,7 @@ from agent.execute.fetch_route import Route, route_to
 from agent.model.cache import FailureKind, FetchEndedError, FetchFaultError
 
 _BUFFER_BYTES = 256 * 1024
+_UNREAD_BYTES = 64 * 1024  # of a body that nobody wants
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
@@ -81,8 +82,14 @@ class Connections:
                 raise FetchFaultError("truncated", f"the body ended after {received} of {expected} bytes")
             receive(self._buffer[:count])
             received += count
+        self._drain(response, 0)  # the end mark, after which the connection can be used again
+
+    def _drain(self, response: http.client.HTTPResponse, most_bytes: int) -> None:
+        """Read to the end, so that the connection can be used again; what is longer than that is not waited for."""
         with _network_faults():
-            response.read()  # the end mark, after which the connection can be used again
+            response.read(most_bytes)
+            if response.read(1):
+                self.close()
 
     def _located(self, source: Source, byte_range: str | None) -> http.client.HTTPResponse:
         """A 200 or 206 for the range, along redirects."""
@@ -92,8 +99,7 @@ class Connections:
             if response.status in {200, 206}:
                 _remember(source, url, response)
                 return response
-            with _network_faults():
-                response.read()
+            self._drain(response, _UNREAD_BYTES)
             target = response.headers.get("Location")
             if response.status not in _REDIRECTS or target is None:
                 raise _refusal_or_fault(source, url, response)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from agent.execute.fetch_blob import disk_errors
 from agent.execute.fetch_http import Connections, Source
@@ -269,6 +272,34 @@ async def test_odd_but_harmless_names_are_kept(model: ServedModel, cache: Path) 
     async with Hub({REPOSITORY: odd}, page_entries=2) as hub:
         await fetch(order_for(hub, cache))
     assert sorted(published_files(cache)) == sorted(names)
+
+
+@pytest.mark.parametrize("status", [206, 302, 503])
+async def test_a_body_without_end_is_not_read_to_its_end(status: int) -> None:
+    """More than was asked for is not wanted, whatever the status."""
+    sent = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        headers = {"Content-Range": "bytes 0-9/10"} if status == 206 else {"Location": "/again"}
+        response = web.StreamResponse(status=status, headers=headers)
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            while sent < 2**30:
+                await response.write(bytes(2**16))
+                sent += 2**16
+        return response
+
+    app = web.Application()
+    app.router.add_get("/{path}", answer)
+    received = bytearray()
+    async with TestServer(app) as server:
+        connections, source = Connections(5.0), Source(str(server.make_url("/file")), {}, 10)
+        with suppress(FetchFaultError):
+            await asyncio.to_thread(connections.read, source, 0, 10, received.extend)
+        connections.close()
+    assert len(received) == (10 if status == 206 else 0)
+    assert sent < 2**27
 
 
 async def test_a_ref_that_is_no_text_is_written_anew(hub: Hub, cache: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ class FetchSupervisor:
         except (BrokenPipeError, ConnectionResetError):
             return None
         outcome = None
-        while line := await process.stdout.readline():
+        async for line in lines_of(process.stdout):
             match read_message(line):
                 case Resolved(commit, size, present):
                     running.progress = replace(running.progress, commit=commit, size_bytes=size, fetched_bytes=present)
@@ -166,6 +166,18 @@ class FetchSupervisor:
         if failure is not None:
             count = self.totals.failures.get(failure.reason, 0) + 1
             self.totals = replace(self.totals, failures={**self.totals.failures, failure.reason: count})
+
+
+async def lines_of(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Line by line; one longer than the reader's limit is none of ours and is left out."""
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:
+            continue
+        if not line:
+            return
+        yield line
 
 
 async def _tail(process: asyncio.subprocess.Process) -> bytes:

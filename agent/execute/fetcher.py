@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 10
 _TICK_SECONDS = 0.25
+_SENTENCE_CHARACTERS = 1000  # a hub may have put anything into it; it has to fit into an Event
 
 # Read by huggingface_hub at its import. Xet and shared blobs would put bytes where we neither check nor resume them.
 _CLIENT_ENVIRONMENT = {
@@ -64,7 +65,7 @@ def main() -> int:
     try:
         commit = Fetch(instructions, _say).run()
     except FetchError as error:
-        _say(Failed(error.kind, error.reason, str(error), error.after_seconds))
+        _say(Failed(error.kind, error.reason, str(error)[:_SENTENCE_CHARACTERS], error.after_seconds))
         return 1
     _say(Done(commit))
     return 0

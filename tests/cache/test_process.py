@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.execute.fetch import lines_of
 from agent.execute.fetch_messages import Instructions, Message, Progress, read_message
 from agent.model.cache import FetchOrder
 from agent.observe.cache import observe_model
@@ -103,6 +104,7 @@ async def test_a_fetch_dies_with_the_agent(hub: Hub, cache: Path) -> None:
 _AGENT = """
 import os, subprocess, sys
 import msgspec
+from agent.execute.fetch import lines_of
 from agent.execute.fetch_messages import Instructions
 from agent.model.cache import FetchOrder
 order = msgspec.json.decode(sys.stdin.buffer.readline(), type=FetchOrder)
@@ -129,6 +131,16 @@ async def test_a_fetch_whose_agent_is_gone_already_does_nothing(hub: Hub, cache:
         assert [message async for message in words(process)] == []
         assert await process.wait() == 1
     assert hub.counters.requests == {}
+
+
+async def test_a_line_without_end_is_left_out_and_the_next_one_is_heard() -> None:
+    stream = asyncio.StreamReader(limit=100)
+    stream.feed_data(b"x" * 1000 + b"\n")
+    stream.feed_data(b"word\n")
+    stream.feed_data(b"y" * 1000)
+    stream.feed_eof()
+    async with asyncio.timeout(5):
+        assert [line async for line in lines_of(stream) if len(line) < 100] == [b"word\n"]
 
 
 async def test_two_fetches_of_one_model_do_not_meet(hub: Hub, cache: Path) -> None:

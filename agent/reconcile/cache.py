@@ -242,7 +242,8 @@ async def _pull_one(
                 async with asyncio.timeout(0.5):
                     await ended.wait()
             except TimeoutError:
-                follow(fetches.running()[model.name])
+                for progress in fetches.running().values():  # none where it ended in this moment
+                    follow(progress)
     fetch = fetches.take_ended()[0]
     follow(fetch.progress)
     return fetch.failure.message if fetch.failure is not None else None

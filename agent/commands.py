@@ -49,8 +49,7 @@ async def print_status(node: str, kubeconfig: str | None, as_json: bool) -> tupl
         rows += [f"GPU      {uuid}  {' '.join(slots) or '(empty)'}" for uuid, slots in status.placements.items()]
         rows += [f"retry    {_time(status.next_try)}"] if status.next_try is not None else []
     if operation:
-        record = Operation.from_json(operation)
-        rows.append(f"change   {record.id} to {record.layout!r} since {_time(record.started)}")
+        rows.append(f"change   {_change(operation)}")
     rows += [f"model    {name}  {state}" for name, state in sorted(models.items())]
     return code, "\n".join(rows)
 
@@ -102,9 +101,26 @@ def _progress(progress: FetchProgress) -> str:
 def _document(status: NodeStatus | None, operation: str | None, models: dict[str, str]) -> dict[str, Any]:
     return {
         "status": json.loads(status.to_json()) if status is not None else None,
-        "operation": json.loads(operation) if operation else None,
+        "operation": _plain(operation) if operation else None,
         "models": models,
     }
+
+
+def _change(operation: str) -> str:
+    """In words; a record that cannot be read is when people look here first."""
+    try:
+        record = Operation.from_json(operation)
+    except BadInputError as error:
+        return str(error)
+    return f"{record.id} to {record.layout!r} since {_time(record.started)}"
+
+
+def _plain(operation: str) -> Any:
+    """As the annotation has it; its text where that is no JSON."""
+    try:
+        return json.loads(operation)
+    except ValueError:
+        return operation
 
 
 def _time(seconds: float | None) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -45,13 +46,17 @@ class Kube:
         configuration = Configuration()
         # API traffic must not go through an HTTPS_PROXY that is meant for the hub.
         configuration.client_session_kwargs = {"trust_env": False}
+        _check_there(kubeconfig)
         try:
             if kubeconfig or os.environ.get("KUBECONFIG"):
                 await load_kube_config(config_file=kubeconfig, client_configuration=configuration)
             else:
                 load_incluster_config(client_configuration=configuration)
         except Exception as error:
-            raise BadInputError(f"no way to reach an API server: {error}") from error
+            why = " ".join(str(error).split())
+            raise BadInputError(
+                f"no way to reach an API server, neither by a kubeconfig (--kubeconfig, KUBECONFIG) nor as a pod: {why}"
+            ) from error
         return cls(ApiClient(configuration))
 
     async def close(self) -> None:
@@ -155,6 +160,12 @@ class Kube:
         headers = {"Accept": "application/json", "User-Agent": "warmslice"}
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
         return headers
+
+
+def _check_there(kubeconfig: str | None) -> None:
+    """The library only warns, and then names a key that it misses."""
+    if kubeconfig and not Path(kubeconfig).is_file():
+        raise BadInputError(f"kubeconfig {kubeconfig}: there is no such file")
 
 
 def node_path(name: str) -> str:

@@ -85,6 +85,25 @@ def test_whatever_stands_in_a_file_is_one_sentence_too(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "sentence"),
+    [
+        ("absent", None, "absent: there is no such file"),
+        ("empty", "", "no way to reach an API server, neither by a kubeconfig (--kubeconfig, KUBECONFIG) nor as a pod"),
+        ("broken", "}{", "while parsing a block node expected the node content"),
+    ],
+)
+def test_a_kubeconfig_that_cannot_be_used_is_named(
+    file: str, text: str | None, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / file).write_text(text, "utf-8")
+    assert main(["status", "gpu-1", "--kubeconfig", str(tmp_path / file)]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
 def test_run_without_a_node_name_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NODE_NAME", raising=False)
     assert main(["run"]) == 2

@@ -1,8 +1,9 @@
-"""Binds pending pods to nodes, oldest first; says in an event and a condition why one stays pending."""
+"""Binds pending pods to nodes, most important first; makes room for one by pushing less important ones aside; says in an
+event and a condition why one stays pending."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
 
 from hack.devcluster import kinds
 from hack.devcluster.api import Api
@@ -14,6 +15,7 @@ from hack.devcluster.objects import (
     dig,
     is_deleting,
     is_finished,
+    labels_of,
     name_of,
     namespace_of,
     now_micro,
@@ -21,23 +23,58 @@ from hack.devcluster.objects import (
     uid_of,
     with_condition,
 )
-from hack.devcluster.scheduling import reasons_against
+from hack.devcluster.placing import Cluster, Preemption, priority_of
+from hack.devcluster.selectors import matches_label_selector
 
 SCHEDULER = "default-scheduler"
 
 
 def sync_pending_pods(api: Api) -> None:
-    nodes = api.all(kinds.NODES)
-    for pod in sorted(filter(_is_waiting, api.all(kinds.PODS)), key=_age_order):
-        reasons: Counter[str] = Counter()
-        for node in nodes:
-            against = reasons_against(pod, node, _pods_on(api, node))
-            if not against:
-                _bind(api, pod, node)
-                break
-            reasons.update(against)
-        else:
-            _say_unschedulable(api, pod, len(nodes), reasons)
+    """Room that a victim leaves is taken by the pod it was made for at the sync that its going brings."""
+    for pod in sorted(filter(_is_waiting, api.all(kinds.PODS)), key=_turn):
+        _schedule(api, pod)
+
+
+def _schedule(api: Api, pod: Object) -> None:
+    cluster = _cluster(api)
+    node = cluster.best_node(pod)
+    if node is not None:
+        _bind(api, pod, node)
+        return
+    preemption = None if _may_not_preempt(cluster, pod) else cluster.preemption(pod, _guard(api))
+    _say_unschedulable(api, pod, cluster.explain(pod), preemption)
+    if preemption is not None:
+        _push_aside(api, pod, preemption)
+
+
+def _may_not_preempt(cluster: Cluster, pod: Object) -> bool:
+    return dig(pod, "spec.preemptionPolicy") == "Never" or cluster.waits_for_victims(pod)
+
+
+def _guard(api: Api) -> Callable[[Object], bool]:
+    """Preemption prefers victims that no exhausted budget covers, but a budget cannot forbid it."""
+    spent = [budget for budget in api.all(kinds.BUDGETS) if int(dig(budget, "status.disruptionsAllowed", 0)) <= 0]
+
+    def is_guarded(pod: Object) -> bool:
+        return any(
+            namespace_of(budget) == namespace_of(pod)
+            and matches_label_selector(dig(budget, "spec.selector"), labels_of(pod))
+            for budget in spent
+        )
+
+    return is_guarded
+
+
+def _push_aside(api: Api, pod: Object, preemption: Preemption) -> None:
+    for victim in preemption.victims:
+        if is_deleting(victim):
+            continue
+        condition = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+        condition["message"] = f"{SCHEDULER}: preempting to accommodate a higher priority pod"
+        _set_status(api, victim, condition, nominated="")
+        message = f"Preempted by pod {uid_of(pod)} on node {preemption.node}"
+        _record(api, victim, "Normal", "Preempted", "Preempting", message)
+        api.delete(kinds.PODS, namespace_of(victim), name_of(victim))
 
 
 def _is_waiting(pod: Object) -> bool:
@@ -50,14 +87,17 @@ def _is_waiting(pod: Object) -> bool:
     )
 
 
-def _age_order(pod: Object) -> tuple[str, str]:
-    return str(dig(pod, "metadata.creationTimestamp")), name_of(pod)
+def _turn(pod: Object) -> tuple[int, str, str]:
+    return -priority_of(pod), str(dig(pod, "metadata.creationTimestamp")), name_of(pod)
 
 
-def _pods_on(api: Api, node: Object) -> list[Object]:
-    """Pods that take something of the node; one that is ending does until it is gone."""
-    here = (pod for pod in api.all(kinds.PODS) if dig(pod, "spec.nodeName") == name_of(node))
-    return [pod for pod in here if not is_finished(pod)]
+def _cluster(api: Api) -> Cluster:
+    pods = [pod for pod in api.all(kinds.PODS) if not is_finished(pod)]
+    return Cluster(
+        nodes=list(api.all(kinds.NODES)),
+        bound=[pod for pod in pods if dig(pod, "spec.nodeName")],
+        nominated=[pod for pod in pods if not dig(pod, "spec.nodeName") and dig(pod, "status.nominatedNodeName")],
+    )
 
 
 def _bind(api: Api, pod: Object, node: Object) -> None:
@@ -67,22 +107,26 @@ def _bind(api: Api, pod: Object, node: Object) -> None:
     _record(api, pod, "Normal", "Scheduled", "Binding", message)
 
 
-def _say_unschedulable(api: Api, pod: Object, node_count: int, reasons: Counter[str]) -> None:
+def _say_unschedulable(api: Api, pod: Object, message: str, preemption: Preemption | None) -> None:
     """Once per change of the message; the pod is tried again at every change of the cluster."""
-    counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    message = f"0/{node_count} nodes are available: {counted}." if node_count else "no nodes available to schedule pods"
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     said = next((c for c in conditions_of(pod) if c["type"] == "PodScheduled"), {})
-    if said.get("message") == message:
+    if said.get("message") == message and preemption is None:
         return
+    promised = preemption.node if preemption is not None else str(dig(pod, "status.nominatedNodeName", ""))
+    _set_status(api, pod, condition, nominated=promised)
+    _record(api, pod, "Warning", "FailedScheduling", "Scheduling", message)
 
+
+def _set_status(api: Api, pod: Object, condition: Object, *, nominated: str) -> None:
     def marked(current: Object) -> Object:
         changed = clone(current)
         changed["status"]["conditions"] = with_condition(conditions_of(current), condition)
+        if nominated:
+            changed["status"]["nominatedNodeName"] = nominated
         return changed
 
     api.change(kinds.PODS, namespace_of(pod), name_of(pod), marked, subresource="status")
-    _record(api, pod, "Warning", "FailedScheduling", "Scheduling", message)
 
 
 def _record(api: Api, pod: Object, kind: str, reason: str, action: str, note: str) -> None:
@@ -106,4 +150,4 @@ def _record(api: Api, pod: Object, kind: str, reason: str, action: str, note: st
     api.create(kinds.NEW_EVENTS, namespace_of(pod), event)
 
 
-SCHEDULER_CONTROLLER = Controller("scheduler", (kinds.PODS, kinds.NODES), sync_pending_pods)
+SCHEDULER_CONTROLLER = Controller("scheduler", (kinds.PODS, kinds.NODES, kinds.BUDGETS), sync_pending_pods)

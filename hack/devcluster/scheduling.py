@@ -1,4 +1,7 @@
-"""Whether a pod fits a node, as pure functions: selectors, taints, cordon and resources."""
+"""Whether a pod fits a node, as pure functions: cordon, taints, selectors and resources.
+
+The reasons are worded, and asked in the order of, the default plugins of the 1.34 scheduler.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,19 @@ from hack.devcluster.selectors import matches_expression
 Amounts = dict[str, Decimal]
 
 
-def reasons_against(pod: Object, node: Object, others: Iterable[Object]) -> list[str]:
-    """Why the pod cannot go to the node where ``others`` are bound, in the scheduler's words; empty when it can."""
-    if not matches_node_selection(pod, node):
-        return ["node(s) didn't match Pod's node affinity/selector"]
-    if dig(node, "spec.unschedulable") and not _tolerates(pod, _UNSCHEDULABLE):
-        return ["node(s) were unschedulable"]
+def lasting_reason_against(pod: Object, node: Object) -> str:
+    """Why the pod cannot go to the node whoever leaves it; empty where nothing stands in the way for good."""
+    if dig(node, "spec.unschedulable") and not tolerates(pod, _UNSCHEDULABLE):
+        return "node(s) were unschedulable"
     if taint := untolerated_taint(pod, node):
-        return [f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"]
+        return f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"
+    if not matches_node_selection(pod, node):
+        return "node(s) didn't match Pod's node affinity/selector"
+    return ""
+
+
+def shortages(pod: Object, node: Object, others: Iterable[Object]) -> list[str]:
+    """What the node where ``others`` are bound has too little of: it could be had if enough of them left."""
     free = _free(node, others)
     asked = requests_of(pod) | {"pods": Decimal(1)}
     return [
@@ -70,19 +78,43 @@ def matches_node_selection(pod: Object, node: Object) -> bool:
 
 
 def _matches_term(term: Object, node: Object) -> bool:
+    """A term that names nothing matches no node."""
     labels, fields = labels_of(node), {"metadata.name": name_of(node)}
-    return all(matches_expression(e, labels) for e in term.get("matchExpressions") or []) and all(
+    if not term.get("matchExpressions") and not term.get("matchFields"):
+        return False
+    return all(_matches_node_expression(e, labels) for e in term.get("matchExpressions") or []) and all(
         matches_expression(e, fields) for e in term.get("matchFields") or []
     )
+
+
+def _matches_node_expression(expression: Object, labels: Mapping[str, str]) -> bool:
+    """Node selectors know ``Gt`` and ``Lt`` besides the operators of label selectors."""
+    if expression["operator"] not in ("Gt", "Lt"):
+        return matches_expression(expression, labels)
+    try:
+        here, bound = int(labels[expression["key"]]), int(expression["values"][0])
+    except (KeyError, ValueError):
+        return False
+    return here > bound if expression["operator"] == "Gt" else here < bound
+
+
+def preference(pod: Object, node: Object) -> tuple[int, int]:
+    """How well a node suits that is possible anyway, more is better: the weights of the preferred node affinity,
+    then the fewest ``PreferNoSchedule`` taints. The real scheduler weighs more than these, usage above all."""
+    path = "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution"
+    wishes: list[Object] = dig(pod, path) or []
+    weight = sum(int(wish["weight"]) for wish in wishes if _matches_term(wish["preference"], node))
+    soft = [t for t in dig(node, "spec.taints") or [] if t["effect"] == "PreferNoSchedule" and not tolerates(pod, t)]
+    return weight, -len(soft)
 
 
 def untolerated_taint(pod: Object, node: Object) -> Object | None:
     taints: list[Object] = dig(node, "spec.taints") or []
     hard = (taint for taint in taints if taint["effect"] in ("NoSchedule", "NoExecute"))
-    return next((taint for taint in hard if not _tolerates(pod, taint)), None)
+    return next((taint for taint in hard if not tolerates(pod, taint)), None)
 
 
-def _tolerates(pod: Object, taint: Object) -> bool:
+def tolerates(pod: Object, taint: Object) -> bool:
     return any(_matches_taint(t, taint) for t in dig(pod, "spec.tolerations") or [])
 
 

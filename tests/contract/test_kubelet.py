@@ -85,7 +85,7 @@ async def test_a_pod_that_asks_for_more_than_is_free_waits_and_is_told_why(clust
     cluster.create(kinds.PODS, simple_pod("second", resources={SMALL: 1}))
     waiting = await cluster.wait_for(kinds.PODS, "second", is_pending_unschedulable)
     [condition] = [c for c in waiting["status"]["conditions"] if c["type"] == "PodScheduled"]
-    assert condition["message"] == f"0/1 nodes are available: 1 Insufficient {SMALL}."
+    assert condition["message"].startswith(f"0/1 nodes are available: 1 Insufficient {SMALL}. ")
     event = await cluster.wait_for_any(kinds.EVENTS, lambda e: e["reason"] == "FailedScheduling")
     assert event["involvedObject"]["name"] == "second"
     cluster.delete(kinds.PODS, "first")

@@ -154,7 +154,7 @@ class _Agent:
             return task
 
         fetches = FetchSupervisor(cache, start_fetch, wake.set, token_reader(settings.hub_token_file), clock.now)
-        rules = CacheRules(cache, settings.hub_endpoint, settings.cache_budget_bytes)
+        rules = CacheRules(cache, settings.hub_endpoint, settings.cache_budget_bytes, settings.cache_reserve_ratio)
         news = CacheNews(self._kube, self._our_node, clock.now)
 
         async def publish(report: CacheReport) -> None:

@@ -204,7 +204,8 @@ class Story:
         command += [f"--layouts-file={self.folder / 'layouts.yaml'}", f"--catalog-file={self.folder / 'catalog.yaml'}"]
         command += [f"--pod-resources-socket={socket_file}", f"--cache-directory={self.folder / 'hub-cache'}"]
         command += [f"--hub-endpoint={hub}", f"--partition-listen=127.0.0.1:{self.port}"]
-        command += ["--telemetry-period-seconds=0.5"]
+        # A machine that is nearly full shall be able to show the story too.
+        command += ["--telemetry-period-seconds=0.5", "--cache-reserve-ratio=0"]
         paths = {
             "LD_LIBRARY_PATH": str(self._gpus.library.parent),
             "PATH": f"{self._gpus.nvidia_smi.parent}{os.pathsep}{os.environ.get('PATH', '')}",

@@ -105,14 +105,20 @@ def free_bytes(directory: Path) -> int:
     return numbers.f_bavail * numbers.f_frsize
 
 
+def _total_bytes(directory: Path) -> int:
+    numbers = os.statvfs(directory)
+    return numbers.f_blocks * numbers.f_frsize
+
+
 def disk_use(cache: Path) -> DiskUse:
     """Blocks allocated to blobs (unfinished ones too) below ``cache``; zero used where it does not exist yet. A folder
     that cannot be listed, since it is another user's or goes away meanwhile, counts as empty. RetryError where the disk
     does not answer."""
     try:
         if not cache.is_dir():
-            return DiskUse(0, free_bytes(_existing_parent(cache)))
-        return DiskUse(sum(_allocated_bytes(cache)), free_bytes(cache))
+            parent = _existing_parent(cache)
+            return DiskUse(0, free_bytes(parent), _total_bytes(parent))
+        return DiskUse(sum(_allocated_bytes(cache)), free_bytes(cache), _total_bytes(cache))
     except OSError as error:
         raise RetryError(f"the cache cannot be read: {error}") from error
 

@@ -79,7 +79,9 @@ class FetchSupervisor:
         )
         running = _Running(FetchProgress(model, self.now()))
         self._running[model.name] = running
-        self.start_task(self._follow(running, Instructions(order, self.token())))
+        # The token is the hub's of the settings: a catalog entry that names another endpoint must not be given it.
+        token = self.token() if model.endpoint in (None, endpoint) else None
+        self.start_task(self._follow(running, Instructions(order, token)))
 
     def stop(self, name: str) -> None:
         """Kill the fetch of a model that is not wanted any more; its parts stay."""

@@ -42,10 +42,11 @@ class CachedModel:
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
-    """Bytes that the cache takes on its file system, and bytes that are free there for us."""
+    """Bytes that the cache takes on its file system, bytes that are free there for us, and the file system's size."""
 
     used_bytes: int
     free_bytes: int
+    total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,13 +45,13 @@ class NodeLabels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CacheRules:
-    """What the settings say. ``budget_bytes``: None for no other limit than the disk; ``endpoint``: None for the
-    public hub."""
+    """What the settings say. ``budget_bytes``: None for no other limit than the disk; ``reserve_ratio``: share of the file
+    system that stays free whatever the budget; ``endpoint``: None for the public hub."""
 
     cache: Path
     endpoint: str | None = None
     budget_bytes: int | None = None
-    reserve_bytes: int = 0
+    reserve_ratio: float = 0.0
     connections: int = 8
     fetches_at_once: int = 1
     stall_seconds: float = 30.0
@@ -257,7 +257,7 @@ def _limits(rules: CacheRules, disk: DiskUse) -> FetchLimits:
     allowance = None if rules.budget_bytes is None else max(0, rules.budget_bytes - disk.used_bytes)
     return FetchLimits(
         allowance_bytes=allowance,
-        reserve_bytes=rules.reserve_bytes,
+        reserve_bytes=int(rules.reserve_ratio * disk.total_bytes),
         connections=rules.connections,
         stall_seconds=rules.stall_seconds,
     )

@@ -54,6 +54,7 @@ class AgentNode:
             "partition-listen": "127.0.0.1:0",
             "cache-listen": "127.0.0.1:0",
             "telemetry-period-seconds": "0.2",
+            "cache-reserve-ratio": "0",
             **{name.replace("_", "-"): value for name, value in flags.items()},
         }
         path = f"{self.gpus.paths.nvidia_smi.parent}{os.pathsep}{os.environ['PATH']}"

@@ -1,0 +1,50 @@
+"""What a fetch is allowed: how much of the disk, and whose token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.adapters.files import disk_use
+from agent.execute.fetch import FetchSupervisor
+from agent.model.cache import FetchLimits
+from agent.reconcile.cache import CacheRules, _limits
+from hack.hub.content import Access
+from hack.hub.server import Hub
+from tests.fakes.hub import REPOSITORY, TINY, tiny_model
+
+TOKEN = "hf_" + "t" * 30
+
+
+@pytest.fixture
+async def gated(tmp_path: Path) -> AsyncIterator[Hub]:
+    model = tiny_model(tmp_path / "gated", access=Access.GATED)
+    async with Hub({REPOSITORY: model}, tokens={TOKEN: frozenset({REPOSITORY})}) as hub:
+        yield hub
+
+
+async def _reason(cache: Path, endpoint: str, own_endpoint: str | None) -> str:
+    """Why a fetch of a gated model fails; empty when it does not."""
+    ended = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        fetches = FetchSupervisor(cache, tasks.create_task, ended.set, lambda: TOKEN, lambda: 0.0)
+        fetches.start(replace(TINY, endpoint=own_endpoint), endpoint, FetchLimits())
+        await ended.wait()
+    failure = fetches.take_ended()[0].failure
+    return failure.reason if failure is not None else ""
+
+
+async def test_the_token_goes_to_the_hub_of_the_settings_and_to_no_other(gated: Hub, cache: Path) -> None:
+    assert await _reason(cache, "http://127.0.0.1:9", own_endpoint=gated.url) != ""
+    assert await _reason(cache, gated.url, own_endpoint=None) == ""
+
+
+def test_the_reserve_is_a_share_of_the_whole_file_system(tmp_path: Path) -> None:
+    disk = disk_use(tmp_path / "not-there-yet")
+    assert disk.total_bytes >= disk.free_bytes > 0
+    limits = _limits(CacheRules(tmp_path, reserve_ratio=0.25), disk)
+    assert limits.reserve_bytes == disk.total_bytes // 4

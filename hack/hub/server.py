@@ -1,7 +1,8 @@
 """The hub itself: its API on one origin, the store that large files are redirected to on a second one.
 
-Answers as huggingface_hub 2.4 asks: model info of a revision, recursive tree in pages, paths-info, whoami, and
-resolve with X-Repo-Commit, ETag, and for LFS files a redirect with X-Linked-Etag and X-Linked-Size to a signed URL.
+Answers as huggingface_hub 2.4 asks: model info of a revision, trees in pages, paths-info, refs, commits, whoami, Xet read
+tokens, and resolve with X-Repo-Commit, ETag, and for LFS files a redirect with X-Linked-Etag and X-Linked-Size to a signed
+URL. As a mirror it redirects nowhere and gives every file an ETag of its own making.
 """
 
 from __future__ import annotations
@@ -18,35 +19,47 @@ from urllib.parse import parse_qs, quote, unquote
 
 from aiohttp import web
 
-from hack.hub.body import send_file
-from hack.hub.content import Access, ServedFile, ServedModel
-from hack.hub.faults import Counters, Fault, FaultKind, Faults
+from hack.hub import listing
+from hack.hub.access import find_commit, refusal, repository_of, token_of
+from hack.hub.body import Delivery, reset, send_file, silence
+from hack.hub.content import ServedFile, ServedModel
+from hack.hub.counters import Counters
+from hack.hub.dev_routes import dev_routes
+from hack.hub.faults import Fault, FaultKind, Faults
+from hack.hub.limits import RateLimits, Throttle
+from hack.hub.repository import Commit, Repository
+from hack.hub.xet import XetStore
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _FAULT = web.RequestKey("fault", object)
-
-
-def refusal(status: int, code: str | None, message: str) -> web.Response:
-    """An error as the hub words it: code and sentence in headers, the sentence again in the body."""
-    headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
-    return web.json_response({"error": message}, status=status, headers=headers)
+_RATE_LIMIT_HEADERS = web.RequestKey("rate_limit_headers", dict)
 
 
 @dataclass(slots=True)
 class Hub:
-    """A running hub. ``tokens`` maps a token to the gated and private repositories it opens."""
+    """A running hub. ``models`` is what each ``main`` is at; ``tokens`` maps a token to the gated and private
+    repositories it opens."""
 
     models: dict[str, ServedModel]
     tokens: dict[str, frozenset[str]] = field(default_factory=dict)
     page_entries: int = 1000
     signed_url_seconds: float = 3600.0
     port: int = 0
+    mirror: bool = False
+    xet: XetStore | None = None
     faults: Faults = field(default_factory=Faults)
     counters: Counters = field(default_factory=Counters)
+    rate_limits: RateLimits = field(default_factory=RateLimits)
+    throttle: Throttle = field(default_factory=Throttle)
+    repositories: dict[str, Repository] = field(default_factory=dict)
     url: str = ""
     cdn_url: str = ""
     _runners: list[web.AppRunner] = field(default_factory=list)
     _signing_key: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+
+    def __post_init__(self) -> None:
+        for model in list(self.models.values()):
+            self.add(model)
 
     async def __aenter__(self) -> Self:
         self.cdn_url = await self._listen(self._cdn_routes(), "cdn", 0)
@@ -57,12 +70,23 @@ class Hub:
         for runner in self._runners:
             await runner.cleanup()
 
-    def add(self, model: ServedModel) -> None:
-        """Publish a model, or a new commit of one."""
-        self.models[model.repository] = model
+    def add(self, model: ServedModel, branch: str = "main", title: str = "Upload folder") -> None:
+        """Publish a model, or move a branch of one to a new commit."""
+        self.repositories.setdefault(model.repository, Repository()).commit(model, branch, title)
+        if branch == "main":
+            self.models[model.repository] = model
+
+    def tag(self, repository: str, name: str, revision: str) -> str:
+        """Returns the commit. Raises KeyError where there is no such repository or revision."""
+        return self.repositories[repository].name(self.repositories[repository].tags, name, revision)
+
+    def open_pull_request(self, repository: str, number: int, revision: str) -> str:
+        """As ``tag``."""
+        return self.repositories[repository].name(self.repositories[repository].pull_requests, str(number), revision)
 
     async def _listen(self, routes: Sequence[web.RouteDef], origin: str, port: int) -> str:
         app = web.Application(middlewares=[self._witness(origin)])
+        app.on_response_prepare.append(_say_what_is_left)
         app.add_routes(routes)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
@@ -72,36 +96,46 @@ class Hub:
         return f"http://127.0.0.1:{runner.addresses[0][1]}"
 
     def _witness(self, origin: str) -> Any:
-        """Counts a request and applies the fault planned for it."""
+        """Counts a request, holds the caller to its quota, and applies the fault planned for the request."""
 
         @web.middleware
         async def middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
             if request.path.startswith("/_dev/"):
                 return await handler(request)
             line = f"{request.method} {origin}{unquote(request.path_qs)}"
-            self.counters.requests[f"{request.method} {origin}"] += 1
-            self.counters.request_lines.append(line)
-            self.counters.authorized_cdn_requests += origin == "cdn" and "Authorization" in request.headers
+            self.counters.request(request, origin, line)
+            if origin == "hub" and not self._spend(request):
+                return refusal(
+                    429, None, "We had to rate limit you, you hit the quota of requests per 5 minutes period."
+                )
             fault = self.faults.take(line)
-            if fault is not None and fault.kind is FaultKind.STATUS:
-                return _status_fault(fault)
             request[_FAULT] = fault
-            return await handler(request)
+            return await _instead_of_an_answer(request, fault) or await handler(request)
 
         return middleware
 
+    def _spend(self, request: web.Request) -> bool:
+        kind = "api" if request.path.startswith("/api/") else "resolvers"
+        within, headers = self.rate_limits.spend(token_of(request) or request.remote or "", kind)
+        request[_RATE_LIMIT_HEADERS] = headers
+        return within
+
     def _hub_routes(self) -> list[web.RouteDef]:
         model = "/{org}/{name}"
+        api = "/api/models" + model
         return [
             web.get("/api/whoami-v2", self._whoami),
-            web.get("/api/models" + model, self._model_info),
-            web.get("/api/models" + model + "/revision/{revision}", self._model_info),
-            web.get("/api/models" + model + "/tree/{revision}", self._tree),
-            web.post("/api/models" + model + "/paths-info/{revision}", self._paths_info),
+            web.get(api, self._model_info),
+            web.get(api + "/revision/{revision}", self._model_info),
+            web.get(api + "/tree/{revision}", self._tree),
+            web.get(api + "/tree/{revision}/{path:.*}", self._tree),
+            web.post(api + "/paths-info/{revision}", self._paths_info),
+            web.get(api + "/refs", self._refs),
+            web.get(api + "/commits/{revision}", self._commits),
+            web.get(api + "/xet-read-token/{revision}", self._xet_read_token),
             web.get(model + "/resolve/{revision}/{path:.+}", self._resolve),  # aiohttp adds HEAD
-            web.post("/_dev/faults", self._plan_fault),
-            web.delete("/_dev/faults", self._clear_faults),
-            web.get("/_dev/counters", self._show_counters),
+            web.get(model + "/raw/{revision}/{path:.+}", self._raw),
+            *dev_routes(self),
         ]
 
     def _cdn_routes(self) -> list[web.RouteDef]:
@@ -110,111 +144,126 @@ class Hub:
     # -- API ----------------------------------------------------------------------------------------------------
 
     async def _whoami(self, request: web.Request) -> web.Response:
-        if _token(request) in self.tokens:
-            return web.json_response({"type": "user", "name": "developer", "auth": {"type": "access_token"}})
-        return refusal(401, None, "Invalid username or password.")
+        if token_of(request) not in self.tokens:
+            return refusal(401, None, "Invalid username or password.")
+        token = {"displayName": "development", "role": "read"}
+        auth = {"type": "access_token", "accessToken": token}
+        return web.json_response({"type": "user", "name": "developer", "orgs": [], "auth": auth})
 
     async def _model_info(self, request: web.Request) -> web.Response:
         found = self._find(request)
         if isinstance(found, web.Response):
             return found
-        siblings = [{"rfilename": path} for path in found.files]
-        return web.json_response(
-            {
-                "_id": found.commit[:24],
-                "id": found.repository,
-                "modelId": found.repository,
-                "sha": found.commit,
-                "private": found.access is Access.PRIVATE,
-                "gated": "manual" if found.access is Access.GATED else False,
-                "disabled": False,
-                "tags": [],
-                "siblings": siblings,
-            }
-        )
+        return web.json_response(listing.model_info(found, blobs=_flag(request, "blobs")))
 
     async def _tree(self, request: web.Request) -> web.Response:
-        """Files in path order; the cursor is the index of the page's first entry."""
         found = self._find(request)
         if isinstance(found, web.Response):
             return found
-        first = int(request.query.get("cursor", "0"))
-        entries = [{**file.tree_entry(), "path": path} for path, file in sorted(found.files.items())]
-        page = entries[first : first + self.page_entries]
-        headers = {}
-        if first + self.page_entries < len(entries):
-            following = request.url.update_query(cursor=str(first + self.page_entries))
-            headers["Link"] = f'<{following}>; rel="next"'
-        return web.json_response(page, headers=headers)
+        below = request.match_info.get("path", "").strip("/")
+        entries = listing.tree(found, below, recursive=_flag(request, "recursive"))
+        if entries is None:
+            return _no_entry(found)
+        if not _flag(request, "expand"):
+            return listing.page_of(request, entries, self.page_entries)
+        repository = self.repositories[found.model.repository]
+        few = listing.expanded_page_entries(self.page_entries)
+        return listing.page_of(request, entries, few, lambda e: listing.with_last_commits(repository, found, e))
 
     async def _paths_info(self, request: web.Request) -> web.Response:
         found = self._find(request)
         if isinstance(found, web.Response):
             return found
         body = await request.text()
-        asked = json.loads(body)["paths"] if request.content_type == "application/json" else parse_qs(body)["paths"]
-        return web.json_response([{**found.files[p].tree_entry(), "path": p} for p in asked if p in found.files])
+        form = request.content_type != "application/json"
+        asked = parse_qs(body) if form else json.loads(body)
+        entries = listing.entries_of(found, asked.get("paths", []))
+        expand = asked.get("expand", False)
+        if expand is True or (form and expand and expand[0].lower() == "true"):
+            entries = listing.with_last_commits(self.repositories[found.model.repository], found, entries)
+        return web.json_response(entries)
+
+    async def _refs(self, request: web.Request) -> web.Response:
+        found = self._find(request)
+        if isinstance(found, web.Response):
+            return found
+        repository = self.repositories[found.model.repository]
+        return web.json_response(listing.refs(repository, pull_requests=_flag(request, "include_prs")))
+
+    async def _commits(self, request: web.Request) -> web.Response:
+        found = self._find(request)
+        if isinstance(found, web.Response):
+            return found
+        history = self.repositories[found.model.repository].history(found)
+        formatted = "formatted" in request.query.getall("expand[]", [])
+        return listing.page_of(request, listing.commits(history, formatted=formatted), self.page_entries)
+
+    async def _xet_read_token(self, request: web.Request) -> web.Response:
+        found = self._find(request, content=True)
+        if isinstance(found, web.Response):
+            return found
+        if self.xet is None:
+            return refusal(404, None, "Repository is not Xet enabled")
+        headers, document = self.xet.connection()
+        return web.json_response(document, headers=headers)
+
+    # -- content ------------------------------------------------------------------------------------------------
 
     async def _resolve(self, request: web.Request) -> web.StreamResponse:
         found = self._find(request, content=True)
         if isinstance(found, web.Response):
             return found
-        file = found.files.get(request.match_info["path"])
+        file = found.model.files.get(request.match_info["path"])
         if file is None:
-            response = refusal(404, "EntryNotFound", "Entry not found")
-            response.headers["X-Repo-Commit"] = found.commit
-            return response
-        headers = {"X-Repo-Commit": found.commit, "ETag": f'"{file.etag}"'}
+            return _no_entry(found)
+        headers = {"X-Repo-Commit": found.id, "ETag": f'"{file.etag}"'}
+        if self.mirror:
+            return await self._send(request, file, {**headers, "ETag": f'"{_etag_of_another_make(file.etag)}"'})
         if file.sha256 is None:
             return await self._send(request, file, headers)
         headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size_bytes)}
-        return web.Response(status=302, headers={**headers, "Location": self._signed_url(found, file)})
+        headers |= self._xet_headers(request, found, file)
+        return web.Response(status=302, headers={**headers, "Location": self._signed_url(request, found.model, file)})
 
-    def _find(self, request: web.Request, *, content: bool = False) -> ServedModel | web.Response:
-        """The model at the revision asked for, or the hub's refusal; ``content`` asks for the files themselves."""
-        repository = f"{request.match_info['org']}/{request.match_info['name']}"
-        token = _token(request)
-        if token is not None and token not in self.tokens:
-            return refusal(401, None, "Invalid credentials in Authorization header")
-        model = self.models.get(repository)
-        granted = token is not None and repository in self.tokens[token]
-        if model is None or (model.access is Access.PRIVATE and not granted):
-            # Without a token a missing and a private model look the same: 401.
-            status, message = (401, "Invalid username or password.") if token is None else (404, "Repository not found")
-            return refusal(status, "RepoNotFound", message)
-        if content and model.access is Access.GATED and not granted:
-            how = "Please log in." if token is None else "Visit its page to ask for access."
-            message = f"Access to model {repository} is restricted. {how}"
-            return refusal(401 if token is None else 403, "GatedRepo", message)
-        revision = request.match_info.get("revision", "main")
-        if revision not in {"main", model.commit}:
-            return refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        return model
-
-    # -- content ------------------------------------------------------------------------------------------------
+    async def _raw(self, request: web.Request) -> web.Response:
+        """What git has of a file: of one in LFS, its pointer."""
+        found = self._find(request, content=True)
+        if isinstance(found, web.Response):
+            return found
+        file = found.model.files.get(request.match_info["path"])
+        if file is None:
+            return _no_entry(found)
+        return web.Response(body=file.in_git(), headers={"X-Repo-Commit": found.id, "ETag": f'"{file.git_oid}"'})
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:
-        repository = f"{request.match_info['org']}/{request.match_info['name']}"
-        etag = request.match_info["etag"]
+        name, etag = repository_of(request), request.match_info["etag"]
         expires = request.query.get("Expires", "")
-        genuine = hmac.compare_digest(request.query.get("Signature", ""), self._signature(repository, etag, expires))
+        genuine = hmac.compare_digest(request.query.get("Signature", ""), self._signature(name, etag, expires))
         if not genuine or float(expires) < time.time():
             return web.Response(status=403, text="Request has expired")
-        model = self.models.get(repository)
+        model = self.repositories[name].file_holder(etag)
         file = model.file_with_etag(etag) if model is not None else None
         if file is None:
             return web.Response(status=404)
-        # The store has an ETag of its own making, as object stores do.
-        own_etag = hashlib.md5(etag.encode(), usedforsecurity=False).hexdigest()
-        return await self._send(request, file, {"ETag": f'"{own_etag}"'})
+        return await self._send(request, file, {"ETag": f'"{_etag_of_another_make(etag)}"'})
 
     async def _send(self, request: web.Request, file: ServedFile, headers: dict[str, str]) -> web.StreamResponse:
-        fault = request[_FAULT]
-        assert fault is None or isinstance(fault, Fault)
-        return await send_file(request, file, headers, fault, self.counters)
+        paces = self.throttle.paces(request.remote or "")
+        return await send_file(request, file, headers, Delivery(_fault_of(request), paces, self.counters))
 
-    def _signed_url(self, model: ServedModel, file: ServedFile) -> str:
-        expires = str(time.time() + self.signed_url_seconds)
+    def _find(self, request: web.Request, *, content: bool = False) -> Commit | web.Response:
+        return find_commit(request, self.repositories, self.tokens, content=content)
+
+    def _xet_headers(self, request: web.Request, commit: Commit, file: ServedFile) -> dict[str, str]:
+        if self.xet is None or file.xet_hash is None:
+            return {}
+        route = f"{request.url.origin()}/api/models/{commit.model.repository}/xet-read-token/{commit.id}"
+        return {"X-Xet-Hash": file.xet_hash, "X-Xet-Refresh-Route": route, "Link": f'<{route}>; rel="xet-auth"'}
+
+    def _signed_url(self, request: web.Request, model: ServedModel, file: ServedFile) -> str:
+        fault = _fault_of(request)
+        ended = fault is not None and fault.kind is FaultKind.EXPIRED_URL
+        expires = str(time.time() + (-1.0 if ended else self.signed_url_seconds))
         name = quote(f'inline; filename="{file.path}"')
         signature = self._signature(model.repository, file.etag, expires)
         query = f"response-content-disposition={name}&Expires={expires}&Signature={signature}"
@@ -223,25 +272,52 @@ class Hub:
     def _signature(self, repository: str, etag: str, expires: str) -> str:
         return hmac.new(self._signing_key, f"{repository} {etag} {expires}".encode(), "sha256").hexdigest()
 
-    # -- development --------------------------------------------------------------------------------------------
 
-    async def _plan_fault(self, request: web.Request) -> web.Response:
-        self.faults.planned.append(Fault.from_json(await request.json()))
-        return web.json_response({"planned": len(self.faults.planned)})
-
-    async def _clear_faults(self, _: web.Request) -> web.Response:
-        self.faults.clear()
-        return web.json_response({"planned": 0})
-
-    async def _show_counters(self, _: web.Request) -> web.Response:
-        return web.json_response(self.counters.to_json())
+def _fault_of(request: web.Request) -> Fault | None:
+    fault = request[_FAULT]
+    assert fault is None or isinstance(fault, Fault)
+    return fault
 
 
-def _token(request: web.Request) -> str | None:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token if scheme == "Bearer" and token else None
+def _flag(request: web.Request, name: str) -> bool:
+    return request.query.get(name, "").lower() in {"true", "1"}
+
+
+def _no_entry(commit: Commit) -> web.Response:
+    response = refusal(404, "EntryNotFound", "Entry not found")
+    response.headers["X-Repo-Commit"] = commit.id
+    return response
+
+
+def _etag_of_another_make(etag: str) -> str:
+    """Object stores and mirrors name content in their own way."""
+    return hashlib.md5(etag.encode(), usedforsecurity=False).hexdigest()
+
+
+async def _say_what_is_left(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(request.get(_RATE_LIMIT_HEADERS, {}))
+
+
+async def _instead_of_an_answer(request: web.Request, fault: Fault | None) -> web.Response | None:
+    """What the fault answers in place of the hub; None where the fault is none, or one of a body."""
+    if fault is None:
+        return None
+    match fault.kind:
+        case FaultKind.STATUS:
+            return _status_fault(fault)
+        case FaultKind.REDIRECT:
+            return web.Response(status=302, headers={"Location": fault.location or str(request.url)})
+        case FaultKind.NO_ANSWER:
+            await silence(request)
+            return web.Response(status=503)
+        case FaultKind.HANG_UP:
+            reset(request)
+            return web.Response(status=503)
+        case _:
+            return None
 
 
 def _status_fault(fault: Fault) -> web.Response:
     headers = {} if fault.retry_after_seconds is None else {"Retry-After": str(fault.retry_after_seconds)}
-    return web.Response(status=fault.status, headers=headers)
+    text = "<html><body>The server is busy.</body></html>" if fault.html else ""
+    return web.Response(status=fault.status, headers=headers, text=text, content_type="text/html" if text else None)

@@ -6,22 +6,24 @@ The public hub is asked only where ``WARMSLICE_PUBLIC_HUB=https://huggingface.co
 from __future__ import annotations
 
 import asyncio
-import http.client
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
 
 import pytest
 from huggingface_hub import HfApi, close_session, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile, RepoFolder
+from huggingface_hub.utils._http import parse_ratelimit_headers
 
 from agent.adapters.hub import HubClient
 from agent.model.cache import FetchError
 from agent.model.catalog import Listing
 from hack.hub.server import Hub
 from tests.fakes.hub import published_files, served_files, tiny_model
+from tests.fakes.hub_client import ask, ask_along
 
 PUBLIC_HUB = os.environ.get("WARMSLICE_PUBLIC_HUB")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -34,40 +36,12 @@ class Subject:
     url: str
     repository: str
 
+    @property
+    def api(self) -> HfApi:
+        return HfApi(endpoint=self.url, token=False)
+
     def client(self, repository: str | None = None) -> HubClient:
         return HubClient(repository or self.repository, self.url, None, 10.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-def _ask(method: str, url: str, headers: Mapping[str, str]) -> Answer:
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.netloc, timeout=10)
-    try:
-        connection.request(method, f"{parts.path}?{parts.query}", headers=dict(headers))
-        response = connection.getresponse()
-        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-    finally:
-        connection.close()
-
-
-async def ask(method: str, url: str, **headers: str) -> Answer:
-    return await asyncio.to_thread(_ask, method, url, {"Accept-Encoding": "identity", **headers})
-
-
-async def ask_along(method: str, url: str, **headers: str) -> Answer:
-    """Along redirects."""
-    answer = await ask(method, url, **headers)
-    while answer.status in {301, 302, 303, 307, 308}:
-        url = urljoin(url, answer.headers["location"])
-        answer = await ask(method, url, **headers)
-    return answer
 
 
 class HubContract:
@@ -124,10 +98,59 @@ class HubContract:
         assert (answer.status, answer.headers["x-error-code"]) == (404, "EntryNotFound")
 
     async def test_paths_can_be_asked_for_one_by_one(self, subject: Subject) -> None:
-        api = HfApi(endpoint=subject.url, token=False)
-        (info,) = await asyncio.to_thread(api.get_paths_info, subject.repository, ["config.json", "absent"])
+        (info,) = await asyncio.to_thread(subject.api.get_paths_info, subject.repository, ["config.json", "absent"])
         listed = {f.path: f for f in (await self.listing(subject)).files}["config.json"]
         assert (info.path, getattr(info, "blob_id", None)) == (listed.path, listed.blob)
+
+    async def test_a_folder_is_listed_with_what_is_in_it_only_when_asked(self, subject: Subject) -> None:
+        shallow = await asyncio.to_thread(lambda: list(subject.api.list_repo_tree(subject.repository)))
+        deep = await asyncio.to_thread(lambda: list(subject.api.list_repo_tree(subject.repository, recursive=True)))
+        inside = await asyncio.to_thread(lambda: list(subject.api.list_repo_tree(subject.repository, "1_Pooling")))
+        (folder,) = (entry for entry in shallow if entry.path == "1_Pooling")
+        assert isinstance(folder, RepoFolder)
+        assert COMMIT.fullmatch(folder.tree_id)
+        assert [entry.path for entry in inside] == ["1_Pooling/config.json"]
+        assert {e.path for e in deep} - {e.path for e in shallow} >= {"1_Pooling/config.json"}
+
+    async def test_an_expanded_listing_names_the_commit_that_last_changed_a_file(self, subject: Subject) -> None:
+        entries = await asyncio.to_thread(lambda: list(subject.api.list_repo_tree(subject.repository, expand=True)))
+        commits = await asyncio.to_thread(subject.api.list_repo_commits, subject.repository)
+        (config,) = (e for e in entries if isinstance(e, RepoFile) and e.path == "config.json")
+        assert config.last_commit is not None
+        assert config.last_commit.oid in {commit.commit_id for commit in commits}
+        assert config.security is not None
+
+    async def test_a_branch_is_among_the_refs_with_its_commit(self, subject: Subject) -> None:
+        refs = await asyncio.to_thread(subject.api.list_repo_refs, subject.repository)
+        (main,) = (branch for branch in refs.branches if branch.name == "main")
+        assert (main.ref, main.target_commit) == ("refs/heads/main", (await self.listing(subject)).commit)
+
+    async def test_the_history_of_a_branch_begins_with_its_commit(self, subject: Subject) -> None:
+        commits = await asyncio.to_thread(subject.api.list_repo_commits, subject.repository)
+        assert commits[0].commit_id == (await self.listing(subject)).commit
+
+    async def test_the_raw_form_of_a_large_file_is_its_pointer(self, subject: Subject) -> None:
+        blobs = {f.path: f for f in (await self.listing(subject)).files}
+        answer = await ask_along("GET", f"{subject.url}/{subject.repository}/raw/main/model.safetensors")
+        assert answer.status == 200
+        assert f"oid sha256:{blobs['model.safetensors'].blob}\n" in answer.body.decode()
+
+    async def test_every_answer_says_what_is_left_of_the_quota(self, subject: Subject) -> None:
+        answer = await ask("GET", f"{subject.url}/api/models/{subject.repository}")
+        info = parse_ratelimit_headers(answer.headers)
+        assert info is not None
+        assert (info.resource_type, info.remaining > 0, info.window_seconds) == ("api", True, 300)
+
+    async def test_a_token_that_is_none_is_refused(self, subject: Subject) -> None:
+        api = HfApi(endpoint=subject.url, token="hf_forged")
+        with pytest.raises(HfHubHTTPError) as caught:
+            await asyncio.to_thread(api.model_info, subject.repository)
+        assert caught.value.response.status_code == 401
+
+    async def test_a_range_beyond_the_end_is_not_satisfiable(self, subject: Subject) -> None:
+        url = subject.client().file_url("main", "model.safetensors")
+        answer = await ask_along("GET", url, Range=f"bytes={10**15}-")
+        assert answer.status == 416
 
 
 class TestLocalHub(HubContract):
@@ -153,23 +176,14 @@ class TestLocalHub(HubContract):
     async def test_a_long_listing_comes_in_pages(self, hub: Hub, subject: Subject) -> None:
         hub.page_entries = 2
         assert len((await self.listing(subject)).files) == len(hub.models[subject.repository].files)
-        assert sum("/tree/" in line for line in hub.counters.request_lines) == 3
+        assert sum("/tree/" in line for line in hub.counters.request_lines) == 3  # five files and a folder
 
     async def test_a_token_says_who_one_is(self, subject: Subject) -> None:
         who = await asyncio.to_thread(HfApi(endpoint=subject.url, token="known").whoami)
         assert who["name"] == "developer"
 
-    async def test_a_signed_address_ends(self, hub: Hub, subject: Subject) -> None:
-        hub.signed_url_seconds = -1.0
-        answer = await ask_along("GET", subject.client().file_url("main", "model.safetensors"))
-        assert answer.status == 403
 
-    async def test_a_range_of_what_changed_is_answered_with_the_whole(self, subject: Subject) -> None:
-        url = subject.client().file_url("main", "model.safetensors")
-        answer = await ask_along("GET", url, **{"Range": "bytes=0-9", "If-Range": '"older"'})
-        assert (answer.status, len(answer.body)) == (200, 10_000)
-
-
+@pytest.mark.hub
 @pytest.mark.skipif(PUBLIC_HUB is None, reason="WARMSLICE_PUBLIC_HUB is not set")
 class TestPublicHub(HubContract):
     @pytest.fixture

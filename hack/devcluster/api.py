@@ -12,7 +12,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hack.devcluster import kinds, rules
+from hack.devcluster import kinds, managed_fields, rules
+from hack.devcluster.access.users import INTERNAL, Caller
+from hack.devcluster.admission.policies import Policies
+from hack.devcluster.admission.quotas import admit_within_quotas
+from hack.devcluster.admission.request import AdmissionRequest
 from hack.devcluster.errors import (
     already_exists,
     bad_request,
@@ -24,6 +28,7 @@ from hack.devcluster.errors import (
 )
 from hack.devcluster.event_views import shown_as, stored_form
 from hack.devcluster.kinds import Kind
+from hack.devcluster.managed_fields import Application
 from hack.devcluster.objects import (
     Object,
     clone,
@@ -80,6 +85,8 @@ class Deletion:
 
 @dataclass(slots=True)
 class Api:
+    """``by`` says whose write it is: admission judges it, and ``managedFields`` remember it."""
+
     store: Store = field(default_factory=Store)
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
@@ -104,7 +111,14 @@ class Api:
         last = (namespace_of(page[-1]), name_of(page[-1])) if page and rest else None
         return Listing(page, self.store.revision, last, rest)
 
-    def create(self, kind: Kind, namespace: str, obj: Object, *, dry_run: bool = False) -> Object:
+    def admit(self, request: AdmissionRequest) -> None:
+        """Raises ApiError for a write that a policy or a quota refuses."""
+        Policies(self.store).admit(request)
+        admit_within_quotas(self.store, request)
+
+    def create(
+        self, kind: Kind, namespace: str, obj: Object, *, dry_run: bool = False, by: Caller = INTERNAL
+    ) -> Object:
         rules.check_form(kind, obj)
         fresh = rules.normalise(kind, obj)
         self._name_new(kind, namespace, fresh)
@@ -117,30 +131,55 @@ class Api:
             raise already_exists(kind, name)
         fresh = rules.with_defaults(kind, fresh)
         fresh["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": now()}
+        self.admit(AdmissionRequest("CREATE", kind, "", namespace, name, fresh, None, by.user, dry_run))
+        if not managed_fields.managers_of(fresh):
+            fresh = managed_fields.after_update(kind, None, fresh, by.manager, "")
         return self._put(kind, fresh, dry_run)
 
     def update(
-        self, kind: Kind, namespace: str, name: str, obj: Object, *, subresource: str = "", dry_run: bool = False
-    ) -> Object:
+        self, kind: Kind, namespace: str, name: str, obj: Object, *,
+        subresource: str = "", dry_run: bool = False, by: Caller = INTERNAL,
+    ) -> Object:  # fmt: skip
         if name_of(obj) not in ("", name):
             raise bad_request(f"the name of the object ({name_of(obj)}) does not match the name on the URL ({name})")
         if kind.needs_revision_to_update and not dig(obj, "metadata.resourceVersion"):
             why = "Invalid value: 0: must be specified for an update"
             raise invalid(kind, name, [("metadata.resourceVersion", why)])
-        return self.change(kind, namespace, name, lambda _: obj, subresource=subresource, dry_run=dry_run)
+        return self.change(kind, namespace, name, lambda _: obj, subresource=subresource, dry_run=dry_run, by=by)
 
     def patch(
         self, kind: Kind, namespace: str, name: str, media_type: str, patch: Any, *,
-        subresource: str = "", dry_run: bool = False,
+        subresource: str = "", dry_run: bool = False, by: Caller = INTERNAL,
     ) -> Object:  # fmt: skip
         def apply(current: Object) -> Object:
             return apply_patch(media_type, current, patch)
 
-        return self.change(kind, namespace, name, apply, subresource=subresource, dry_run=dry_run)
+        return self.change(kind, namespace, name, apply, subresource=subresource, dry_run=dry_run, by=by)
+
+    def apply(
+        self, kind: Kind, namespace: str, name: str, application: Application, *,
+        dry_run: bool = False, by: Caller = INTERNAL,
+    ) -> tuple[Object, bool]:  # fmt: skip
+        """Server-side apply; whether the object was created. Raises 409 where others own what would change."""
+        if name_of(application.wanted) not in ("", name):
+            raise bad_request(f"name in the body ({name_of(application.wanted)}) does not match the URL ({name})")
+        if self.store.get(kind, namespace, name) is None:
+            if application.subresource:
+                raise not_found(kind, name)
+            fresh = managed_fields.apply(kind, None, application)
+            fresh["metadata"]["name"] = name
+            return self.create(kind, namespace, fresh, dry_run=dry_run, by=by), True
+
+        def edit(live: Object) -> Object:
+            return managed_fields.apply(kind, live, application)
+
+        subresource = application.subresource
+        return self.change(kind, namespace, name, edit, subresource=subresource, dry_run=dry_run, by=by), False
 
     def change(
-        self, kind: Kind, namespace: str, name: str, edit: Edit, *, subresource: str = "", dry_run: bool = False
-    ) -> Object:
+        self, kind: Kind, namespace: str, name: str, edit: Edit, *,
+        subresource: str = "", dry_run: bool = False, by: Caller = INTERNAL,
+    ) -> Object:  # fmt: skip
         """Replace the object by what ``edit`` makes of it. Nothing is written, and no revision spent, when that is
         the same object. Raises 409 when the new one carries another resourceVersion or uid."""
         old = self._stored(kind, namespace, name)
@@ -158,19 +197,26 @@ class Api:
             rules.check_pod_spec_unchanged(old, result)
         if result == old:
             return shown_as(kind, old)
+        shown, before = shown_as(kind, result), shown_as(kind, old)
+        self.admit(AdmissionRequest("UPDATE", kind, subresource, namespace, name, shown, before, by.user, dry_run))
+        if dig(result, "metadata.managedFields") == dig(old, "metadata.managedFields"):
+            result = managed_fields.after_update(kind, old, result, by.manager, subresource)
         if _has_nothing_left_to_wait_for(kind, result):
             return self._remove(kind, result, dry_run).object
         return self._put(kind, shown_as(kind, result), dry_run)
 
     def delete(
-        self, kind: Kind, namespace: str, name: str, options: DeleteOptions | None = None, *, dry_run: bool = False
-    ) -> Deletion:
+        self, kind: Kind, namespace: str, name: str, options: DeleteOptions | None = None, *,
+        dry_run: bool = False, by: Caller = INTERNAL,
+    ) -> Deletion:  # fmt: skip
         """A bound, running pod only begins to go: its kubelet deletes it again with grace 0 when it has ended."""
         options = options or DeleteOptions()
         obj = self._stored(kind, namespace, name)
         _check_uid(kind, obj, options.uid)
         if options.resource_version not in ("", obj["metadata"]["resourceVersion"]):
             raise stale(kind, name)
+        shown = shown_as(kind, obj)
+        self.admit(AdmissionRequest("DELETE", kind, "", namespace, name, None, shown, by.user, dry_run))
         grace = _grace_seconds(kind, obj, options)
         if grace == 0 and not _finalizers(kind, obj):
             return self._remove(kind, obj, dry_run)

@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=Path, required=True, help="where the kubeconfig and the nodes' folders go")
     parser.add_argument("--port", type=int, default=0, help="of the API server; 0 takes a free one")
     parser.add_argument("--bookmark-interval", type=float, default=60.0, metavar="SECONDS")
+    parser.add_argument("--rbac", action="store_true", help="enforce roles; the kubeconfig's user may do everything")
     add_node_options(parser)
     return parser
 
@@ -45,10 +46,11 @@ async def _run(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     lifeline = Lifeline(options.run_dir.absolute() / "lifeline")
-    async with ControlPlane(port=options.port, bookmark_interval_s=options.bookmark_interval) as control_plane:
+    plane = ControlPlane(port=options.port, bookmark_interval_s=options.bookmark_interval, rbac=options.rbac)
+    async with plane as control_plane:
         gpu_operator.install(control_plane.api)
         kubeconfig = options.run_dir / "kubeconfig"
-        write_kubeconfig(kubeconfig, control_plane.url)
+        write_kubeconfig(kubeconfig, control_plane.url, control_plane.admin_token)
         nodes = [
             KubeletProcess(control_plane.url, name, options.run_dir / name, lifeline.path, _node_options(options, name))
             for name in options.nodes.split(",")

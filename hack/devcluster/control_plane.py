@@ -7,33 +7,65 @@ import json
 from pathlib import Path
 
 from hack.devcluster import kinds
+from hack.devcluster.access.rbac import create_first_roles
+from hack.devcluster.admission.quotas import status_of
 from hack.devcluster.api import Api
 from hack.devcluster.controllers.budgets import BUDGET_CONTROLLER
 from hack.devcluster.controllers.housekeeping import HOUSEKEEPING_CONTROLLERS
-from hack.devcluster.controllers.loop import run_controller
+from hack.devcluster.controllers.loop import Controller, run_controller
 from hack.devcluster.controllers.workloads import WORKLOAD_CONTROLLERS
+from hack.devcluster.objects import name_of, namespace_of
 from hack.devcluster.scheduler import SCHEDULER_CONTROLLER
 from hack.devcluster.server import BOOKMARK_INTERVAL_S, ApiServer
 
 FIRST_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
-CONTROLLERS = (*WORKLOAD_CONTROLLERS, BUDGET_CONTROLLER, *HOUSEKEEPING_CONTROLLERS, SCHEDULER_CONTROLLER)
+
+
+def _sync_quotas(api: Api) -> None:
+    for quota in api.all(kinds.QUOTAS):
+        counted = {**quota, "status": status_of(api.store, quota)}
+        api.update(kinds.QUOTAS, namespace_of(quota), name_of(quota), counted, subresource="status")
+
+
+QUOTA_CONTROLLER = Controller(
+    "quotas", tuple(kind for kind in kinds.ALL_KINDS if kind.namespaced and kind is not kinds.LEASES), _sync_quotas
+)
+CONTROLLERS = (
+    QUOTA_CONTROLLER,
+    *WORKLOAD_CONTROLLERS,
+    BUDGET_CONTROLLER,
+    *HOUSEKEEPING_CONTROLLERS,
+    SCHEDULER_CONTROLLER,
+)
 
 
 class ControlPlane:
-    """``async with`` it: the URL is served inside, and nothing is left afterwards."""
+    """``rbac`` enforces roles; without it everybody may do everything. ``async with`` it: the URL is served inside, and
+    nothing is left afterwards."""
 
-    def __init__(self, *, port: int = 0, bookmark_interval_s: float = BOOKMARK_INTERVAL_S) -> None:
+    def __init__(
+        self, *, port: int = 0, bookmark_interval_s: float = BOOKMARK_INTERVAL_S,
+        rbac: bool = False, anonymous: bool = True,
+    ) -> None:  # fmt: skip
         self.api = Api()
         self.server = ApiServer(self.api, port=port, bookmark_interval_s=bookmark_interval_s)
+        self.server.gate.authorizer.enforced = rbac
+        self.server.gate.authenticator.anonymous = anonymous
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def url(self) -> str:
         return self.server.url
 
+    @property
+    def admin_token(self) -> str:
+        """Of a member of system:masters, whom RBAC lets do everything."""
+        return self.server.gate.authenticator.admin_token
+
     async def __aenter__(self) -> ControlPlane:
         for namespace in FIRST_NAMESPACES:
             self.api.create(kinds.NAMESPACES, "", {"metadata": {"name": namespace}})
+        create_first_roles(self.api)
         await self.server.start()
         self._tasks = [
             asyncio.create_task(run_controller(self.api, controller), name=controller.name)
@@ -46,14 +78,15 @@ class ControlPlane:
         await asyncio.gather(*self._tasks)
 
 
-def write_kubeconfig(path: Path, url: str) -> None:
-    """Plain HTTP needs no credentials; JSON is YAML, too."""
+def write_kubeconfig(path: Path, url: str, token: str = "") -> None:
+    """Without a token its user is system:anonymous. JSON is YAML, too."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "devcluster",
         "clusters": [{"name": "devcluster", "cluster": {"server": url}}],
-        "users": [{"name": "developer", "user": {}}],
+        "users": [{"name": "developer", "user": {"token": token} if token else {}}],
         "contexts": [{"name": "devcluster", "context": {"cluster": "devcluster", "user": "developer"}}],
     }
     path.write_text(json.dumps(config, indent=2) + "\n")
+    path.chmod(0o600)

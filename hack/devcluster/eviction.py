@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from hack.devcluster import kinds
+from hack.devcluster.access.users import INTERNAL, Caller
+from hack.devcluster.admission.request import AdmissionRequest
 from hack.devcluster.api import Api, DeleteOptions
 from hack.devcluster.errors import ApiError
 from hack.devcluster.objects import (
@@ -21,9 +23,15 @@ from hack.devcluster.objects import (
 from hack.devcluster.selectors import matches_label_selector
 
 
-def evict(api: Api, namespace: str, name: str, options: DeleteOptions, *, dry_run: bool = False) -> None:
-    """Raises 404, 409 (another uid), 429 (the budget is spent) or 500 (more than one budget)."""
+def evict(
+    api: Api, namespace: str, name: str, options: DeleteOptions, *, dry_run: bool = False, by: Caller = INTERNAL
+) -> None:
+    """Policies see the eviction, and not the delete that the server makes of it. Raises 404, 409 (another uid), 429 (the
+    budget is spent) or 500 (more than one budget)."""
     pod = api.get(kinds.PODS, namespace, name)
+    body: Object = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}}
+    body["deleteOptions"] = {"preconditions": {"uid": options.uid}} if options.uid else {}
+    api.admit(AdmissionRequest("CREATE", kinds.PODS, "eviction", namespace, name, body, None, by.user, dry_run))
     api.delete(kinds.PODS, namespace, name, options, dry_run=True)  # its preconditions, before anything is written
     if not _needs_no_budget(pod):
         budgets = budgets_of(api, pod)

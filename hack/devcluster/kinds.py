@@ -97,11 +97,11 @@ REPLICASETS = Kind(
 )  # fmt: skip
 
 # Access, admission, priority, quota and devices.
-_RBAC, _ADMISSION, _DEVICES = "rbac.authorization.k8s.io", "admissionregistration.k8s.io", "resource.k8s.io"
-ROLES = Kind(_RBAC, "v1", "roles", "Role")
-ROLE_BINDINGS = Kind(_RBAC, "v1", "rolebindings", "RoleBinding")
-CLUSTER_ROLES = Kind(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
-CLUSTER_ROLE_BINDINGS = Kind(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
+RBAC, _ADMISSION, _DEVICES = "rbac.authorization.k8s.io", "admissionregistration.k8s.io", "resource.k8s.io"
+ROLES = Kind(RBAC, "v1", "roles", "Role")
+ROLE_BINDINGS = Kind(RBAC, "v1", "rolebindings", "RoleBinding")
+CLUSTER_ROLES = Kind(RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
+CLUSTER_ROLE_BINDINGS = Kind(RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 ADMISSION_POLICIES = Kind(
     _ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", namespaced=False,
     subresources=("status",), counts_generation=True,

@@ -11,7 +11,8 @@ from hack.devcluster.objects import Object, clone
 MERGE = "application/merge-patch+json"
 JSON = "application/json-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
-MEDIA_TYPES = (JSON, MERGE, STRATEGIC)
+APPLY = "application/apply-patch+yaml"
+MEDIA_TYPES = (JSON, MERGE, STRATEGIC, APPLY)
 
 # Lists that strategic merge joins element by element, with the field that tells elements apart. Every other list is
 # replaced whole. `taints` and `tolerations` are missing on purpose: the real types mark them atomic.
@@ -31,6 +32,17 @@ _LIST_KEYS = {
     "topologySpreadConstraints": "topologyKey",
 }
 _SETS = frozenset({"finalizers", "podCIDRs"})
+
+
+def list_key(field: str, items: list[Any]) -> str:
+    """The field that tells the elements of a list apart; '' for a list that is one value, or whose items lack it."""
+    key = _LIST_KEYS.get(field) or (_ports_key(field, items) if all(isinstance(i, dict) for i in items) else "")
+    return key if all(isinstance(item, dict) and key in item for item in items) else ""
+
+
+def is_set(field: str) -> bool:
+    """Whether a list of this name is a set of plain values."""
+    return field in _SETS
 
 
 def apply_patch(media_type: str, obj: Object, patch: Any) -> Object:

@@ -6,14 +6,22 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass
 
+from aiohttp import web
+
+from hack.devcluster.access.users import User
 from hack.devcluster.objects import Object
+
+# Who asks, from the middleware that found it out.
+USER = web.RequestKey("user", User)
 
 LOG_LENGTH = 20_000
 
 
 @dataclass(slots=True)
 class LoggedRequest:
-    """One request. ``status`` is 0 and ``bytes_sent`` grows while a watch is open; ``duration_s`` is None until its end."""
+    """One request. ``user`` is empty where nobody was let in; ``object`` is ``namespace/resource/name/subresource`` as
+    far as the path names them. ``status`` is 0 and ``bytes_sent`` grows while a watch is open; ``duration_s`` is None
+    until its end."""
 
     number: int
     at: float
@@ -22,7 +30,10 @@ class LoggedRequest:
     path: str
     query: str
     user_agent: str
+    user: str = ""
+    object: str = ""
     status: int = 0
+    bytes_received: int = 0
     bytes_sent: int = 0
     duration_s: float | None = None
 

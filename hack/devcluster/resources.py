@@ -10,11 +10,16 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from hack.devcluster import eviction, kinds, protobuf_bodies
+from hack.devcluster import eviction, kinds, managed_fields, protobuf_bodies
+from hack.devcluster.access.gate import Gate
+from hack.devcluster.access.tokens import answer_token_request
+from hack.devcluster.access.users import Caller
 from hack.devcluster.api import Api, DeleteOptions
 from hack.devcluster.errors import ApiError, bad_request, expired, unsupported_media_type
 from hack.devcluster.faults import Fault
+from hack.devcluster.managed_fields import Application
 from hack.devcluster.objects import Object, clone, dig, name_of
+from hack.devcluster.patch import APPLY
 from hack.devcluster.representation import Form, accepted_form, many, one
 from hack.devcluster.request_log import LoggedRequest
 from hack.devcluster.selectors import Selection, parse_selection
@@ -24,6 +29,7 @@ from hack.devcluster.watch import WatchRequest, watch_lines
 # What the server's middlewares know of a request, for the one that streams.
 LOGGED = web.RequestKey("logged", LoggedRequest)
 FAULT = web.RequestKey("fault", Fault)
+CALLER = web.RequestKey("caller", Caller)
 
 # As long as the real server's longest watch when the client names no limit.
 DEFAULT_WATCH_S = 3600.0
@@ -45,6 +51,10 @@ class Ask:
         return asked == "All"
 
     @property
+    def caller(self) -> Caller:
+        return self.request[CALLER]
+
+    @property
     def selection(self) -> Selection:
         query = self.request.query
         return parse_selection(self.target.kind, query.get("labelSelector", ""), query.get("fieldSelector", ""))
@@ -58,14 +68,17 @@ class Ask:
 
 
 class Resources:
-    def __init__(self, api: Api, bookmark_interval_s: float) -> None:
+    def __init__(self, api: Api, gate: Gate, bookmark_interval_s: float) -> None:
         self._api = api
+        self._gate = gate
         self._bookmark_interval_s = bookmark_interval_s
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Raises ApiError for every refusal."""
         target = parse_target(request.path)
         verb = verb_of(request.method, target, request.query)
+        request[CALLER] = self._gate.caller(request)
+        self._gate.check(request[CALLER].user, verb, target)
         ask = Ask(request, target, accepted_form(request.headers.get("Accept", "")))
         match verb:
             case "get":
@@ -155,7 +168,12 @@ class Resources:
     async def _create(self, ask: Ask) -> web.Response:
         body = await _body(ask.request)
         target = ask.target
+        if target.kind.create_only:
+            return _json(self._gate.reviews.answer(target.kind, body, ask.caller.user), 201)
         match target.subresource:
+            case "token":
+                signer = self._gate.authenticator.signer
+                return _json(answer_token_request(self._api, signer, target.namespace, target.name, body), 201)
             case "eviction":
                 return self._evict(ask, body)
             case "binding":
@@ -163,7 +181,7 @@ class Resources:
                 self._api.bind(target.namespace, target.name, node, dry_run=ask.dry_run)
                 return _json(_success(201), 201)
             case _:
-                created = self._api.create(target.kind, target.namespace, body, dry_run=ask.dry_run)
+                created = self._api.create(target.kind, target.namespace, body, dry_run=ask.dry_run, by=ask.caller)
                 return _json(ask.shape(created), 201)
 
     def _evict(self, ask: Ask, body: Object) -> web.Response:
@@ -174,19 +192,22 @@ class Resources:
         options = body.get("deleteOptions") or {}
         dry_run = ask.dry_run or options.get("dryRun") == ["All"]
         chosen = DeleteOptions.from_body(options)
-        eviction.evict(self._api, ask.target.namespace, ask.target.name, chosen, dry_run=dry_run)
+        eviction.evict(self._api, ask.target.namespace, ask.target.name, chosen, dry_run=dry_run, by=ask.caller)
         return _json(_success(201), 201)
 
     async def _update(self, ask: Ask) -> web.Response:
         target = ask.target
         body = await _body(ask.request)
         updated = self._api.update(
-            target.kind, target.namespace, target.name, body, subresource=target.subresource, dry_run=ask.dry_run
-        )
+            target.kind, target.namespace, target.name, body,
+            subresource=target.subresource, dry_run=ask.dry_run, by=ask.caller,
+        )  # fmt: skip
         return _json(ask.shape(updated))
 
     async def _patch(self, ask: Ask) -> web.Response:
         target = ask.target
+        if ask.request.content_type == APPLY:
+            return await self._apply(ask)
         patched = self._api.patch(
             target.kind,
             target.namespace,
@@ -195,13 +216,26 @@ class Resources:
             _parsed(await ask.request.read()),
             subresource=target.subresource,
             dry_run=ask.dry_run,
+            by=ask.caller,
         )
         return _json(ask.shape(patched))
+
+    async def _apply(self, ask: Ask) -> web.Response:
+        target, query = ask.target, ask.request.query
+        wanted = managed_fields.parsed_apply(await ask.request.read())
+        if not isinstance(wanted, dict) or "apiVersion" not in wanted or "kind" not in wanted:
+            raise bad_request("the body of an apply patch must be an object with apiVersion and kind")
+        force = query.get("force") in ("1", "true")
+        application = Application(wanted, query.get("fieldManager", ""), force, target.subresource)
+        applied, created = self._api.apply(
+            target.kind, target.namespace, target.name, application, dry_run=ask.dry_run, by=ask.caller
+        )
+        return _json(ask.shape(applied), 201 if created else 200)
 
     async def _delete(self, ask: Ask) -> web.Response:
         target = ask.target
         options = await self._delete_options(ask)
-        done = self._api.delete(target.kind, target.namespace, target.name, options, dry_run=ask.dry_run)
+        done = self._api.delete(target.kind, target.namespace, target.name, options, dry_run=ask.dry_run, by=ask.caller)
         if target.kind is kinds.PODS or not done.gone:
             return _json(ask.shape(done.object))
         return _json(_success(200, {"name": target.name, "kind": target.kind.plural, "uid": _uid(done.object)}))
@@ -211,7 +245,7 @@ class Resources:
         chosen = self._api.all(ask.target.kind, ask.target.namespace, ask.selection)
         for obj in chosen:
             namespace = str(dig(obj, "metadata.namespace", ""))
-            self._api.delete(ask.target.kind, namespace, name_of(obj), options, dry_run=ask.dry_run)
+            self._api.delete(ask.target.kind, namespace, name_of(obj), options, dry_run=ask.dry_run, by=ask.caller)
         metadata = {"resourceVersion": str(self._api.store.revision)}
         return _json(many(ask.form, ask.target.kind, chosen, metadata, ask.include))
 

@@ -143,7 +143,7 @@ def _qos_class(pod: Object) -> str:
 
 def check_values(kind: Kind, obj: Object) -> None:
     """Raises 422 with every bad field named."""
-    causes = _metadata_causes(obj)
+    causes = _metadata_causes(kind, obj)
     if kind is kinds.PODS and not dig(obj, "spec.containers"):
         causes.append(("spec.containers", "Required value"))
     if kind is kinds.NODES:
@@ -156,11 +156,14 @@ def check_values(kind: Kind, obj: Object) -> None:
         raise invalid(kind, name_of(obj), causes)
 
 
-def _metadata_causes(obj: Object) -> Causes:
+def _metadata_causes(kind: Kind, obj: Object) -> Causes:
     causes: Causes = []
     name = name_of(obj)
     if not name:
         causes.append(("metadata.name", "Required value: name or generateName is required"))
+    elif kind.group == kinds.RBAC:
+        if name in (".", "..") or "/" in name or "%" in name:
+            causes.append(("metadata.name", f'Invalid value: "{name}": may not contain / or %'))
     elif len(name) > 253 or not _DNS_SUBDOMAIN.fullmatch(name):
         causes.append(("metadata.name", f'Invalid value: "{name}": a lowercase RFC 1123 subdomain is expected'))
     for key, value in (dig(obj, "metadata.labels") or {}).items():
@@ -232,6 +235,10 @@ def replacement(kind: Kind, old: Object, new: Object, subresource: str) -> Objec
             _take(result["metadata"], dig(new, "metadata") or {}, field)
     elif kind.has_status:
         _take(result, old, "status")
+    if "managedFields" in (new.get("metadata") or {}):
+        _take(result["metadata"], new["metadata"], "managedFields")
+    else:
+        _take(result["metadata"], old["metadata"], "managedFields")
     for field in ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "generation",
                   "deletionGracePeriodSeconds", "resourceVersion"):  # fmt: skip
         _take(result["metadata"], old["metadata"], field)

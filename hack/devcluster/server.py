@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from hack.devcluster import discovery
+from hack.devcluster.access.gate import Gate
 from hack.devcluster.api import Api
 from hack.devcluster.dev_routes import add_dev_routes
 from hack.devcluster.errors import ApiError, unknown_path
 from hack.devcluster.faults import Fault, Faults
-from hack.devcluster.request_log import LoggedRequest, RequestLog
+from hack.devcluster.request_log import USER, LoggedRequest, RequestLog
 from hack.devcluster.resources import FAULT, LOGGED, Resources
 from hack.devcluster.targets import parse_target, verb_of
 
@@ -30,10 +31,11 @@ class ApiServer:
 
     def __init__(self, api: Api, *, port: int = 0, bookmark_interval_s: float = BOOKMARK_INTERVAL_S) -> None:
         self.api = api
+        self.gate = Gate(api)
         self.log = RequestLog()
         self.faults = Faults()
         self._port = port
-        self._resources = Resources(api, bookmark_interval_s)
+        self._resources = Resources(api, self.gate, bookmark_interval_s)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -41,7 +43,8 @@ class ApiServer:
         return f"http://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        app = web.Application(middlewares=[self._logged, self._faulty, _errors_as_status], client_max_size=BODY_LIMIT)
+        steps = [self._logged, self._faulty, _errors_as_status, self._known]
+        app = web.Application(middlewares=steps, client_max_size=BODY_LIMIT)
         app.router.add_get("/version", _version)
         for path in ("/healthz", "/livez", "/readyz"):
             app.router.add_get(path, _healthy)
@@ -71,6 +74,8 @@ class ApiServer:
             return await handler(request)
         agent = request.headers.get("User-Agent", "")
         entry = self.log.begin(request.method, _verb(request), request.path, request.query_string, agent)
+        entry.object = _object(request)
+        entry.bytes_received = request.content_length or 0
         request[LOGGED] = entry
         try:
             response = await handler(request)
@@ -78,6 +83,17 @@ class ApiServer:
             return response
         finally:
             entry.finish()
+
+    @web.middleware
+    async def _known(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Authentication for all but the development routes; authorization here only for what is no resource."""
+        if request.path.startswith(_DEV_PREFIX):
+            return await handler(request)
+        request[USER] = user = self.gate.authenticate(request)
+        request[LOGGED].user = user.name
+        if _is_no_resource(request.path):
+            self.gate.check_path(user, request.method.lower(), request.path)
+        return await handler(request)
 
     @web.middleware
     async def _faulty(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -102,6 +118,22 @@ def _verb(request: web.Request) -> str:
         return verb_of(request.method, parse_target(request.path), request.query)
     except ApiError:
         return request.method.lower()
+
+
+def _object(request: web.Request) -> str:
+    try:
+        target = parse_target(request.path)
+    except ApiError:
+        return ""
+    return "/".join(filter(None, (target.namespace, target.kind.plural, target.name, target.subresource)))
+
+
+def _is_no_resource(path: str) -> bool:
+    try:
+        parse_target(path)
+    except ApiError:
+        return True
+    return False
 
 
 def _note_answer(entry: LoggedRequest, response: web.StreamResponse) -> None:

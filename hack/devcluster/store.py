@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hack.devcluster.kinds import Kind
-from hack.devcluster.objects import Object, clone, name_of, namespace_of
+from hack.devcluster.objects import Object, name_of, namespace_of, shared_with
 
 ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
 Key = tuple[str, str]
@@ -85,11 +85,11 @@ class Store:
                 yield obj
 
     def put(self, kind: Kind, obj: Object) -> Object:
-        """Add or replace; the stored copy carries the new revision."""
+        """Add or replace; the stored one carries the new revision. ``obj`` is the store's from now on."""
         key = (namespace_of(obj), name_of(obj))
         shelf = self._shelf(kind.storage)
         previous = shelf.get(key)
-        stored = self._stamped(obj)
+        stored = self._stamped(shared_with(previous, obj) if previous else obj)
         shelf[key] = stored
         self._publish(kind, "MODIFIED" if previous else "ADDED", stored, previous)
         return stored
@@ -132,9 +132,7 @@ class Store:
 
     def _stamped(self, obj: Object) -> Object:
         self.revision += 1
-        stamped = clone(obj)
-        stamped["metadata"]["resourceVersion"] = str(self.revision)
-        return stamped
+        return {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self.revision)}}
 
     def _publish(self, kind: Kind, change_type: ChangeType, obj: Object, previous: Object | None) -> None:
         change = Change(self.revision, change_type, kind.storage, obj, previous)

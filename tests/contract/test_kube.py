@@ -6,11 +6,9 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -19,52 +17,8 @@ import pytest_asyncio
 from hack.devcluster import kinds
 from hack.devcluster.faults import Fault
 from hack.devcluster.objects import Object, name_of, now_micro, random_suffix
+from tests.contract.kube_client import JSON_PATCH, MERGE, STRATEGIC, Kube
 from tests.fakes.devcluster import DevCluster, bare_node, dev_cluster, simple_pod
-
-MERGE = "application/merge-patch+json"
-JSON_PATCH = "application/json-patch+json"
-STRATEGIC = "application/strategic-merge-patch+json"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    code: int
-    body: Object
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Kube:
-    """Raw requests, so that nothing between the test and the wire can hide what the server does."""
-
-    url: str
-    session: aiohttp.ClientSession
-
-    async def call(
-        self, method: str, path: str, body: Any = None, media_type: str = "application/json", **query: str
-    ) -> Answer:
-        data = None if body is None else json.dumps(body)
-        headers = {"Content-Type": media_type} if data is not None else {}
-        async with self.session.request(method, self.url + path, data=data, headers=headers, params=query) as response:
-            return Answer(response.status, await response.json(), response.headers)
-
-    async def made(self, path: str, obj: Object) -> Object:
-        answer = await self.call("POST", path, obj)
-        assert answer.code == 201, answer.body
-        return answer.body
-
-    async def watched(self, path: str, **query: str) -> list[Object]:
-        """The events of a watch that ends by its own timeout."""
-        query = {"watch": "1", "timeoutSeconds": "1", **query}
-        async with self.session.get(self.url + path, params=query) as response:
-            assert response.status == 200
-            return [json.loads(line) async for line in response.content]
-
-    async def first_events(self, count: int, path: str, **query: str) -> list[Object]:
-        """Of a watch that is broken off as soon as it has told so much."""
-        query = {"watch": "1", "timeoutSeconds": "10", **query}
-        async with self.session.get(self.url + path, params=query) as response:
-            return [json.loads(await response.content.readline()) for _ in range(count)]
 
 
 class KubeContract:

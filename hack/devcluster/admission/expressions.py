@@ -1,0 +1,102 @@
+"""CEL by cel-python, with the two things of Kubernetes' dialect that it lacks: optional fields and lazy variables.
+
+cel-python has no optional syntax, so ``a[?k].b.orValue(d)`` is rewritten to ``(k in a ? a[k].b : d)`` first, and
+``a.?b.hasValue()`` to ``("b" in a)``. An index that may be out of range (``list[?0]``) is not served, and neither
+are Kubernetes' own libraries (``authorizer``, quantities, URLs).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import celpy
+from celpy import celtypes
+from celpy.evaluation import CELEvalError
+
+_ENVIRONMENT = celpy.Environment()
+_CHAIN = re.compile(r"""[A-Za-z_]\w*(?:\s*\.\??\s*[A-Za-z_]\w*(?!\s*\()|\[[^\[\]]*\])*\s*\.(orValue|hasValue)\(""")
+_LINK = re.compile(r"\.\??\s*[A-Za-z_]\w*|\[[^\[\]]*\]")
+
+
+class ExpressionError(Exception):
+    """It cannot be read, or its evaluation failed."""
+
+
+class Expression:
+    """One expression, read once. Raises ExpressionError."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        try:
+            self._program = _ENVIRONMENT.program(_ENVIRONMENT.compile(without_optionals(text)))
+        except celpy.CELParseError as error:
+            raise ExpressionError(f"compilation failed: {error}") from error
+
+    def value(self, variables: Mapping[str, Any]) -> Any:
+        """With what ``as_value`` made of each variable. Raises ExpressionError."""
+        try:
+            result = self._program.evaluate(dict(variables))
+        except CELEvalError as error:
+            raise ExpressionError(str(error.args[0] if error.args else error)) from error
+        if isinstance(result, CELEvalError):
+            raise ExpressionError(str(result.args[0] if result.args else result))
+        return result
+
+    def holds(self, variables: Mapping[str, Any]) -> bool:
+        """Raises ExpressionError for a value that is no bool, too."""
+        result = self.value(variables)
+        if not isinstance(result, celtypes.BoolType | bool):
+            raise ExpressionError("must evaluate to bool")
+        return bool(result)
+
+
+@lru_cache(maxsize=512)
+def expression(text: str) -> Expression:
+    return Expression(text)
+
+
+def as_value(value: Any) -> Any:
+    """JSON as CEL sees it."""
+    return celpy.json_to_cel(value)
+
+
+def without_optionals(text: str) -> str:
+    """Innermost chains first, until none is left. Raises ExpressionError where a parenthesis is not closed."""
+    position = 0
+    while found := _CHAIN.search(text, position):
+        end = _closing(text, found.end())
+        chain = text[found.start() : found.start(1)].rstrip().removesuffix(".").rstrip()
+        default = text[found.end() : end] if found[1] == "orValue" else None
+        text = f"{text[: found.start()]}{_plain(chain, default)}{text[end + 1 :]}"
+        position = found.start()
+    return text
+
+
+def _plain(chain: str, default: str | None) -> str:
+    root = re.match(r"[A-Za-z_]\w*", chain)
+    built = root[0] if root else ""
+    conditions: list[str] = []
+    for link in _LINK.findall(chain[len(built) :]):
+        if link.startswith("[?"):
+            key = link[2:-1]
+        elif link.startswith(".?"):
+            key = f'"{link[2:].strip()}"'
+        else:
+            built += link
+            continue
+        conditions.append(f"{key} in {built}")
+        built += f"[{key}]"
+    present = " && ".join(conditions) or "true"
+    return f"({present})" if default is None else f"({present} ? {built} : {default})"
+
+
+def _closing(text: str, start: int) -> int:
+    depth = 1
+    for position in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[position], 0)
+        if depth == 0:
+            return position
+    raise ExpressionError("compilation failed: a parenthesis is not closed")

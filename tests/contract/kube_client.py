@@ -1,0 +1,68 @@
+"""Raw requests to an API server, for contract tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from hack.devcluster.objects import Object
+
+MERGE = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
+APPLY = "application/apply-patch+yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    code: int
+    body: Object
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Kube:
+    """Raw requests, so that nothing between the test and the wire can hide what the server does."""
+
+    url: str
+    session: aiohttp.ClientSession
+    token: str = ""
+
+    def as_holder_of(self, token: str) -> Kube:
+        """The same server, asked by somebody else."""
+        return Kube(self.url, self.session, token)
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    async def call(
+        self, method: str, path: str, body: Any = None, media_type: str = "application/json", **query: str
+    ) -> Answer:
+        data = None if body is None else json.dumps(body)
+        headers = {"Content-Type": media_type} if data is not None else {}
+        headers |= self._identity
+        async with self.session.request(method, self.url + path, data=data, headers=headers, params=query) as response:
+            return Answer(response.status, await response.json(), response.headers)
+
+    async def made(self, path: str, obj: Object) -> Object:
+        answer = await self.call("POST", path, obj)
+        assert answer.code == 201, answer.body
+        return answer.body
+
+    async def watched(self, path: str, **query: str) -> list[Object]:
+        """The events of a watch that ends by its own timeout."""
+        query = {"watch": "1", "timeoutSeconds": "1", **query}
+        async with self.session.get(self.url + path, params=query) as response:
+            assert response.status == 200
+            return [json.loads(line) async for line in response.content]
+
+    async def first_events(self, count: int, path: str, **query: str) -> list[Object]:
+        """Of a watch that is broken off as soon as it has told so much."""
+        query = {"watch": "1", "timeoutSeconds": "10", **query}
+        async with self.session.get(self.url + path, params=query) as response:
+            return [json.loads(await response.content.readline()) for _ in range(count)]

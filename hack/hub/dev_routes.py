@@ -22,6 +22,7 @@ from aiohttp import web
 
 from hack.hub.content import Access, read_model
 from hack.hub.faults import Fault
+from hack.hub.oddities import ODDITIES
 
 if TYPE_CHECKING:
     from hack.hub.server import Hub
@@ -60,6 +61,7 @@ def dev_routes(hub: Hub) -> list[web.RouteDef]:
         web.post("/_dev/faults", changes(_plan_fault)),
         web.delete("/_dev/faults", no_faults),
         web.post("/_dev/commits", changes(_commit)),
+        web.post("/_dev/oddities", changes(_serve_oddity)),
         web.post("/_dev/tags", changes(_tag)),
         web.post("/_dev/pulls", changes(_pull_request)),
         web.post("/_dev/tokens", changes(_grant)),
@@ -82,6 +84,12 @@ def _commit(hub: Hub, asked: dict[str, Any]) -> dict[str, Any]:
     put = hub.xet.put if hub.xet is not None else None
     model = read_model(asked["repository"], folder, Access(asked.get("access", "public")), put)
     hub.add(model, asked.get("branch", "main"), asked.get("title", "Upload folder"))
+    return {"commit": model.commit}
+
+
+def _serve_oddity(hub: Hub, asked: dict[str, Any]) -> dict[str, Any]:
+    model = ODDITIES[asked["kind"]](asked["repository"], Path(asked["folder"]))
+    hub.add(model)
     return {"commit": model.commit}
 
 

@@ -33,7 +33,7 @@ class RateLimits:
         if now >= began + self.window_seconds:
             began, spent = now, 0
         self._windows[caller, kind] = (began, spent + 1)
-        quota = self.quotas[kind]
+        quota = self.quotas.get(kind, _PLENTY)
         within, seconds = spent < quota, math.ceil(began + self.window_seconds - now)
         headers = {
             "RateLimit": f'"{kind}";r={max(0, quota - spent - 1)};t={seconds}',

@@ -7,12 +7,13 @@ import http.client
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hack.hub.content import ServedFile
 from hack.hub.faults import FaultKind
-from hack.hub.oddities import HOSTILE_NAMES, hostile_model
+from hack.hub.oddities import HOSTILE_NAMES
 from hack.hub.server import Hub
 from hack.hub.xet import XetStore
 from tests.fakes.hub import REPOSITORY, tiny_model
@@ -164,9 +165,18 @@ async def test_a_slow_body_takes_its_time(hub: Hub) -> None:
 
 
 async def test_a_hostile_listing_has_every_name_that_leads_astray(hub: Hub, tmp_path: Path) -> None:
-    hub.add(hostile_model("odd/hostile", tmp_path / "hostile"))
-    entries = (await ask("GET", f"{hub.url}/api/models/odd/hostile/tree/main?recursive=true")).document()
+    entries = await _listed_oddity(hub, "hostile", tmp_path)
     assert {entry["path"] for entry in entries} >= set(HOSTILE_NAMES)
+
+
+async def test_more_than_any_disk_has_is_listed_on_request(hub: Hub, tmp_path: Path) -> None:
+    entries = await _listed_oddity(hub, "huge", tmp_path)
+    assert sum(entry["size"] for entry in entries) > 60 * 10**9 - 1
+
+
+async def test_an_oddity_that_is_none_is_refused(hub: Hub, tmp_path: Path) -> None:
+    asked = {"kind": "even", "repository": "odd/even", "folder": str(tmp_path)}
+    assert (await tell(f"{hub.url}/_dev/oddities", asked)).status == 400
 
 
 async def test_faults_are_planned_and_cleared_by_request(hub: Hub) -> None:
@@ -193,6 +203,15 @@ async def test_a_fault_that_is_none_is_refused(document: dict[str, str], hub: Hu
 def test_every_kind_of_fault_is_tried_here() -> None:
     tried = set(re.findall(r'hub\.faults\.add\([^)]*?, "([a-z-]+)"', Path(__file__).read_text("utf-8")))
     assert tried == {kind.value for kind in FaultKind}
+
+
+async def _listed_oddity(hub: Hub, kind: str, folder: Path) -> list[dict[str, Any]]:
+    asked = {"kind": kind, "repository": f"odd/{kind}", "folder": str(folder / kind)}
+    assert (await tell(f"{hub.url}/_dev/oddities", asked)).status == 200
+    listed: list[dict[str, Any]] = (
+        await ask("GET", f"{hub.url}/api/models/odd/{kind}/tree/main?recursive=true")
+    ).document()
+    return listed
 
 
 async def _within(seconds: float, url: str) -> None:

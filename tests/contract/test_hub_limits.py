@@ -118,6 +118,15 @@ async def test_beyond_its_quota_a_caller_is_told_when_to_come_again(hub: Hub) ->
     assert 1 <= int(answers[2].headers["retry-after"]) <= 300
 
 
+async def test_when_to_come_again_may_stand_in_the_rate_limit_alone(hub: Hub) -> None:
+    hub.rate_limits = RateLimits(quotas={"api": 0}, retry_after=False)
+    answer = await ask("GET", f"{hub.url}/api/models/{REPOSITORY}")
+    info = parse_ratelimit_headers(answer.headers)
+    assert info is not None
+    assert (answer.status, "retry-after" in answer.headers, info.remaining) == (429, False, 0)
+    assert 1 <= info.reset_in_seconds <= 300
+
+
 async def test_quotas_are_by_kind_of_resource_and_by_caller(hub: Hub) -> None:
     hub.rate_limits = RateLimits(quotas={"api": 1, "resolvers": 100})
     url = f"{hub.url}/api/models/{REPOSITORY}"

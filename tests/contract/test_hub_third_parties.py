@@ -277,6 +277,12 @@ class TestOlah:
         assert (answer.status, answer.headers["retry-after"]) == (429, "7")
 
 
+def test_without_a_package_manager_aria2_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotToBeHadError, match="aria2c is not installed"):
+        aria2c(tmp_path / "tools")
+
+
 @asynccontextmanager
 async def _running_olah(server: Path, hub: Hub, folder: Path) -> AsyncIterator[str]:
     port = _free_port()

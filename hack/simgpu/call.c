@@ -13,9 +13,14 @@ static unsigned int open_count;
 static struct gpu *seen_at_init[MAX_GPUS];
 static unsigned int seen_count;
 
+static bool is_for(const struct fault *fault, const char *function)
+{
+    return strcmp(fault->function, EVERY_FUNCTION) == 0 || strcmp(fault->function, function) == 0;
+}
+
 static bool strikes(struct fault *fault, const char *function)
 {
-    if (fault->serial == 0 || strcmp(fault->function, function) != 0)
+    if (fault->serial == 0 || !is_for(fault, function))
         return false;
     uint32_t nth = fault->seen++;
     return nth >= fault->after && (fault->count == 0 || nth < fault->after + fault->count);
@@ -27,6 +32,14 @@ static void wait_unlocked(unsigned int milliseconds)
     state_unlock();
     sleep_ms(milliseconds);
     state_lock();
+}
+
+static void take_time(unsigned int milliseconds)
+{
+    if (state->one_call_at_a_time)
+        sleep_ms(milliseconds);
+    else
+        wait_unlocked(milliseconds);
 }
 
 /* By index, for the state may be mapped elsewhere by the time the lock is back. */
@@ -52,7 +65,7 @@ static void apply_faults(struct call *call, const char *function)
             continue;
         struct fault fault = *slot;
         if (fault.delay_ms > 0)
-            wait_unlocked(fault.delay_ms);
+            take_time(fault.delay_ms);
         if (fault.hang && state != NULL)
             hang_until_cleared(i);
         if (fault.death == DEATH_BEFORE)
@@ -62,6 +75,12 @@ static void apply_faults(struct call *call, const char *function)
         if (fault.code != 0)
             call->refusal = (nvmlReturn_t)fault.code;
     }
+}
+
+nvmlReturn_t check_permission(void)
+{
+    bool allowed = state->permission == PERMIT_ALL || (state->permission == PERMIT_ROOT && geteuid() == 0);
+    return allowed ? NVML_SUCCESS : NVML_ERROR_NO_PERMISSION;
 }
 
 struct call call_begin(const char *function)

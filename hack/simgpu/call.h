@@ -20,6 +20,9 @@ struct call {
     bool die_at_end;
 };
 
+/* NO_PERMISSION for a caller who may not change MIG mode or instances. */
+nvmlReturn_t check_permission(void);
+
 struct call call_begin(const char *function);
 void call_end(struct call *call);
 

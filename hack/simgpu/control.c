@@ -12,6 +12,8 @@ static const struct {
     {"show", command_show},       {"log", command_log},     {"counters", command_counters}, {"proc", command_proc},
     {"util", command_util},       {"fault", command_fault}, {"latency", command_latency},   {"lost", command_lost},
     {"reset", command_reset},     {"reboot", command_reboot}, {"boot-id", command_boot_id},
+    {"xid", command_xid},         {"permission", command_permission}, {"virtualization", command_virtualization},
+    {"parallel", command_parallel},
 };
 
 static int open_state(const char *path)

@@ -16,6 +16,10 @@ int command_lost(const struct words *words);
 int command_reset(const struct words *words);
 int command_reboot(const struct words *words);
 int command_boot_id(const struct words *words);
+int command_xid(const struct words *words);
+int command_permission(const struct words *words);
+int command_virtualization(const struct words *words);
+int command_parallel(const struct words *words);
 
 void print_processes_json(void);
 

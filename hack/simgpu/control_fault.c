@@ -69,6 +69,8 @@ static uint32_t death_named(const char *text)
 static const char *required_function(const struct words *words)
 {
     const char *name = option(words, "--function");
+    if (name != NULL && strcmp(name, EVERY_FUNCTION) == 0)
+        return name;
     if (name == NULL || strncmp(name, "nvml", 4) != 0 || strlen(name) >= FUNCTION_NAME)
         exit(misuse("--function needs the name of an NVML function, as exported (with its _v2 if it has one)"));
     for (const char *c = name; *c != '\0'; c++)

@@ -4,9 +4,11 @@
 #include <string.h>
 
 #include "control_commands.h"
+#include "driver.h"
 #include "holders.h"
 #include "lookup.h"
 #include "node.h"
+#include "nvml_api.h"
 #include "uuid.h"
 
 enum { FIRST_PCI_BUS = 0x0f, PCI_BUS_STEP = 0x10 };
@@ -50,11 +52,12 @@ static int add_gpus(struct state *node, const char *wish, const char *seed, bool
     const char *colon = strchr(wish, ':');
     unsigned int count = colon == NULL ? 1 : number(colon + 1, "--gpu MODEL:COUNT");
     snprintf(key, sizeof key, "%.*s", colon == NULL ? (int)strlen(wish) : (int)(colon - wish), wish);
-    const struct gpu_model *model = model_named(key);
+    const struct gpu_model *model = model_named(key, node->driver_branch);
     if (model == NULL) {
         fputs("models:", stderr);
         for (unsigned int i = 0; i < gpu_model_count; i++)
-            fprintf(stderr, " %s", gpu_models[i].key);
+            if (&gpu_models[i] == model_named(gpu_models[i].key, NEWEST_BRANCH))
+                fprintf(stderr, " %s", gpu_models[i].key);
         fputc('\n', stderr);
         return refuse("no GPU model %s", key);
     }
@@ -68,6 +71,10 @@ static int add_gpus(struct state *node, const char *wish, const char *seed, bool
 static int fill_node(struct state *node, const struct words *words)
 {
     const char *seed = option(words, "--seed");
+    const char *branch = option(words, "--driver");
+    node->driver_branch = branch == NULL ? NEWEST_BRANCH : number(branch, "--driver");
+    if (driver_of_branch(node->driver_branch) == NULL)
+        return refuse("no driver %u: 535, 550, 570 or 580", node->driver_branch);
     for (int i = 0; i + 1 < words->count; i++) {
         if (strcmp(words->values[i], "--gpu") != 0)
             continue;
@@ -105,14 +112,18 @@ int command_reset(const struct words *words)
     struct gpu *gpu = required_gpu(words);
     if (gpu_has_processes(gpu))
         return refuse("%s is in use", gpu->uuid);
+    struct log_entry *entry = log_begin("reset", gpu);
     reset_gpu(gpu);
+    entry->result = NVML_SUCCESS;
     return EXIT_DONE;
 }
 
 int command_reboot(const struct words *words)
 {
     (void)words;
+    struct log_entry *entry = log_begin("reboot", NULL);
     reboot_node();
+    entry->result = NVML_SUCCESS;
     return EXIT_DONE;
 }
 

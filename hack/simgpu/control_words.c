@@ -9,19 +9,25 @@
 
 const char USAGE[] =
     "usage: simgpu [--state FILE] COMMAND            FILE defaults to $SIMGPU_STATE\n"
-    "  init --gpu MODEL[:COUNT]... [--mig] [--seed TEXT] [--fresh-mig-uuids]\n"
+    "  init --gpu MODEL[:COUNT]... [--mig] [--seed TEXT] [--fresh-mig-uuids] [--driver 535|550|570|580]\n"
     "  show [--json]                                what is there\n"
     "  log [--json]                                 every mutation, successful or not\n"
     "  counters                                     calls per NVML function, as JSON\n"
     "  proc attach --device UUID --pid PID [--memory-mib N] | detach --pid PID | list\n"
     "  util --device UUID [--graphics R] [--sm R] [--occupancy R] [--tensor R] [--dram R]     R in 0..1\n"
+    "       [--integer R] [--dfma R] [--hmma R] [--dmma R] [--imma R] [--fp64 R] [--fp32 R] [--fp16 R]\n"
+    "       [--pcie-tx M] [--pcie-rx M] [--nvlink-tx M] [--nvlink-rx M]     M in MiB/s, of the whole GPU\n"
     "  fault add --function NAME [--after N] [--count N] [--code NAME|INT] [--delay-ms N] [--hang] [--die before|after]\n"
-    "  fault list | clear\n"
+    "  fault list | clear                           NAME may be * for every function\n"
     "  latency --function NAME --ms N               every call of it; 0 takes it back\n"
     "  lost --gpu UUID                              falls off the bus until the next reboot\n"
     "  reset --gpu UUID                             instances go, the pending MIG mode comes into force\n"
     "  reboot                                       new boot id; instances and processes go, the mode by generation\n"
-    "  boot-id\n";
+    "  boot-id\n"
+    "  xid --device UUID --xid N                    an Xid error, to who listens for events\n"
+    "  permission all|root|nobody                   who may change MIG mode and instances; at first all\n"
+    "  virtualization --gpu UUID --kind none|passthrough|vm|vgpu\n"
+    "  parallel on|off                              off: a slow call holds up the calls for other GPUs\n";
 
 const char *option(const struct words *words, const char *name)
 {

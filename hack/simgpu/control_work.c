@@ -102,28 +102,48 @@ int command_proc(const struct words *words)
     return EXIT_DONE;
 }
 
-static double ratio(const struct words *words, const char *name)
+static const char *const KINDS[UTILIZATIONS] = {
+    [UTIL_GRAPHICS] = "--graphics", [UTIL_SM] = "--sm",           [UTIL_OCCUPANCY] = "--occupancy",
+    [UTIL_TENSOR] = "--tensor",     [UTIL_DRAM] = "--dram",       [UTIL_INTEGER] = "--integer",
+    [UTIL_DFMA] = "--dfma",         [UTIL_HMMA] = "--hmma",       [UTIL_DMMA] = "--dmma",
+    [UTIL_IMMA] = "--imma",         [UTIL_FP64] = "--fp64",       [UTIL_FP32] = "--fp32",
+    [UTIL_FP16] = "--fp16",         [UTIL_PCIE_TX] = "--pcie-tx", [UTIL_PCIE_RX] = "--pcie-rx",
+    [UTIL_NVLINK_RX] = "--nvlink-rx", [UTIL_NVLINK_TX] = "--nvlink-tx",
+};
+
+/* Negative when the words do not name it. */
+static double wish(const struct words *words, enum utilization_kind kind)
 {
-    const char *text = option(words, name);
+    const char *text = option(words, KINDS[kind]);
     if (text == NULL)
         return -1;
     char *end;
     double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !(value >= 0 && value <= 1))
-        exit(misuse("%s needs a ratio from 0 to 1", name));
+    double most = kind >= UTIL_PCIE_TX ? 1e9 : 1;
+    if (end == text || *end != '\0' || !(value >= 0 && value <= most))
+        exit(misuse("%s needs %s", KINDS[kind], kind >= UTIL_PCIE_TX ? "MiB/s" : "a ratio from 0 to 1"));
     return value;
+}
+
+/* In MIG mode the links stay the board's and the rest is its instances'. */
+static bool fits_device(const double ratios[UTILIZATIONS], bool mig_device, bool mig_mode)
+{
+    for (int k = 0; k < UTILIZATIONS; k++) {
+        bool is_link = k >= UTIL_PCIE_TX;
+        if (ratios[k] >= 0 && ((mig_device && is_link) || (!mig_device && mig_mode && !is_link)))
+            return false;
+    }
+    return true;
 }
 
 int command_util(const struct words *words)
 {
     struct mig_device device = required_device(words);
-    double ratios[UTILIZATIONS] = {
-        [UTIL_GRAPHICS] = ratio(words, "--graphics"), [UTIL_SM] = ratio(words, "--sm"),
-        [UTIL_OCCUPANCY] = ratio(words, "--occupancy"), [UTIL_TENSOR] = ratio(words, "--tensor"),
-        [UTIL_DRAM] = ratio(words, "--dram"),
-    };
-    if (device.compute == NULL && device.gpu->mig_current)
-        return refuse("a GPU in MIG mode is as busy as its instances: name a MIG device");
+    double ratios[UTILIZATIONS];
+    for (int k = 0; k < UTILIZATIONS; k++)
+        ratios[k] = wish(words, (enum utilization_kind)k);
+    if (!fits_device(ratios, device.compute != NULL, device.gpu->mig_current))
+        return refuse("in MIG mode links are the GPU's and all else is a MIG device's: name that");
     if (device.compute == NULL) {
         set_utilization(&device.gpu->utilization, ratios);
         return EXIT_DONE;

@@ -46,6 +46,7 @@ struct gpu_profile {
 struct gpu_model {
     const char *key;
     const char *name;
+    unsigned int before_branch; /* drivers below it tell the model so; the first row that fits counts */
     unsigned int pci_device_id;
     unsigned int architecture; /* NVML_DEVICE_ARCH_* */
     int compute_major;

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "driver.h"
+
 unsigned int index_of_gpu(const struct gpu *gpu) { return (unsigned int)(gpu - state->gpus); }
 
 const struct gpu_profile *profile_of(const struct gpu *gpu, const struct gpu_instance *instance)
@@ -19,7 +21,7 @@ const struct gpu_profile *profile_with_id(const struct gpu *gpu, unsigned int id
 {
     const struct gpu_model *model = model_of(gpu);
     for (unsigned int i = 0; i < model->profile_count; i++)
-        if (model->profiles[i].id == id)
+        if (model->profiles[i].id == id && model->profiles[i].enumerator < driver()->gpu_instance_enums)
             return &model->profiles[i];
     return NULL;
 }

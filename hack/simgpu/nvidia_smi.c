@@ -26,7 +26,8 @@ static void list_mig_of(nvmlDevice_t device)
 static int list_gpus(void)
 {
     nvmlDevice_t devices[MAX_GPUS];
-    int count = find_devices(NULL, devices);
+    int count = 0;
+    find_devices(NULL, devices, &count);
     for (int i = 0; i < count; i++) {
         char name[96] = "";
         char uuid[UUID_TEXT] = "";
@@ -43,7 +44,8 @@ static int table(void)
     static const char RULE[] = "+-----------------------------------------------------------------------------+";
     nvmlDevice_t devices[MAX_GPUS];
     char driver[32] = "";
-    int count = find_devices(NULL, devices);
+    int count = 0;
+    find_devices(NULL, devices, &count);
     nvmlSystemGetDriverVersion(driver, sizeof driver);
     printf("%s\n| NVIDIA-SMI %-20s Driver Version: %-27s |\n%s\n", RULE, driver, driver, RULE);
     printf("| GPU  Name                                     Memory-Usage            MIG M. |\n%s\n", RULE);
@@ -64,9 +66,10 @@ static int table(void)
 static int set_mode(const char *devices_text, const char *mode_text)
 {
     nvmlDevice_t devices[MAX_GPUS];
-    int count = find_devices(devices_text, devices);
-    if (count < 0)
-        return SMI_NOT_FOUND;
+    int count = 0;
+    int status = find_devices(devices_text, devices, &count);
+    if (status != SMI_DONE)
+        return status;
     unsigned int mode = strcmp(mode_text, "1") == 0 ? NVML_DEVICE_MIG_ENABLE : NVML_DEVICE_MIG_DISABLE;
     const char *word = mode == NVML_DEVICE_MIG_ENABLE ? "enable" : "disable";
     for (int i = 0; i < count; i++) {

@@ -20,11 +20,38 @@ static bool is_mig_on(nvmlDevice_t device)
     return nvmlDeviceGetMigMode(device, &current, &pending) == NVML_SUCCESS && current == NVML_DEVICE_MIG_ENABLE;
 }
 
+/* Version 1 of the profile info carries no name; nvidia-smi makes its own, which here is the table's. */
+static void add_name(nvmlDevice_t device, nvmlGpuInstanceProfileInfo_v2_t *info)
+{
+    struct gpu *gpu;
+    state_lock();
+    const struct gpu_profile *profile = find_gpu(device, &gpu) == NVML_SUCCESS ? profile_with_id(gpu, info->id) : NULL;
+    snprintf(info->name, sizeof info->name, "MIG %s", profile == NULL ? "?" : profile->name);
+    state_unlock();
+}
+
+static nvmlReturn_t profile_info(nvmlDevice_t device, unsigned int enumerator, nvmlGpuInstanceProfileInfo_v2_t *info)
+{
+    nvmlGpuInstanceProfileInfo_t old;
+    info->version = nvmlGpuInstanceProfileInfo_v2;
+    nvmlReturn_t result = nvmlDeviceGetGpuInstanceProfileInfoV(device, enumerator, info);
+    if (result != NVML_ERROR_FUNCTION_NOT_FOUND)
+        return result;
+    RETURN_IF_FAILED(nvmlDeviceGetGpuInstanceProfileInfo(device, enumerator, &old));
+    info->id = old.id;
+    info->instanceCount = old.instanceCount;
+    info->memorySizeMB = old.memorySizeMB;
+    info->multiprocessorCount = old.multiprocessorCount;
+    info->decoderCount = old.decoderCount;
+    info->encoderCount = old.encoderCount;
+    add_name(device, info);
+    return NVML_SUCCESS;
+}
+
 static bool next_profile(nvmlDevice_t device, unsigned int *enumerator, nvmlGpuInstanceProfileInfo_v2_t *info)
 {
     for (; *enumerator < NVML_GPU_INSTANCE_PROFILE_COUNT; ++*enumerator) {
-        info->version = nvmlGpuInstanceProfileInfo_v2;
-        if (nvmlDeviceGetGpuInstanceProfileInfoV(device, *enumerator, info) == NVML_SUCCESS) {
+        if (profile_info(device, *enumerator, info) == NVML_SUCCESS) {
             ++*enumerator;
             return true;
         }
@@ -45,9 +72,11 @@ static void list_instances(nvmlDevice_t device, struct list *list)
 
 static void profile_name(nvmlDevice_t device, unsigned int id, char *name, size_t size)
 {
-    nvmlGpuInstanceProfileInfo_v2_t info = {.version = nvmlGpuInstanceProfileInfo_v2};
-    bool known = nvmlDeviceGetGpuInstanceProfileInfoByIdV(device, id, &info) == NVML_SUCCESS;
-    snprintf(name, size, "%.40s", known ? info.name : "MIG ?");
+    nvmlGpuInstanceProfileInfo_v2_t info;
+    snprintf(name, size, "MIG ?");
+    for (unsigned int e = 0; next_profile(device, &e, &info);)
+        if (info.id == id)
+            snprintf(name, size, "%.40s", info.name);
 }
 
 static int show_profiles(nvmlDevice_t device)
@@ -277,15 +306,16 @@ static int run_on(nvmlDevice_t device, int count, char **words)
 int run_mig(int count, char **words)
 {
     nvmlDevice_t devices[MAX_GPUS];
-    int found = find_devices(word_after(count, words, "-i"), devices);
+    int found = 0;
+    int status = find_devices(word_after(count, words, "-i"), devices, &found);
     bool any = false;
-    if (found < 0)
-        return SMI_NOT_FOUND;
+    if (status != SMI_DONE)
+        return status;
     for (int i = 0; i < found; i++) {
         if (!is_mig_on(devices[i]) && !has_word(count, words, "-lgip"))
             continue;
         any = true;
-        int status = run_on(devices[i], count, words);
+        status = run_on(devices[i], count, words);
         if (status != SMI_DONE)
             return status;
     }

@@ -21,38 +21,61 @@ bool has_word(int count, char **words, const char *name)
 }
 
 /* An index, a UUID or a PCI bus id. */
-static bool find_one(const char *text, nvmlDevice_t *device)
+static nvmlReturn_t find_one(const char *text, nvmlDevice_t *device)
 {
     if (strchr(text, ':') != NULL)
-        return nvmlDeviceGetHandleByPciBusId_v2(text, device) == NVML_SUCCESS;
+        return nvmlDeviceGetHandleByPciBusId_v2(text, device);
     if (strncmp(text, "GPU-", 4) == 0)
-        return nvmlDeviceGetHandleByUUID(text, device) == NVML_SUCCESS;
+        return nvmlDeviceGetHandleByUUID(text, device);
     char *end;
     unsigned long index = strtoul(text, &end, 10);
-    return end != text && *end == '\0' && nvmlDeviceGetHandleByIndex_v2((unsigned int)index, device) == NVML_SUCCESS;
+    return end == text || *end != '\0' ? NVML_ERROR_NOT_FOUND : nvmlDeviceGetHandleByIndex_v2((unsigned int)index, device);
 }
 
-/* A comma-separated list; NULL means all. Returns the count, or -1 when one is not found. */
-int find_devices(const char *list, nvmlDevice_t devices[MAX_GPUS])
+/* NVML no longer shows such a GPU to a new session; nvidia-smi knows what fell off the bus. */
+static bool is_lost(const char *uuid)
 {
-    unsigned int count = 0;
-    if (list == NULL) {
-        nvmlDeviceGetCount_v2(&count);
-        for (unsigned int i = 0; i < count; i++)
-            nvmlDeviceGetHandleByIndex_v2(i, &devices[i]);
-        return (int)count;
+    state_lock();
+    const struct gpu *gpu = find_gpu_uuid(uuid);
+    bool lost = gpu != NULL && gpu->lost;
+    state_unlock();
+    return lost;
+}
+
+static int refuse_device(const char *text)
+{
+    if (is_lost(text)) {
+        printf("Unable to determine the device handle for GPU %s: GPU is lost\n", text);
+        return SMI_GPU_LOST;
     }
+    printf("No devices were found matching %s\n", text);
+    return SMI_NOT_FOUND;
+}
+
+static int find_all(nvmlDevice_t devices[MAX_GPUS], int *count)
+{
+    unsigned int found = 0;
+    nvmlDeviceGetCount_v2(&found);
+    for (unsigned int i = 0; i < found; i++)
+        nvmlDeviceGetHandleByIndex_v2(i, &devices[i]);
+    *count = (int)found;
+    return SMI_DONE;
+}
+
+int find_devices(const char *list, nvmlDevice_t devices[MAX_GPUS], int *count)
+{
     char copy[1024];
     char *rest;
+    if (list == NULL)
+        return find_all(devices, count);
     snprintf(copy, sizeof copy, "%s", list);
+    *count = 0;
     for (char *item = strtok_r(copy, ",", &rest); item != NULL; item = strtok_r(NULL, ",", &rest)) {
-        if (count == MAX_GPUS || !find_one(item, &devices[count])) {
-            printf("No devices were found matching %s\n", item);
-            return -1;
-        }
-        count++;
+        if (*count == MAX_GPUS || find_one(item, &devices[*count]) != NVML_SUCCESS)
+            return refuse_device(item);
+        ++*count;
     }
-    return (int)count;
+    return SMI_DONE;
 }
 
 unsigned int index_of(nvmlDevice_t device)

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "call.h"
+#include "driver.h"
 #include "holders.h"
 #include "instances.h"
 #include "rules.h"
@@ -78,12 +79,14 @@ nvmlReturn_t nvmlGpuInstanceGetComputeInstanceProfileInfoV(nvmlGpuInstance_t han
     if (info == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
     RETURN_IF_FAILED(find_enumerator(place.profile, profile, engines, &found));
+    if (driver()->profile_info_version < 2)
+        return NVML_ERROR_FUNCTION_NOT_FOUND;
     if (info->version == nvmlComputeInstanceProfileInfo_v2) {
         FILL_COMPUTE(info, &place, found);
         snprintf(info->name, sizeof info->name, "MIG %s", found->name);
         return NVML_SUCCESS;
     }
-    if (info->version == nvmlComputeInstanceProfileInfo_v3) {
+    if (info->version == nvmlComputeInstanceProfileInfo_v3 && driver()->profile_info_version >= 3) {
         nvmlComputeInstanceProfileInfo_v3_t *info3 = (void *)info;
         FILL_COMPUTE(info3, &place, found);
         info3->capabilities = place.profile->graphics ? NVML_COMPUTE_INSTANCE_PROFILE_CAPS_GFX : 0;
@@ -138,6 +141,7 @@ static nvmlReturn_t create(const struct place *place, unsigned int profile_id,
     if (profile == NULL)
         return NVML_ERROR_NOT_SUPPORTED;
     snprintf(entry->profile, sizeof entry->profile, "%s", profile->name);
+    RETURN_IF_FAILED(check_permission());
     int start = placement == NULL ? choose_compute_start(place->instance, profile) : (int)placement->start;
     if (start == NO_VALUE)
         return NVML_ERROR_INSUFFICIENT_RESOURCES;
@@ -201,6 +205,7 @@ static void describe_compute(struct log_entry *entry, const struct mig_device *d
 
 static nvmlReturn_t destroy(const struct mig_device *device)
 {
+    RETURN_IF_FAILED(check_permission());
     if (compute_has_processes(device->compute))
         return NVML_ERROR_IN_USE;
     destroy_compute(device->gpu, device->compute);

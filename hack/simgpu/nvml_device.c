@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "call.h"
+#include "driver.h"
 #include "usage.h"
 
 enum { IDLE_CELSIUS = 32, LOADED_CELSIUS = 40, IDLE_MILLIWATT = 70000, LOADED_MILLIWATT = 600000, LIMIT_MILLIWATT = 700000 };
@@ -131,6 +132,19 @@ nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major,
         return NVML_ERROR_INVALID_ARGUMENT;
     *major = model_of(found.gpu)->compute_major;
     *minor = model_of(found.gpu)->compute_minor;
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetVirtualizationMode(nvmlDevice_t device, nvmlGpuVirtualizationMode_t *mode)
+{
+    static const nvmlGpuVirtualizationMode_t MODES[] = {
+        [BARE_METAL] = NVML_GPU_VIRTUALIZATION_MODE_NONE,
+        [PASSTHROUGH] = NVML_GPU_VIRTUALIZATION_MODE_PASSTHROUGH,
+        [VIRTUAL_MACHINE] = NVML_GPU_VIRTUALIZATION_MODE_PASSTHROUGH,
+        [VGPU_GUEST] = NVML_GPU_VIRTUALIZATION_MODE_VGPU,
+    };
+    PHYSICAL_DEVICE(mode);
+    *mode = MODES[found.gpu->virtualization];
     return NVML_SUCCESS;
 }
 
@@ -271,7 +285,7 @@ static void fill_field(const struct gpu *gpu, nvmlFieldValue_t *field)
     if (field->fieldId == NVML_FI_DEV_IS_RESETLESS_MIG_SUPPORTED)
         field->value.uiVal = model_of(gpu)->resetless_mig;
     else if (field->fieldId == NVML_FI_DEV_IS_MIG_MODE_INDEPENDENT_MIG_QUERY_CAPABLE)
-        field->value.uiVal = 1;
+        field->value.uiVal = driver()->profiles_without_mig;
     else
         field->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
 }

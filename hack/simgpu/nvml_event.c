@@ -1,4 +1,4 @@
-/* Events: changes of the MIG configuration, per physical device. */
+/* Events: changes of the MIG configuration and Xid errors, per physical device. */
 #include <string.h>
 
 #include "call.h"
@@ -12,6 +12,8 @@ struct nvmlEventSet_st {
     bool live;
     bool registered[MAX_GPUS];
     uint64_t changes_told[MAX_GPUS];
+    bool wants_xids[MAX_GPUS];
+    uint64_t xids_told; /* of the state's count */
 };
 
 static struct nvmlEventSet_st sets[MAX_EVENT_SETS];
@@ -33,6 +35,7 @@ nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *set)
         if (!sets[i].live) {
             memset(&sets[i], 0, sizeof sets[i]);
             sets[i].live = true;
+            sets[i].xids_told = state->xid_count;
             *set = &sets[i];
             return NVML_SUCCESS;
         }
@@ -72,10 +75,31 @@ nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long ty
         set->registered[index_of_gpu(gpu)] = true;
         set->changes_told[index_of_gpu(gpu)] = gpu->mig_changes;
     }
+    if ((types & nvmlEventTypeXidCriticalError) != 0)
+        set->wants_xids[index_of_gpu(gpu)] = true;
     return NVML_SUCCESS;
 }
 
-static bool take_event(nvmlEventSet_t set, nvmlEventData_t *data)
+/* In the order in which they came; those of GPUs that nobody registered are passed over. */
+static bool take_xid(nvmlEventSet_t set, nvmlEventData_t *data)
+{
+    while (set->xids_told < state->xid_count) {
+        const struct xid *xid = &state->xids[set->xids_told++ % MAX_XIDS];
+        if (!set->wants_xids[xid->gpu])
+            continue;
+        *data = (nvmlEventData_t){
+            .device = handle_of_gpu(&state->gpus[xid->gpu]),
+            .eventType = nvmlEventTypeXidCriticalError,
+            .eventData = xid->number,
+            .gpuInstanceId = xid->gpu_instance,
+            .computeInstanceId = xid->compute_instance,
+        };
+        return true;
+    }
+    return false;
+}
+
+static bool take_change(nvmlEventSet_t set, nvmlEventData_t *data)
 {
     for (unsigned int i = 0; i < state->gpu_count; i++) {
         const struct gpu *gpu = &state->gpus[i];
@@ -102,7 +126,7 @@ static nvmlReturn_t wait_for_event(nvmlEventSet_t set, nvmlEventData_t *data, un
             return NVML_ERROR_UNINITIALIZED;
         if (!is_set(set) || data == NULL)
             return NVML_ERROR_INVALID_ARGUMENT;
-        if (take_event(set, data))
+        if (take_xid(set, data) || take_change(set, data))
             return NVML_SUCCESS;
         if (monotonic_ns() >= deadline)
             return NVML_ERROR_TIMEOUT;

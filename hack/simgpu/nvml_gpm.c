@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "call.h"
+#include "driver.h"
 #include "usage.h"
 
 struct nvmlGpmSample_st {
@@ -88,22 +89,41 @@ static int kind_of_metric(unsigned int metric)
     case NVML_GPM_METRIC_SM_OCCUPANCY: return UTIL_OCCUPANCY;
     case NVML_GPM_METRIC_ANY_TENSOR_UTIL: return UTIL_TENSOR;
     case NVML_GPM_METRIC_DRAM_BW_UTIL: return UTIL_DRAM;
+    case NVML_GPM_METRIC_INTEGER_UTIL: return UTIL_INTEGER;
+    case NVML_GPM_METRIC_DFMA_TENSOR_UTIL: return UTIL_DFMA;
+    case NVML_GPM_METRIC_HMMA_TENSOR_UTIL: return UTIL_HMMA;
+    case NVML_GPM_METRIC_DMMA_TENSOR_UTIL: return UTIL_DMMA;
+    case NVML_GPM_METRIC_IMMA_TENSOR_UTIL: return UTIL_IMMA;
+    case NVML_GPM_METRIC_FP64_UTIL: return UTIL_FP64;
+    case NVML_GPM_METRIC_FP32_UTIL: return UTIL_FP32;
+    case NVML_GPM_METRIC_FP16_UTIL: return UTIL_FP16;
+    case NVML_GPM_METRIC_PCIE_TX_PER_SEC: return UTIL_PCIE_TX;
+    case NVML_GPM_METRIC_PCIE_RX_PER_SEC: return UTIL_PCIE_RX;
+    case NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC: return UTIL_NVLINK_RX;
+    case NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC: return UTIL_NVLINK_TX;
     default: return NO_VALUE;
     }
 }
 
+static bool is_of_instance(nvmlGpmSample_t sample) { return sample->source >> 8 != 0; }
+
+/* Links belong to the board; that an instance has no figures for them is a choice. */
 static void fill_metric(nvmlGpmMetric_t *metric, nvmlGpmSample_t older, nvmlGpmSample_t newer)
 {
     int kind = kind_of_metric(metric->metricId);
+    bool is_rate = kind >= UTIL_PCIE_TX;
     metric->value = 0;
-    if (kind == NO_VALUE) {
-        metric->nvmlReturn = metric->metricId < NVML_GPM_METRIC_MAX ? NVML_ERROR_NOT_SUPPORTED
-                                                                    : NVML_ERROR_INVALID_ARGUMENT;
+    if (metric->metricId >= driver()->gpm_metrics) {
+        metric->nvmlReturn = NVML_ERROR_INVALID_ARGUMENT;
+        return;
+    }
+    if (kind == NO_VALUE || (is_rate && is_of_instance(older))) {
+        metric->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
         return;
     }
     double seconds = (double)(newer->taken_ns - older->taken_ns) / 1e9;
     metric->nvmlReturn = NVML_SUCCESS;
-    metric->value = 100 * (newer->busy_seconds[kind] - older->busy_seconds[kind]) / seconds;
+    metric->value = (is_rate ? 1 : 100) * (newer->busy_seconds[kind] - older->busy_seconds[kind]) / seconds;
 }
 
 nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *request)

@@ -2,14 +2,17 @@
 #include <stdio.h>
 
 #include "call.h"
+#include "driver.h"
 #include "holders.h"
 #include "instances.h"
 #include "rules.h"
 
 static nvmlReturn_t find_enumerator(const struct gpu *gpu, unsigned int enumerator, const struct gpu_profile **profile)
 {
-    if (enumerator >= NVML_GPU_INSTANCE_PROFILE_COUNT)
+    if (enumerator >= driver()->gpu_instance_enums)
         return NVML_ERROR_INVALID_ARGUMENT;
+    if (!driver()->profiles_without_mig && gpu->mig_current != NVML_DEVICE_MIG_ENABLE)
+        return NVML_ERROR_NOT_SUPPORTED;
     const struct gpu_model *model = model_of(gpu);
     for (unsigned int i = 0; i < model->profile_count; i++)
         if (model->profiles[i].enumerator == enumerator) {
@@ -36,13 +39,15 @@ static nvmlReturn_t find_enumerator(const struct gpu *gpu, unsigned int enumerat
 
 static nvmlReturn_t fill_versioned(const struct gpu_profile *profile, nvmlGpuInstanceProfileInfo_v2_t *info)
 {
+    if (driver()->profile_info_version < 2)
+        return NVML_ERROR_FUNCTION_NOT_FOUND;
     if (info->version == nvmlGpuInstanceProfileInfo_v2) {
         FILL_PROFILE(info, profile);
         info->isP2pSupported = 0;
         snprintf(info->name, sizeof info->name, "MIG %s", profile->name);
         return NVML_SUCCESS;
     }
-    if (info->version == nvmlGpuInstanceProfileInfo_v3) {
+    if (info->version == nvmlGpuInstanceProfileInfo_v3 && driver()->profile_info_version >= 3) {
         nvmlGpuInstanceProfileInfo_v3_t *info3 = (void *)info;
         FILL_PROFILE(info3, profile);
         info3->capabilities = profile->graphics ? NVML_GPU_INSTANCE_PROFILE_CAPS_GFX : 0;
@@ -76,6 +81,8 @@ nvmlReturn_t nvmlDeviceGetGpuInstanceProfileInfoV(nvmlDevice_t device, unsigned 
     RETURN_IF_FAILED(find_gpu(device, &gpu));
     if (info == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
+    if (driver()->profile_info_version < 2)
+        return NVML_ERROR_FUNCTION_NOT_FOUND;
     RETURN_IF_FAILED(find_enumerator(gpu, profile, &found));
     return fill_versioned(found, info);
 }
@@ -152,6 +159,7 @@ static nvmlReturn_t create(nvmlDevice_t device, unsigned int profile_id, const n
     if (profile == NULL || handle == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
     snprintf(entry->profile, sizeof entry->profile, "%s", profile->name);
+    RETURN_IF_FAILED(check_permission());
     if (gpu_has_processes_outside_mig(gpu))
         return NVML_ERROR_IN_USE;
     int start = placement == NULL ? choose_start(gpu, profile) : (int)placement->start;
@@ -198,6 +206,7 @@ nvmlReturn_t nvmlDeviceCreateGpuInstanceWithPlacement(nvmlDevice_t device, unsig
 
 static nvmlReturn_t destroy(struct gpu *gpu, struct gpu_instance *instance)
 {
+    RETURN_IF_FAILED(check_permission());
     if (has_compute(instance) || instance_has_processes(instance))
         return NVML_ERROR_IN_USE;
     destroy_instance(gpu, instance);
@@ -240,6 +249,7 @@ nvmlReturn_t nvmlDeviceGetGpuInstances(nvmlDevice_t device, unsigned int profile
     const struct gpu_profile *profile = profile_with_id(gpu, profile_id);
     if (profile == NULL || handles == NULL || count == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
+    RETURN_IF_FAILED(check_permission());
     unsigned int found = 0;
     for (int i = 0; i < MAX_GPU_INSTANCES; i++) {
         const struct gpu_instance *instance = &gpu->instances[i];

@@ -28,6 +28,8 @@ static nvmlReturn_t activate(struct gpu *gpu, unsigned int mode)
     gpu->mig_pending = mode;
     if (gpu->mig_current == mode)
         return NVML_SUCCESS;
+    if (gpu->virtualization != BARE_METAL && !model_of(gpu)->resetless_mig)
+        return gpu->virtualization == PASSTHROUGH ? NVML_ERROR_RESET_REQUIRED : NVML_ERROR_NOT_SUPPORTED;
     if (is_switch_prevented(gpu))
         return NVML_ERROR_IN_USE;
     gpu->mig_current = mode;
@@ -49,6 +51,10 @@ nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t device, unsigned int mode, nvmlRe
         result = call.refusal;
     else if (result == NVML_SUCCESS && (activation == NULL || mode > NVML_DEVICE_MIG_ENABLE))
         result = NVML_ERROR_INVALID_ARGUMENT;
+    else if (result == NVML_SUCCESS && gpu->virtualization == VGPU_GUEST)
+        result = NVML_ERROR_NOT_SUPPORTED;
+    else if (result == NVML_SUCCESS && check_permission() != NVML_SUCCESS)
+        result = NVML_ERROR_NO_PERMISSION;
     else if (result == NVML_SUCCESS)
         *activation = activate(gpu, mode);
     entry->result = result == NVML_SUCCESS ? (int32_t)*activation : (int32_t)result;

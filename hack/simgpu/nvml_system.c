@@ -5,10 +5,7 @@
 #include <strings.h>
 
 #include "call.h"
-
-static const char DRIVER_VERSION[] = "580.95.05";
-static const char NVML_VERSION[] = "13.580.95.05";
-enum { CUDA_DRIVER_VERSION = 13000 };
+#include "driver.h"
 
 nvmlReturn_t nvmlInit(void) { return session_begin(__func__, false); }
 nvmlReturn_t nvmlInit_v2(void) { return session_begin(__func__, false); }
@@ -58,13 +55,13 @@ const char *nvmlErrorString(nvmlReturn_t result)
 nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)
 {
     NVML_CALL();
-    return copy_text(DRIVER_VERSION, version, length);
+    return copy_text(driver()->version, version, length);
 }
 
 nvmlReturn_t nvmlSystemGetNVMLVersion(char *version, unsigned int length)
 {
     NVML_CALL();
-    return copy_text(NVML_VERSION, version, length);
+    return copy_text(driver()->nvml_version, version, length);
 }
 
 nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version)
@@ -72,7 +69,7 @@ nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version)
     NVML_CALL();
     if (version == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    *version = CUDA_DRIVER_VERSION;
+    *version = driver()->cuda_version;
     return NVML_SUCCESS;
 }
 
@@ -81,7 +78,7 @@ nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version)
     NVML_CALL();
     if (version == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    *version = CUDA_DRIVER_VERSION;
+    *version = driver()->cuda_version;
     return NVML_SUCCESS;
 }
 

@@ -148,15 +148,15 @@ void sleep_ms(unsigned int milliseconds)
         ;
 }
 
-const struct gpu_model *model_named(const char *key)
+const struct gpu_model *model_named(const char *key, unsigned int driver_branch)
 {
     for (unsigned int i = 0; i < gpu_model_count; i++)
-        if (strcmp(gpu_models[i].key, key) == 0)
+        if (strcmp(gpu_models[i].key, key) == 0 && driver_branch < gpu_models[i].before_branch)
             return &gpu_models[i];
     return NULL;
 }
 
-const struct gpu_model *model_of(const struct gpu *gpu) { return model_named(gpu->model); }
+const struct gpu_model *model_of(const struct gpu *gpu) { return model_named(gpu->model, state->driver_branch); }
 
 /* Reads state and start time of a process; a zombie holds no device any more. */
 bool identify(pid_t pid, struct process_identity *identity)

@@ -25,14 +25,34 @@ enum {
     MAX_LOG = 4096,
     FUNCTION_NAME = 72,
     UUID_TEXT = 48,
-    UTILIZATIONS = 5,
+    MAX_XIDS = 64,
 };
 
-enum utilization_kind { UTIL_GRAPHICS, UTIL_SM, UTIL_OCCUPANCY, UTIL_TENSOR, UTIL_DRAM };
+/* Ratios, then rates in MiB/s from UTIL_PCIE_TX on. */
+enum utilization_kind {
+    UTIL_GRAPHICS,
+    UTIL_SM,
+    UTIL_OCCUPANCY,
+    UTIL_TENSOR,
+    UTIL_DRAM,
+    UTIL_INTEGER,
+    UTIL_DFMA,
+    UTIL_HMMA,
+    UTIL_DMMA,
+    UTIL_IMMA,
+    UTIL_FP64,
+    UTIL_FP32,
+    UTIL_FP16,
+    UTIL_PCIE_TX,
+    UTIL_PCIE_RX,
+    UTIL_NVLINK_RX,
+    UTIL_NVLINK_TX,
+    UTILIZATIONS,
+};
 
 struct utilization_reading {
-    double ratio[UTILIZATIONS];        /* 0..1, in force since `since_ns` */
-    double busy_seconds[UTILIZATIONS]; /* integral of the ratio up to `since_ns` */
+    double ratio[UTILIZATIONS];        /* 0..1 (or MiB/s), in force since `since_ns` */
+    double busy_seconds[UTILIZATIONS]; /* its integral up to `since_ns` */
     int64_t since_ns;                  /* CLOCK_MONOTONIC */
 };
 
@@ -69,6 +89,7 @@ struct gpu {
     uint32_t mig_current;
     uint32_t mig_pending;
     uint32_t lost;
+    uint32_t virtualization; /* enum virtualization */
     uint64_t mig_changes; /* counts nvmlEventMigConfigChange */
     struct utilization utilization;
     struct gpu_instance instances[MAX_GPU_INSTANCES];
@@ -88,6 +109,8 @@ struct gpu_process {
     uint64_t memory_bytes;
 };
 
+#define EVERY_FUNCTION "*"
+
 enum death { DEATH_NONE, DEATH_BEFORE, DEATH_AFTER };
 
 struct fault {
@@ -101,6 +124,20 @@ struct fault {
     uint32_t hang;
     uint32_t death; /* enum death */
     uint32_t latency; /* set by `simgpu latency`, listed apart */
+};
+
+/* Who may change MIG mode and instances: everyone, root, nobody. */
+enum permission { PERMIT_ALL, PERMIT_ROOT, PERMIT_NOBODY };
+
+/* In a guest a mode change that needs a reset waits for the guest's reboot; the driver says so by RESET_REQUIRED under
+ * pass-through and by NOT_SUPPORTED in some other machines. A vGPU guest cannot change the mode at all. */
+enum virtualization { BARE_METAL, PASSTHROUGH, VIRTUAL_MACHINE, VGPU_GUEST };
+
+struct xid {
+    uint32_t gpu;
+    uint32_t number;
+    uint32_t gpu_instance; /* ids; 0xFFFFFFFF: of the whole GPU */
+    uint32_t compute_instance;
 };
 
 struct counter {
@@ -132,7 +169,12 @@ struct state {
     char boot_id[UUID_TEXT];
     uint32_t gpu_count;
     uint32_t fresh_mig_uuids; /* a new MIG UUID for each creation, instead of one per (GPU, GI id, CI id) */
+    uint32_t driver_branch;
+    uint32_t permission;         /* enum permission */
+    uint32_t one_call_at_a_time; /* a slow call holds up all others, whichever GPU they are for */
     uint64_t last_serial;
+    uint64_t xid_count;
+    struct xid xids[MAX_XIDS]; /* a ring */
     uint64_t log_count;
     struct gpu gpus[MAX_GPUS];
     struct gpu_process processes[MAX_PROCESSES];
@@ -160,7 +202,8 @@ int64_t monotonic_ns(void);
 int64_t wall_ns(void);
 void sleep_ms(unsigned int milliseconds);
 
-const struct gpu_model *model_named(const char *key);
+/* The model as drivers of that branch tell it; NULL when there is none. */
+const struct gpu_model *model_named(const char *key, unsigned int driver_branch);
 const struct gpu_model *model_of(const struct gpu *gpu);
 
 bool is_alive(const struct process_identity *identity);

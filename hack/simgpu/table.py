@@ -8,10 +8,13 @@ Estimates, none of which goes back into the table:
 * multiprocessors: H100's, scaled to the board's, on Hopper; slices x 18 on Blackwell (what a B200's 1g shows);
 * engines: those of H100 or B200 for the same enum;
 * placements of compute instances: multiples of their width rounded up to a power of two.
+
+Some boards read differently under older drivers (``variants``). What differs is known; below which branch is a choice.
 """
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ BOARD_MULTIPROCESSORS = {"H20-96GB": 78, "GH200-144GB": 132}
 PCI_DEVICE_IDS = {"H20-96GB": "0x232910DE"}
 BLACKWELL_SLICE = 18
 ENGINES = ("copy_engines", "decoders", "encoders", "jpeg", "ofa")
+EVERY_BRANCH = 9999
 REFERENCE_BOARD = {"hopper": "H100-80GB-SXM", "blackwell": "B200-180GB"}
 
 
@@ -139,13 +143,14 @@ def profile_row(board: Board, profile: Row) -> str:
     )
 
 
-def board_row(board: Board) -> str:
+def board_row(board: Board, before_branch: int = EVERY_BRANCH) -> str:
     row = board.row
     major, minor = row["compute_capability"].split(".")
     pci = row["pci_device_ids"][0] if row["pci_device_ids"] else PCI_DEVICE_IDS[board.key]
     profiles = "\n".join(profile_row(board, profile) for profile in row["profiles"])
     return (
-        f"{{.key = {c_text(board.key)}, .name = {c_text(row['names'][0])}, .pci_device_id = {pci}, "
+        f"{{.key = {c_text(board.key)}, .name = {c_text(row['names'][0])}, .before_branch = {before_branch}, "
+        f".pci_device_id = {pci}, "
         f".architecture = {row['nvml_architecture']}, .compute_major = {major}, .compute_minor = {minor}, "
         f".memory_mib = {board.memory_mib()}, .memory_slices = {row['memory_slices']}, "
         f".multiprocessors = {board.multiprocessors()}, .max_mig_devices = {row['max_mig_devices']}, "
@@ -155,13 +160,39 @@ def board_row(board: Board) -> str:
     )
 
 
+def variants(board: Board) -> list[tuple[Board, int]]:
+    """The board as drivers below a branch tell it: H100's 1g has 9.62 GiB, GB200's names are the table's aliases."""
+    if board.key in ("H100-80GB-SXM", "H100-80GB-PCIe"):
+        return [(with_profiles(board, board.row["memory_mib"], smaller_slice), 570)]
+    if aliases := board.row["name_aliases"]:
+        total = (gigabytes(aliases[board.whole_board()["name"]][0]) * 1024) - 512
+        return [(with_profiles(board, total, lambda profile: renamed(profile, aliases)), 580)]
+    return []
+
+
+def smaller_slice(profile: Row) -> Row:
+    return {**profile, "memory_mib": 9856} if profile["size"] == 1 else profile
+
+
+def renamed(profile: Row, aliases: dict[str, list[str]]) -> Row:
+    """By the name without its media suffix, which the alias keeps."""
+    plain, plus, suffix = str(profile["name"]).partition("+")
+    return {**profile, "name": f"{aliases[plain][0]}{plus}{suffix}"} if plain in aliases else profile
+
+
+def with_profiles(board: Board, memory_mib: int, change: Callable[[Row], Row]) -> Board:
+    row = {**board.row, "memory_mib": memory_mib, "profiles": [change(profile) for profile in board.row["profiles"]]}
+    return Board(board.key, row, board.reference)
+
+
 def c_table(geometry: Path) -> str:
     """The C source that defines ``gpu_models``."""
     rows: dict[str, Row] = json.loads(geometry.read_text())
     boards = [Board(key, row, rows[REFERENCE_BOARD.get(row["architecture"], key)]) for key, row in rows.items()]
-    body = "\n".join(board_row(board) for board in boards)
+    older = [board_row(variant, branch) for board in boards for variant, branch in variants(board)]
+    body = "\n".join([*older, *map(board_row, boards)])
     return (
         '#include "geometry.h"\n\n'
         f"const struct gpu_model gpu_models[] = {{\n{body}\n}};\n\n"
-        f"const unsigned int gpu_model_count = {len(boards)};\n"
+        f"const unsigned int gpu_model_count = {len(older) + len(boards)};\n"
     )

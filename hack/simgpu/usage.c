@@ -37,10 +37,12 @@ void refresh_gpu_utilization(struct gpu *gpu)
         const struct gpu_instance *instance = &gpu->instances[i];
         if (instance->serial == 0)
             continue;
-        for (int k = 0; k < UTILIZATIONS; k++)
+        for (int k = 0; k < UTIL_PCIE_TX; k++)
             ratio[k] += current_ratio(&instance->utilization, (enum utilization_kind)k) * instance->size /
                         model_of(gpu)->memory_slices;
     }
+    for (int k = UTIL_PCIE_TX; k < UTILIZATIONS; k++)
+        ratio[k] = -1;
     set_utilization(&gpu->utilization, ratio);
 }
 

@@ -1,0 +1,292 @@
+"""What of a GPU changes with the driver, the caller's rights and the machine around it."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import pynvml
+import pytest
+
+from tests.contract.nvml_contract import code_of, profiles
+from tests.contract.nvml_session import Session
+from tests.fakes.simgpu import H100, SimulatedGpus
+
+A100 = "A100-SXM4-40GB"
+RTX = "RTX-PRO-6000-96GB"
+on = pytest.mark.parametrize
+
+
+def node_with(directory: Path, model: str, branch: int, *words: str) -> SimulatedGpus:
+    node = SimulatedGpus.create(directory)
+    node.run("init", "--gpu", model, "--driver", str(branch), *words)
+    return node
+
+
+@pytest.fixture
+def driven(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]:
+    """A GPU under a driver: the parameter is (model, branch, further words of init)."""
+    opened = Session(node_with(tmp_path, *request.param))
+    yield opened
+    pynvml.nvmlShutdown()
+
+
+def names(session: Session) -> set[str]:
+    return {profile.name for profile in profiles(session.gpu)}
+
+
+def first_versions(gpu: Any) -> dict[int, Any]:
+    """Version 1 of the profile info by enumerator."""
+    found = {}
+    for enumerator in range(16):
+        try:
+            found[enumerator] = pynvml.nvmlDeviceGetGpuInstanceProfileInfo(gpu, enumerator, version=1)
+        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_InvalidArgument):
+            continue
+    return found
+
+
+class TestDriver:
+    @on("driven", [(H100, 535, "--mig")], indirect=True)
+    def test_an_old_driver_has_no_profile_names(self, driven: Session) -> None:
+        with pytest.raises(pynvml.NVMLError_FunctionNotFound):
+            pynvml.nvmlDeviceGetGpuInstanceProfileInfo(driven.gpu, 0, version=2)
+        assert first_versions(driven.gpu)[0].id == 19
+        assert pynvml.nvmlSystemGetDriverVersion().startswith("535.")
+
+    @on("branch", [535, 550, 570, 580])
+    def test_nvidia_smi_makes_slices_under_every_driver(self, tmp_path: Path, branch: int) -> None:
+        node = node_with(tmp_path, H100, branch, "--mig")
+        made = node.nvidia_smi("mig", "-cgi", "9,1g.10gb", "-C")
+        assert made.returncode == 0
+        assert "using profile MIG 3g.40gb (ID  9)" in made.stdout
+
+    @on("driven", [(H100, 535)], indirect=True)
+    def test_an_old_driver_lists_no_profiles_while_mig_is_off(self, driven: Session) -> None:
+        [capable] = pynvml.nvmlDeviceGetFieldValues(driven.gpu, [199])
+        assert (capable.value.uiVal, first_versions(driven.gpu)) == (0, {})
+        pynvml.nvmlDeviceSetMigMode(driven.gpu, 1)
+        assert len(first_versions(driven.gpu)) == 7
+
+    @on(
+        ("driven", "memory_mib"),
+        [((H100, 550), 9856), ((H100, 570), 9984), ((H100, 580), 9984)],
+        indirect=["driven"],
+    )
+    def test_memory_of_the_smallest_slice_moved_with_the_driver(self, driven: Session, memory_mib: int) -> None:
+        assert driven.profile("1g.10gb").memory_mib == memory_mib
+
+    @on(
+        ("driven", "name"),
+        [(("GB200-186GB", 570), "1g.24gb"), (("GB200-186GB", 580), "1g.23gb")],
+        indirect=["driven"],
+    )
+    def test_a_name_moved_with_the_driver_and_still_follows_from_memory(self, driven: Session, name: str) -> None:
+        total_mib = pynvml.nvmlDeviceGetMemoryInfo(driven.gpu).total >> 20
+        assert {name, f"{name}+me"} <= names(driven)
+        for profile in profiles(driven.gpu):
+            share = -(-profile.memory_mib * 8 // total_mib) / 8
+            assert int(share * -(-total_mib // 1024) + 0.5) == int(profile.name.split(".")[1].split("gb")[0])
+
+    @on("driven", [(RTX, 570, "--mig")], indirect=True)
+    def test_an_old_driver_does_not_know_new_profiles(self, driven: Session) -> None:
+        assert names(driven) == {"1g.24gb", "1g.24gb+me", "2g.48gb", "4g.96gb"}
+        with pytest.raises(pynvml.NVMLError_InvalidArgument):
+            pynvml.nvmlDeviceCreateGpuInstance(driven.gpu, 47)
+
+    @on("driven", [(H100, 570, "--mig")], indirect=True)
+    def test_an_old_driver_refuses_a_new_metric_alone(self, driven: Session) -> None:
+        samples = [pynvml.nvmlGpmSampleAlloc() for _ in range(2)]
+        for sample in samples:
+            pynvml.nvmlGpmSampleGet(driven.gpu, sample)
+        request = pynvml.c_nvmlGpmMetricsGet_t()
+        request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
+        request.sample1, request.sample2 = samples
+        request.numMetrics = 2
+        request.metrics[0].metricId, request.metrics[1].metricId = 1, 100
+        pynvml.nvmlGpmMetricsGet(request)
+        assert [row.nvmlReturn for row in request.metrics[:2]] == [
+            pynvml.NVML_SUCCESS,
+            pynvml.NVML_ERROR_INVALID_ARGUMENT,
+        ]
+
+
+class TestRights:
+    def test_who_may_not_change_anything_may_still_look(self, session: Session) -> None:
+        instance, compute, _ = session.create_slice("1g.10gb", 0)
+        session.node.run("permission", "nobody")
+        deeds: list[Callable[[], Any]] = [
+            lambda: pynvml.nvmlDeviceSetMigMode(session.gpu, 0),
+            lambda: session.create("1g.10gb", 1),
+            lambda: pynvml.nvmlGpuInstanceCreateComputeInstance(instance, 0),
+            lambda: pynvml.nvmlComputeInstanceDestroy(compute),
+            lambda: pynvml.nvmlGpuInstanceDestroy(instance),
+        ]
+        for deed in deeds:
+            with pytest.raises(pynvml.NVMLError_NoPermission):
+                deed()
+        assert pynvml.nvmlDeviceGetMigMode(session.gpu) == [1, 1]
+        session.node.run("permission", "all")
+        pynvml.nvmlComputeInstanceDestroy(compute)
+
+    def test_root_may_and_another_user_may_not(self, session: Session) -> None:
+        """A process that gives root away keeps its session; the driver asks who calls."""
+        session.node.run("permission", "root")
+        code = (
+            "import os, pynvml as n\n"
+            "n.nvmlInit()\n"
+            "gpu = n.nvmlDeviceGetHandleByIndex(0)\n"
+            "if os.geteuid() == 0:\n"
+            "    n.nvmlDeviceSetMigMode(gpu, 1)\n"
+            "    os.seteuid(65534)\n"
+            "try:\n"
+            "    n.nvmlDeviceSetMigMode(gpu, 1)\n"
+            "except n.NVMLError_NoPermission:\n"
+            "    print('refused')\n"
+        )
+        asked = run([sys.executable, "-c", code], env=session.node.env(), capture_output=True, text=True, check=True)
+        assert asked.stdout == "refused\n"
+
+
+class TestMachine:
+    @on(("kind", "activation"), [("passthrough", "RESET_REQUIRED"), ("vm", "NOT_SUPPORTED")])
+    def test_in_a_guest_the_mode_waits_for_its_reboot(self, tmp_path: Path, kind: str, activation: str) -> None:
+        node = SimulatedGpus.create(tmp_path, A100)
+        [uuid] = node.gpu_uuids()
+        node.run("virtualization", "--gpu", uuid, "--kind", kind)
+        session = Session(node)
+        assert pynvml.nvmlDeviceSetMigMode(session.gpu, 1) == getattr(pynvml, f"NVML_ERROR_{activation}")
+        assert pynvml.nvmlDeviceGetMigMode(session.gpu) == [0, 1]
+        pynvml.nvmlShutdown()
+        node.run("reboot")
+        assert node.show()["gpus"][0]["mode"] == {"current": 1, "pending": 1}
+
+    def test_a_vgpu_guest_cannot_change_the_mode(self, session: Session) -> None:
+        [uuid] = session.node.gpu_uuids()
+        session.node.run("virtualization", "--gpu", uuid, "--kind", "vgpu")
+        with pytest.raises(pynvml.NVMLError) as refused:
+            pynvml.nvmlDeviceSetMigMode(session.gpu, 0)
+        assert code_of(refused) == pynvml.NVML_ERROR_NOT_SUPPORTED
+        assert pynvml.nvmlDeviceGetMigMode(session.gpu) == [1, 1]
+        assert pynvml.nvmlDeviceGetVirtualizationMode(session.gpu) == pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU
+
+
+class TestReset:
+    """``nvidia-smi --gpu-reset -i`` by its exit status."""
+
+    def reset(self, node: SimulatedGpus, which: str = "0") -> int:
+        return node.nvidia_smi("--gpu-reset", "-i", which).returncode
+
+    def test_a_reset_takes_the_instances_of_that_gpu_alone(self, tmp_path: Path) -> None:
+        node = SimulatedGpus.create(tmp_path, f"{H100}:2", mig=True)
+        node.nvidia_smi("mig", "-cgi", "9", "-C")
+        assert self.reset(node, node.gpu_uuids()[1]) == 0
+        assert [len(gpu["instances"]) for gpu in node.show()["gpus"]] == [1, 0]
+        assert node.log()[-1]["function"] == "nvidia-smi --gpu-reset"
+
+    def test_not_while_a_client_is_attached(self, session: Session) -> None:
+        assert self.reset(session.node) == 255
+
+    def test_not_in_a_guest(self, tmp_path: Path) -> None:
+        node = SimulatedGpus.create(tmp_path, A100)
+        node.run("virtualization", "--gpu", node.gpu_uuids()[0], "--kind", "passthrough")
+        assert self.reset(node) == 3
+
+    def test_not_without_the_right(self, tmp_path: Path) -> None:
+        node = SimulatedGpus.create(tmp_path, A100)
+        node.run("permission", "nobody")
+        assert self.reset(node) == 4
+
+    def test_not_of_a_gpu_that_is_not_there(self, tmp_path: Path) -> None:
+        assert self.reset(SimulatedGpus.create(tmp_path, A100), "7") == 6
+
+    def test_not_of_a_lost_gpu(self, tmp_path: Path) -> None:
+        node = SimulatedGpus.create(tmp_path, f"{A100}:2")
+        lost, _ = node.gpu_uuids()
+        node.run("lost", "--gpu", lost)
+        assert self.reset(node, lost) == 15
+
+    def test_not_without_a_driver(self, tmp_path: Path) -> None:
+        node = SimulatedGpus.create(tmp_path, A100)
+        node.state.unlink()
+        assert self.reset(node) == 9
+
+    def test_all_of_a_list_or_none(self, tmp_path: Path) -> None:
+        node = SimulatedGpus.create(tmp_path, f"{A100}:2")
+        node.attach(node.gpu_uuids()[1])
+        assert self.reset(node, "0,1") == 255
+        assert node.log() == []
+
+    def test_a_reset_and_a_reboot_are_in_the_log(self, tmp_path: Path) -> None:
+        node = SimulatedGpus.create(tmp_path, A100)
+        node.run("reset", "--gpu", node.gpu_uuids()[0])
+        node.run("reboot")
+        assert [(entry["function"], entry["gpu"]) for entry in node.log()] == [
+            ("reset", node.gpu_uuids()[0]),
+            ("reboot", ""),
+        ]
+
+
+class TestXid:
+    def events(self, gpu: Any, types: int) -> Any:
+        found = pynvml.nvmlEventSetCreate()
+        pynvml.nvmlDeviceRegisterEvents(gpu, types, found)
+        return found
+
+    def test_an_xid_names_the_instances_it_struck(self, session: Session) -> None:
+        _, _, device = session.create_slice("3g.40gb", 4)
+        events = self.events(session.gpu, pynvml.nvmlEventTypeXidCriticalError)
+        session.node.run("xid", "--device", pynvml.nvmlDeviceGetUUID(device), "--xid", "31")
+        session.node.run("xid", "--device", pynvml.nvmlDeviceGetUUID(session.gpu), "--xid", "79")
+        told = [pynvml.nvmlEventSetWait_v2(events, 1000) for _ in range(2)]
+        assert [(event.eventData, event.gpuInstanceId, event.computeInstanceId) for event in told] == [
+            (31, 2, 0),
+            (79, 0xFFFFFFFF, 0xFFFFFFFF),
+        ]
+        assert {event.eventType for event in told} == {pynvml.nvmlEventTypeXidCriticalError}
+        pynvml.nvmlEventSetFree(events)
+
+    def test_only_what_was_asked_for_is_told(self, session: Session) -> None:
+        events = self.events(session.gpu, pynvml.nvmlEventMigConfigChange)
+        session.node.run("xid", "--device", pynvml.nvmlDeviceGetUUID(session.gpu), "--xid", "79")
+        with pytest.raises(pynvml.NVMLError_Timeout):
+            pynvml.nvmlEventSetWait_v2(events, 1)
+        session.create("1g.10gb", 0)
+        told = pynvml.nvmlEventSetWait_v2(events, 1000)
+        assert (told.eventType, told.gpuInstanceId) == (0x100, 0xFFFFFFFF)
+        pynvml.nvmlEventSetFree(events)
+
+
+class TestTime:
+    """Two calls of 200 ms each, for different GPUs, at once."""
+
+    def both(self, tmp_path: Path, parallel: str) -> float:
+        node = SimulatedGpus.create(tmp_path, f"{H100}:2")
+        session = Session(node)
+        gpus = [session.gpu, pynvml.nvmlDeviceGetHandleByIndex(1)]
+        node.run("parallel", parallel)
+        node.run("latency", "--function", "nvmlDeviceGetName", "--ms", "200")
+        threads = [threading.Thread(target=pynvml.nvmlDeviceGetName, args=(gpu,)) for gpu in gpus]
+        started = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        pynvml.nvmlShutdown()
+        return time.monotonic() - started
+
+    def test_calls_for_different_gpus_run_at_once(self, tmp_path: Path) -> None:
+        assert 0.2 <= self.both(tmp_path, "on") < 0.39
+
+    def test_or_one_after_the_other(self, tmp_path: Path) -> None:
+        assert self.both(tmp_path, "off") >= 0.4
+
+    def test_every_call_may_take_time(self, session: Session) -> None:
+        session.node.run("latency", "--function", "*", "--ms", "50")
+        started = time.monotonic()
+        pynvml.nvmlDeviceGetName(session.gpu)
+        pynvml.nvmlDeviceGetUUID(session.gpu)
+        assert time.monotonic() - started >= 0.1

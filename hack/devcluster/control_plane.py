@@ -12,8 +12,12 @@ from hack.devcluster.admission.quotas import status_of
 from hack.devcluster.api import Api
 from hack.devcluster.controllers.budgets import BUDGET_CONTROLLER
 from hack.devcluster.controllers.housekeeping import HOUSEKEEPING_CONTROLLERS
+from hack.devcluster.controllers.jobs import job_controller
 from hack.devcluster.controllers.loop import Controller, run_controller
-from hack.devcluster.controllers.workloads import WORKLOAD_CONTROLLERS
+from hack.devcluster.controllers.node_lifecycle import lifecycle_controllers
+from hack.devcluster.controllers.statefulsets import STATEFULSET_CONTROLLER
+from hack.devcluster.controllers.timings import Timings
+from hack.devcluster.controllers.workloads import workload_controllers
 from hack.devcluster.objects import name_of, namespace_of
 from hack.devcluster.scheduler import SCHEDULER_CONTROLLER
 from hack.devcluster.server import BOOKMARK_INTERVAL_S, ApiServer
@@ -30,13 +34,14 @@ def _sync_quotas(api: Api) -> None:
 QUOTA_CONTROLLER = Controller(
     "quotas", tuple(kind for kind in kinds.ALL_KINDS if kind.namespaced and kind is not kinds.LEASES), _sync_quotas
 )
-CONTROLLERS = (
-    QUOTA_CONTROLLER,
-    *WORKLOAD_CONTROLLERS,
-    BUDGET_CONTROLLER,
-    *HOUSEKEEPING_CONTROLLERS,
-    SCHEDULER_CONTROLLER,
-)
+
+
+def controllers(timings: Timings) -> list[Controller]:
+    """Of one control plane: some of them remember what they saw."""
+    return [
+        *workload_controllers(timings), STATEFULSET_CONTROLLER, job_controller(timings), BUDGET_CONTROLLER,
+        *lifecycle_controllers(timings), *HOUSEKEEPING_CONTROLLERS, QUOTA_CONTROLLER, SCHEDULER_CONTROLLER,
+    ]  # fmt: skip
 
 
 class ControlPlane:
@@ -44,10 +49,16 @@ class ControlPlane:
     nothing is left afterwards."""
 
     def __init__(
-        self, *, port: int = 0, bookmark_interval_s: float = BOOKMARK_INTERVAL_S,
-        rbac: bool = False, anonymous: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        port: int = 0,
+        bookmark_interval_s: float = BOOKMARK_INTERVAL_S,
+        timings: Timings = Timings(),  # noqa: B008  frozen
+        rbac: bool = False,
+        anonymous: bool = True,
+    ) -> None:
         self.api = Api()
+        self._timings = timings
         self.server = ApiServer(self.api, port=port, bookmark_interval_s=bookmark_interval_s)
         self.server.gate.authorizer.enforced = rbac
         self.server.gate.authenticator.anonymous = anonymous
@@ -69,7 +80,7 @@ class ControlPlane:
         await self.server.start()
         self._tasks = [
             asyncio.create_task(run_controller(self.api, controller), name=controller.name)
-            for controller in CONTROLLERS
+            for controller in controllers(self._timings)
         ]
         return self
 

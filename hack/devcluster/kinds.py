@@ -140,7 +140,15 @@ TOKEN_REVIEWS = Kind(
     "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False, create_only=True
 )  # fmt: skip
 
+# Workloads beside those above.
+STATEFULSETS = Kind(
+    "apps", "v1", "statefulsets", "StatefulSet", short_names=("sts",), categories=("all",), subresources=("status",),
+    counts_generation=True,
+)  # fmt: skip
+JOBS = Kind("batch", "v1", "jobs", "Job", categories=("all",), subresources=("status",), counts_generation=True)
+
 ALL_KINDS = (
+    STATEFULSETS, JOBS,
     NODES, PODS, EVENTS, CONFIGMAPS, NAMESPACES, SECRETS, SERVICES, SERVICE_ACCOUNTS,
     LEASES, NEW_EVENTS, BUDGETS, DAEMONSETS, DEPLOYMENTS, REPLICASETS,
     ROLES, ROLE_BINDINGS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ADMISSION_POLICIES, ADMISSION_BINDINGS,

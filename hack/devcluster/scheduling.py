@@ -115,10 +115,10 @@ def untolerated_taint(pod: Object, node: Object) -> Object | None:
 
 
 def tolerates(pod: Object, taint: Object) -> bool:
-    return any(_matches_taint(t, taint) for t in dig(pod, "spec.tolerations") or [])
+    return any(is_tolerated_by(t, taint) for t in dig(pod, "spec.tolerations") or [])
 
 
-def _matches_taint(toleration: Object, taint: Object) -> bool:
+def is_tolerated_by(toleration: Object, taint: Object) -> bool:
     if toleration.get("effect") not in (None, "", taint["effect"]):
         return False
     exists = toleration.get("operator") == "Exists"

@@ -14,6 +14,7 @@ from typing import Any
 from hack.devcluster import gpu_operator, kinds
 from hack.devcluster.api import Api, DeleteOptions
 from hack.devcluster.control_plane import ControlPlane, write_kubeconfig
+from hack.devcluster.controllers.timings import Timings
 from hack.devcluster.faults import Fault
 from hack.devcluster.kinds import Kind
 from hack.devcluster.kubelet.kubelet import Kubelet
@@ -31,6 +32,7 @@ class SimulatedKubelet:
 
     settings: KubeletSettings
     devices_file: Path
+    _kubelet: Kubelet | None = None
     _task: asyncio.Task[None] | None = None
 
     @property
@@ -43,7 +45,15 @@ class SimulatedKubelet:
         self.devices_file.write_text(json.dumps(devices))
 
     def start(self) -> None:
-        self._task = asyncio.create_task(Kubelet(self.settings).run(), name=f"kubelet {self.settings.node}")
+        self._kubelet = Kubelet(self.settings)
+        self._task = asyncio.create_task(self._kubelet.run(), name=f"kubelet {self.settings.node}")
+
+    async def wait_for_devices(self) -> None:
+        """Until the device plugin has registered; a pod that is admitted before fails, as on a real node."""
+        assert self._kubelet is not None
+        async with asyncio.timeout(DEADLINE_S):
+            while not any(self._kubelet.devices.allocatable().values()):
+                await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
         """As a stop of the service: pods and what they hold stay. Raises what made the kubelet fail, if it did."""
@@ -181,11 +191,16 @@ def _home(kind: Kind, namespace: str) -> str:
 
 
 @asynccontextmanager
-async def dev_cluster(folder: Path, *, bookmark_interval_s: float = 60.0) -> AsyncIterator[DevCluster]:
+async def dev_cluster(
+    folder: Path,
+    *,
+    bookmark_interval_s: float = 60.0,
+    timings: Timings = Timings(),  # noqa: B008  frozen
+) -> AsyncIterator[DevCluster]:
     """A cluster without nodes; ``folder`` takes the kubeconfig and the kubelets' files."""
     lifeline = Lifeline(folder / "lifeline")
     try:
-        async with ControlPlane(bookmark_interval_s=bookmark_interval_s) as control_plane:
+        async with ControlPlane(bookmark_interval_s=bookmark_interval_s, timings=timings) as control_plane:
             cluster = DevCluster(control_plane, folder, lifeline)
             try:
                 yield cluster

@@ -26,6 +26,8 @@ from hack.devcluster.selectors import matches_label_selector
 # An eviction that was granted counts against the budget until its pod begins to go, but no longer than this.
 _GRANT_LASTS = timedelta(minutes=2)
 
+_SCALED = {kind.name: kind for kind in (kinds.REPLICASETS, kinds.STATEFULSETS)}
+
 
 def sync_budgets(api: Api) -> None:
     for budget in api.all(kinds.BUDGETS):
@@ -88,13 +90,13 @@ def _wanted_by_controllers(api: Api, pods: list[Object]) -> int | None:
     wanted: dict[str, int] = {}
     for pod in pods:
         owner = controller_of(pod)
-        if owner is None or owner["kind"] != "ReplicaSet":
+        if owner is None or owner["kind"] not in _SCALED:
             return None
-        replicaset = api.find(kinds.REPLICASETS, namespace_of(pod), owner["name"])
-        if replicaset is None:
+        workload = api.find(_SCALED[owner["kind"]], namespace_of(pod), owner["name"])
+        if workload is None:
             return None
-        wanted[owner["uid"]] = int(dig(replicaset, "spec.replicas", 1))
+        wanted[owner["uid"]] = int(dig(workload, "spec.replicas", 1))
     return sum(wanted.values())
 
 
-BUDGET_CONTROLLER = Controller("disruption", (kinds.BUDGETS, kinds.PODS, kinds.REPLICASETS), sync_budgets)
+BUDGET_CONTROLLER = Controller("disruption", (kinds.BUDGETS, kinds.PODS, *_SCALED.values()), sync_budgets)

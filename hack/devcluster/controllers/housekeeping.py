@@ -1,4 +1,4 @@
-"""Taints that follow a node's state, namespaces that empty themselves, and objects whose owner is gone."""
+"""Namespaces that empty themselves, and objects whose owner is gone."""
 
 from __future__ import annotations
 
@@ -8,44 +8,16 @@ from hack.devcluster.controllers.loop import Controller
 from hack.devcluster.objects import (
     Object,
     clone,
-    conditions_of,
     controller_of,
-    dig,
     is_deleting,
     name_of,
     namespace_of,
     uid_of,
 )
 
-UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
-NOT_READY = "node.kubernetes.io/not-ready"
-
-_OWNERS = {"DaemonSet": kinds.DAEMONSETS, "ReplicaSet": kinds.REPLICASETS, "Deployment": kinds.DEPLOYMENTS}
-
-
-def sync_taints(api: Api) -> None:
-    """A cordoned node carries a taint besides ``spec.unschedulable``; so does one that is not ready."""
-    for node in api.all(kinds.NODES):
-        _keep_taint(api, node, UNSCHEDULABLE, bool(dig(node, "spec.unschedulable")))
-        _keep_taint(api, node, NOT_READY, _says_not_ready(node))
-
-
-def _says_not_ready(node: Object) -> bool:
-    return any(c["type"] == "Ready" and c["status"] != "True" for c in conditions_of(node))
-
-
-def _keep_taint(api: Api, node: Object, key: str, wanted: bool) -> None:
-    def tainted(current: Object) -> Object:
-        changed = clone(current)
-        others = [t for t in dig(changed, "spec.taints") or [] if t.get("key") != key]
-        here = next((t for t in dig(changed, "spec.taints") or [] if t.get("key") == key), None)
-        if (here is not None) == wanted:
-            return changed
-        new: Object = {"key": key, "effect": "NoSchedule"}
-        changed.setdefault("spec", {})["taints"] = [*others, *([new] if wanted else [])]
-        return changed
-
-    api.change(kinds.NODES, "", name_of(node), tainted)
+_OWNERS = {
+    kind.name: kind for kind in (kinds.DAEMONSETS, kinds.REPLICASETS, kinds.DEPLOYMENTS, kinds.STATEFULSETS, kinds.JOBS)
+}
 
 
 def sync_namespaces(api: Api) -> None:
@@ -87,7 +59,6 @@ def _lost_its_owner(api: Api, obj: Object) -> bool:
 _NAMESPACED = tuple(kind for kind in kinds.ALL_KINDS if kind.namespaced)
 
 HOUSEKEEPING_CONTROLLERS = (
-    Controller("taints", (kinds.NODES,), sync_taints),
     Controller("namespaces", (kinds.NAMESPACES, *_NAMESPACED), sync_namespaces),
     Controller("orphans", (kinds.PODS, *_OWNERS.values()), sync_orphans),
 )

@@ -1,7 +1,9 @@
-"""How a controller runs: again after every change of what it watches, always over the whole state."""
+"""How a controller runs: again after every change of what it watches, and as time passes, always over the whole state."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +17,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """``sync`` takes no time of its own and never waits, so no other request is served in between."""
+    """``sync`` takes no time of its own and never waits, so no other request is served in between. ``every_s``: how
+    long to go without a sync at most, for what happens by time alone."""
 
     name: str
     watched: Sequence[Kind]
     sync: Callable[[Api], None]
+    every_s: float | None = None
 
 
 async def run_controller(api: Api, controller: Controller) -> None:
@@ -27,7 +31,11 @@ async def run_controller(api: Api, controller: Controller) -> None:
     subscription = api.store.subscribe(*controller.watched)
     try:
         sync_once(api, controller)
-        while await subscription.next_batch():
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(controller.every_s):
+                    if not await subscription.next_batch():
+                        return
             sync_once(api, controller)
     finally:
         api.store.unsubscribe(subscription)

@@ -1,13 +1,18 @@
-"""DaemonSets, ReplicaSets and Deployments, as far as pods appear, go and come back."""
+"""DaemonSets, ReplicaSets and Deployments: their pods appear, go, come back and follow the template."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from hack.devcluster import kinds
 from hack.devcluster.api import Api
+from hack.devcluster.controllers.back_off import BackOff
 from hack.devcluster.controllers.loop import Controller
+from hack.devcluster.controllers.timings import Timings
 from hack.devcluster.kinds import Kind
 from hack.devcluster.objects import (
     Object,
@@ -17,12 +22,16 @@ from hack.devcluster.objects import (
     is_deleting,
     is_finished,
     is_ready,
+    labels_of,
     name_of,
     namespace_of,
     owner_reference,
+    phase_of,
     uid_of,
 )
 from hack.devcluster.scheduling import matches_node_selection, untolerated_taint
+
+REVISION_LABEL = "controller-revision-hash"
 
 # What the real controller adds to every pod of a DaemonSet: it comes back on a cordoned or struggling node.
 _DAEMON_TOLERATIONS = [
@@ -38,35 +47,73 @@ _DAEMON_TOLERATIONS = [
 ]
 
 
-def sync_daemonsets(api: Api) -> None:
-    nodes = api.all(kinds.NODES)
-    for daemonset in api.all(kinds.DAEMONSETS):
-        if not is_deleting(daemonset):
-            _sync_daemonset(api, daemonset, nodes)
+class DaemonSets:
+    """One pod per node that fits. A pod that failed is replaced, later each time in a row: 1 s doubling to 15 min."""
+
+    def __init__(self, backoff: BackOff) -> None:
+        self._backoff = backoff
+
+    def sync(self, api: Api) -> None:
+        nodes = api.all(kinds.NODES)
+        for daemonset in api.all(kinds.DAEMONSETS):
+            if not is_deleting(daemonset):
+                self._sync_one(api, daemonset, nodes)
+
+    def _sync_one(self, api: Api, daemonset: Object, nodes: list[Object]) -> None:
+        by_node: dict[str, list[Object]] = {}
+        for pod in owned_pods(api, daemonset):
+            by_node.setdefault(_node_meant(pod), []).append(pod)
+        wanted = {name_of(node) for node in nodes if _runs_on(daemonset, node)}
+        for node_name, pods in by_node.items():
+            for pod in pods:
+                if not is_deleting(pod) and (node_name not in wanted or self._may_be_replaced(daemonset, pod)):
+                    api.delete(kinds.PODS, namespace_of(pod), name_of(pod))
+        for node_name in sorted(wanted - by_node.keys()):
+            api.create(kinds.PODS, namespace_of(daemonset), _daemon_pod(daemonset, node_name))
+        _roll_out(api, daemonset, len(wanted))
+        write_status(api, kinds.DAEMONSETS, daemonset, _daemonset_counts(api, daemonset, len(wanted)))
+
+    def _may_be_replaced(self, daemonset: Object, pod: Object) -> bool:
+        return is_finished(pod) and self._backoff.is_over(f"{uid_of(daemonset)}/{_node_meant(pod)}", uid_of(pod))
 
 
-def _sync_daemonset(api: Api, daemonset: Object, nodes: list[Object]) -> None:
-    by_node: dict[str, list[Object]] = {}
-    for pod in owned_pods(api, daemonset):
-        by_node.setdefault(_node_meant(pod), []).append(pod)
-    wanted = {name_of(node) for node in nodes if _runs_on(daemonset, node)}
-    for node_name, pods in by_node.items():
-        for pod in pods:
-            if not is_deleting(pod) and (node_name not in wanted or is_finished(pod)):
-                api.delete(kinds.PODS, namespace_of(pod), name_of(pod))
-    for node_name in sorted(wanted - by_node.keys()):
-        api.create(kinds.PODS, namespace_of(daemonset), _daemon_pod(daemonset, node_name))
+def _roll_out(api: Api, daemonset: Object, wanted: int) -> None:
+    """Pods of an older template go, while no more than ``maxUnavailable`` (1) are away; under ``OnDelete`` none go."""
+    if dig(daemonset, "spec.updateStrategy.type", "RollingUpdate") != "RollingUpdate":
+        return
+    pods = [pod for pod in owned_pods(api, daemonset) if not is_deleting(pod) and not is_finished(pod)]
+    available = sum(is_ready(pod) for pod in pods)
+    room = _most_unavailable(daemonset, wanted) - (wanted - available)
+    old = [pod for pod in pods if _revision_of(pod) != template_hash(daemonset)]
+    for pod in sorted(old, key=is_ready):
+        if is_ready(pod):
+            if room <= 0:
+                return
+            room -= 1
+        api.delete(kinds.PODS, namespace_of(pod), name_of(pod))
+
+
+def _most_unavailable(daemonset: Object, wanted: int) -> int:
+    asked = dig(daemonset, "spec.updateStrategy.rollingUpdate.maxUnavailable", 1)
+    return asked if isinstance(asked, int) else math.ceil(wanted * int(asked.rstrip("%")) / 100)
+
+
+def _revision_of(pod: Object) -> str:
+    return labels_of(pod).get(REVISION_LABEL, "")
+
+
+def _daemonset_counts(api: Api, daemonset: Object, wanted: int) -> dict[str, int]:
     pods = [pod for pod in owned_pods(api, daemonset) if not is_deleting(pod)]
     ready = sum(is_ready(pod) for pod in pods)
-    counts = {
-        "desiredNumberScheduled": len(wanted),
+    return {
+        "desiredNumberScheduled": wanted,
         "currentNumberScheduled": len(pods),
-        "updatedNumberScheduled": len(pods),
+        "updatedNumberScheduled": sum(_revision_of(pod) == template_hash(daemonset) for pod in pods),
         "numberReady": ready,
         "numberAvailable": ready,
+        "numberUnavailable": max(wanted - ready, 0),
         "numberMisscheduled": 0,
     }
-    _write_status(api, kinds.DAEMONSETS, daemonset, counts)
 
 
 def _runs_on(daemonset: Object, node: Object) -> bool:
@@ -76,6 +123,7 @@ def _runs_on(daemonset: Object, node: Object) -> bool:
 
 def _daemon_pod(daemonset: Object, node_name: str) -> Object:
     pod = pod_from_template(daemonset)
+    pod["metadata"]["labels"] = {**pod["metadata"]["labels"], REVISION_LABEL: template_hash(daemonset)}
     spec = pod["spec"]
     spec["tolerations"] = [*(spec.get("tolerations") or []), *_DAEMON_TOLERATIONS]
     here = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node_name]}]}
@@ -98,22 +146,37 @@ def _node_meant(pod: Object) -> str:
     return ""
 
 
-def sync_replicasets(api: Api) -> None:
-    for replicaset in api.all(kinds.REPLICASETS):
-        if not is_deleting(replicaset):
-            _sync_replicaset(api, replicaset)
+class ReplicaSets:
+    """As many pods as wanted. The real controller replaces a pod that a kubelet rejected at once, and so can leave
+    thousands of Failed pods behind within minutes; here, as a choice, each further one waits longer: 1 s doubling to
+    15 min, as DaemonSets do it, so that such a loop stays small enough to look at."""
 
+    def __init__(self, backoff: BackOff) -> None:
+        self._backoff = backoff
 
-def _sync_replicaset(api: Api, replicaset: Object) -> None:
-    active = [pod for pod in owned_pods(api, replicaset) if not is_finished(pod) and not is_deleting(pod)]
-    missing = int(dig(replicaset, "spec.replicas", 1)) - len(active)
-    for _ in range(missing):
-        api.create(kinds.PODS, namespace_of(replicaset), pod_from_template(replicaset))
-    for pod in _least_needed_first(active)[: max(-missing, 0)]:
-        api.delete(kinds.PODS, namespace_of(pod), name_of(pod))
-    ready = sum(is_ready(pod) for pod in active)
-    counts = {"replicas": len(active), "readyReplicas": ready, "availableReplicas": ready}
-    _write_status(api, kinds.REPLICASETS, replicaset, counts)
+    def sync(self, api: Api) -> None:
+        for replicaset in api.all(kinds.REPLICASETS):
+            if not is_deleting(replicaset):
+                self._sync_one(api, replicaset)
+
+    def _sync_one(self, api: Api, replicaset: Object) -> None:
+        pods = owned_pods(api, replicaset)
+        active = [pod for pod in pods if not is_finished(pod) and not is_deleting(pod)]
+        missing = int(dig(replicaset, "spec.replicas", 1)) - len(active)
+        if missing > 0 and self._may_replace(replicaset, pods):
+            for _ in range(missing):
+                api.create(kinds.PODS, namespace_of(replicaset), pod_from_template(replicaset))
+        for pod in _least_needed_first(active)[: max(-missing, 0)]:
+            api.delete(kinds.PODS, namespace_of(pod), name_of(pod))
+        ready = sum(is_ready(pod) for pod in active)
+        counts = {"replicas": len(active), "readyReplicas": ready, "availableReplicas": ready}
+        write_status(api, kinds.REPLICASETS, replicaset, counts)
+
+    def _may_replace(self, replicaset: Object, pods: list[Object]) -> bool:
+        rejected = [pod for pod in pods if phase_of(pod) == "Failed"]
+        if not rejected:
+            return True
+        return self._backoff.is_over(uid_of(replicaset), ",".join(sorted(map(uid_of, rejected))))
 
 
 def _least_needed_first(pods: list[Object]) -> list[Object]:
@@ -127,7 +190,7 @@ def sync_deployments(api: Api) -> None:
 
 
 def _sync_deployment(api: Api, deployment: Object) -> None:
-    namespace, current_name = namespace_of(deployment), f"{name_of(deployment)}-{_template_hash(deployment)}"
+    namespace, current_name = namespace_of(deployment), f"{name_of(deployment)}-{template_hash(deployment)}"
     if api.find(kinds.REPLICASETS, namespace, current_name) is None:
         api.create(kinds.REPLICASETS, namespace, _replicaset(deployment, current_name))
     replicas = int(dig(deployment, "spec.replicas", 1))
@@ -137,16 +200,16 @@ def _sync_deployment(api: Api, deployment: Object) -> None:
     current = api.get(kinds.REPLICASETS, namespace, current_name)
     counts = {key: int(dig(current, f"status.{key}", 0)) for key in ("replicas", "readyReplicas", "availableReplicas")}
     counts["updatedReplicas"] = counts["replicas"]
-    _write_status(api, kinds.DEPLOYMENTS, deployment, counts)
+    write_status(api, kinds.DEPLOYMENTS, deployment, counts)
 
 
-def _template_hash(deployment: Object) -> str:
+def template_hash(deployment: Object) -> str:
     text = json.dumps(dig(deployment, "spec.template") or {}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _replicaset(deployment: Object, name: str) -> Object:
-    own = {"pod-template-hash": _template_hash(deployment)}
+    own = {"pod-template-hash": template_hash(deployment)}
     spec = clone(deployment["spec"])
     template = spec["template"]
     template.setdefault("metadata", {})["labels"] = {**(dig(template, "metadata.labels") or {}), **own}
@@ -190,7 +253,7 @@ def pod_from_template(owner: Object) -> Object:
     return {"metadata": metadata, "spec": template.get("spec") or {}}
 
 
-def _write_status(api: Api, kind: Kind, obj: Object, counts: dict[str, int]) -> None:
+def write_status(api: Api, kind: Kind, obj: Object, counts: Mapping[str, Any]) -> None:
     def updated(current: Object) -> Object:
         generation = int(dig(obj, "metadata.generation", 1))
         return {**clone(current), "status": {**counts, "observedGeneration": generation}}
@@ -198,8 +261,12 @@ def _write_status(api: Api, kind: Kind, obj: Object, counts: dict[str, int]) -> 
     api.change(kind, namespace_of(obj), name_of(obj), updated, subresource="status")
 
 
-WORKLOAD_CONTROLLERS = (
-    Controller("daemonset", (kinds.DAEMONSETS, kinds.PODS, kinds.NODES), sync_daemonsets),
-    Controller("replicaset", (kinds.REPLICASETS, kinds.PODS), sync_replicasets),
-    Controller("deployment", (kinds.DEPLOYMENTS, kinds.REPLICASETS), sync_deployments),
-)
+def workload_controllers(timings: Timings) -> list[Controller]:
+    daemonsets = DaemonSets(BackOff(timings.first_retry_s, timings.longest_retry_s))
+    replicasets = ReplicaSets(BackOff(timings.first_retry_s, timings.longest_retry_s))
+    tick = timings.first_retry_s / 2
+    return [
+        Controller("daemonset", (kinds.DAEMONSETS, kinds.PODS, kinds.NODES), daemonsets.sync, tick),
+        Controller("replicaset", (kinds.REPLICASETS, kinds.PODS), replicasets.sync, tick),
+        Controller("deployment", (kinds.DEPLOYMENTS, kinds.REPLICASETS), sync_deployments),
+    ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hack.devcluster.kubelet.devices import DeviceManager
+from hack.devcluster.kubelet.settings import KubeletSettings
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class FileSource:
 class NvmlSource:
     """Devices from the simulated GPUs by real NVML calls, in a process that keeps its NVML session until closed."""
 
-    def __init__(self, simgpu_dir: Path, state: Path) -> None:
+    def __init__(self, simgpu_dir: Path, state: Path, mig_strategy: str) -> None:
+        self._strategy = mig_strategy
         self._environment = {
             **os.environ,
             "LD_LIBRARY_PATH": f"{simgpu_dir}:{os.environ.get('LD_LIBRARY_PATH', '')}",
@@ -57,7 +59,7 @@ class NvmlSource:
 
     async def open(self) -> Devices:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "hack.devcluster.kubelet.enumerate_gpus", env=self._environment,
+            sys.executable, "-m", "hack.devcluster.kubelet.enumerate_gpus", self._strategy, env=self._environment,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         self._process = process
@@ -83,11 +85,22 @@ class NvmlSource:
             await process.wait()
 
 
+def shared(devices: Devices, replicas: int, rename: bool) -> Devices:
+    """Time-slicing: each device under so many ids. One replica shares nothing and changes nothing."""
+    if replicas <= 1:
+        return devices
+    return {
+        resource + ".shared" * rename: [f"{device}::{number}" for device in ids for number in range(replicas)]
+        for resource, ids in devices.items()
+    }
+
+
 class DevicePlugin:
     """Runs between ``start`` and ``stop``; tries again while the devices cannot be read, as its pod would."""
 
-    def __init__(self, source: DeviceSource, manager: DeviceManager) -> None:
+    def __init__(self, source: DeviceSource, manager: DeviceManager, settings: KubeletSettings) -> None:
         self._source = source
+        self._settings = settings
         self._manager = manager
         self._task: asyncio.Task[None] | None = None
 
@@ -113,7 +126,9 @@ class DevicePlugin:
                     log.warning("plugin.failed", extra={"error": str(error)})
                     await asyncio.sleep(_RESTART_S)
                     continue
-                self._manager.register(devices)
+                if self._settings.plugin_start_s:
+                    await asyncio.sleep(self._settings.plugin_start_s)
+                self._manager.register(shared(devices, self._settings.replicas, self._settings.rename_shared))
                 await asyncio.Event().wait()
         finally:
             await self._source.close()

@@ -1,7 +1,8 @@
 """The NVML side of the simulated device plugin: a process of its own that reads the GPUs once, at its start.
 
-Prints one line of JSON, resource name to device ids, as NVIDIA's plugin advertises them with the ``mixed`` strategy,
-then keeps its NVML session open, as the real one does, until its standard input ends.
+Prints one line of JSON, resource name to device ids, as NVIDIA's plugin advertises them with the strategy named by its
+argument: ``none`` (GPUs, MIG or not), ``single`` (slices as GPUs; all GPUs must be cut, into one profile) or ``mixed``.
+Then keeps its NVML session open, as the real one does, until its standard input ends.
 """
 
 from __future__ import annotations
@@ -13,25 +14,40 @@ from typing import Any
 
 import pynvml
 
+_WHOLE = "nvidia.com/gpu"
+
 
 def main() -> int:
     pynvml.nvmlInit()
     try:
-        devices: dict[str, list[str]] = {}
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            for resource, device in _advertised(pynvml.nvmlDeviceGetHandleByIndex(index)):
-                devices.setdefault(resource, []).append(device)
-        print(json.dumps(devices), flush=True)
+        gpus = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        print(json.dumps(_by_strategy(sys.argv[1] if len(sys.argv) > 1 else "mixed", gpus)), flush=True)
         sys.stdin.read()
     finally:
         pynvml.nvmlShutdown()
     return 0
 
 
+def _by_strategy(strategy: str, gpus: list[Any]) -> dict[str, list[str]]:
+    """ValueError where ``single`` meets GPUs that are not cut alike; the plugin's pod then crashes and is started again."""
+    if strategy == "none":
+        return {_WHOLE: [str(pynvml.nvmlDeviceGetUUID(gpu)) for gpu in gpus]}
+    devices: dict[str, list[str]] = {}
+    for gpu in gpus:
+        for resource, device in _advertised(gpu):
+            devices.setdefault(resource, []).append(device)
+    cut = [gpu for gpu in gpus if _mig_is_on(gpu)]
+    if strategy == "mixed" or not cut:
+        return devices
+    if len(cut) != len(gpus) or len(devices) > 1:
+        raise ValueError(f"strategy single: GPUs are not all cut into one profile: {sorted(devices)}")
+    return {_WHOLE: [device for ids in devices.values() for device in ids]}
+
+
 def _advertised(gpu: Any) -> Iterator[tuple[str, str]]:
     """(resource, device id): the whole GPU where MIG is off, each of its slices where it is on."""
     if not _mig_is_on(gpu):
-        yield "nvidia.com/gpu", pynvml.nvmlDeviceGetUUID(gpu)
+        yield _WHOLE, pynvml.nvmlDeviceGetUUID(gpu)
         return
     for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
         try:

@@ -19,7 +19,7 @@ from hack.devcluster.kubelet.pod_worker import PodWorker, Runtime
 from hack.devcluster.kubelet.processes import PodProcesses, Simgpu
 from hack.devcluster.kubelet.settings import KubeletSettings
 from hack.devcluster.lifeline import Lifeline
-from hack.devcluster.objects import Object, labels_of, now_micro, uid_of
+from hack.devcluster.objects import Object, conditions_of, labels_of, now_micro, phase_of, uid_of
 
 log = logging.getLogger(__name__)
 
@@ -38,21 +38,23 @@ class Kubelet:
         self._own_lifeline = Lifeline(settings.run_dir / "lifeline") if settings.lifeline is None else None
         self._processes = PodProcesses(settings.run_dir / "processes.json", self._lifeline_path(), _simgpu(settings))
         self._client = Client(settings.server, f"kubelet/v1.34.0 ({settings.node})")
-        self._plugin = DevicePlugin(_source(settings), self.devices)
+        self._plugin = DevicePlugin(_source(settings), self.devices, settings)
         self._workers: dict[str, PodWorker] = {}
         self._boot_id = ""
+        self._has_rebooted = False
         self._runtime = Runtime(settings, self._client, self.devices, self._processes, self._pod_runs, self._pod_ended)
 
     async def run(self) -> None:
         self.devices.restore()
         self._processes.restore()
         self._boot_id = await _boot_id(self.settings)
+        self._note_reboot()
         server: Server | None = None
         try:
             async with self._client, asyncio.TaskGroup() as tasks:
                 await self._register()
                 server = await serve_pod_resources(
-                    PodResourcesLister(self.devices, self.active_pods), self.settings.socket
+                    PodResourcesLister(self.devices, self.pods, self.settings), self.settings.socket
                 )
                 if not self.settings.plugin_needs_pod:
                     self._plugin.start()
@@ -62,7 +64,14 @@ class Kubelet:
         finally:
             await self._shut_down(server)
 
-    def active_pods(self) -> list[Object]:
+    def _note_reboot(self) -> None:
+        """Another boot id than at our last start: whatever ran here then has ended."""
+        record = self.settings.run_dir / "boot_id"
+        last = record.read_text() if record.exists() else self._boot_id
+        self._has_rebooted = last != self._boot_id
+        record.write_text(self._boot_id)
+
+    def pods(self) -> list[Object]:
         return [worker.pod for worker in self._workers.values() if not worker.is_done]
 
     async def _shut_down(self, server: Server | None) -> None:
@@ -99,13 +108,22 @@ class Kubelet:
         while True:
             await asyncio.sleep(self.settings.status_interval_s)
             current = node_status.without_heartbeats(self._status())
-            if current == said and clock() - said_at < self.settings.unchanged_status_interval_s:
-                continue
             try:
+                if (
+                    current == said
+                    and clock() - said_at < self.settings.unchanged_status_interval_s
+                    and not await self._was_declared_silent()
+                ):
+                    continue
                 await self._write_status()
                 said, said_at = current, clock()
             except (ApiError, aiohttp.ClientError) as error:
                 log.warning("node.status_failed", extra={"error": str(error)})
+
+    async def _was_declared_silent(self) -> bool:
+        """As the real kubelet, which reads its node before each report, we notice what others wrote over ours."""
+        node = await self._client.get(f"/api/v1/nodes/{self.settings.node}")
+        return any(condition["status"] == "Unknown" for condition in conditions_of(node))
 
     def _status(self) -> Object:
         return node_status.status(self.settings, self._boot_id, self.devices)
@@ -152,8 +170,16 @@ class Kubelet:
             await self._forget(uid)
         for uid in {*self._processes.running(), *self.devices.release_all_but(here)} - here:
             await self._processes.stop(uid)
+        if self._has_rebooted:
+            self._has_rebooted = False
+            await self._lose_what_ran(pods)
         for pod in pods:
             self._see(pod)
+
+    async def _lose_what_ran(self, pods: list[Object]) -> None:
+        for uid in self._processes.running():
+            await self._processes.stop(uid)
+        self._runtime.rebooted.update(uid_of(pod) for pod in pods if phase_of(pod) == "Running")
 
     def _see(self, pod: Object) -> None:
         worker = self._workers.get(uid_of(pod))
@@ -195,7 +221,7 @@ def _source(settings: KubeletSettings) -> DeviceSource:
     if settings.devices_file is not None:
         return FileSource(settings.devices_file)
     if settings.simgpu_dir is not None and settings.simgpu_state is not None:
-        return NvmlSource(settings.simgpu_dir, settings.simgpu_state)
+        return NvmlSource(settings.simgpu_dir, settings.simgpu_state, settings.mig_strategy)
     return NoDevices()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from grpclib.server import Server, Stream
 
 from agent.adapters import podresources_pb2 as messages
 from hack.devcluster.kubelet.devices import Assignment, DeviceManager
+from hack.devcluster.kubelet.settings import KubeletSettings
 from hack.devcluster.objects import Object, dig, is_finished, name_of, namespace_of, uid_of
 
 _SERVICE = "/v1.PodResourcesLister/"
@@ -20,21 +22,38 @@ ActivePods = Callable[[], list[Object]]
 
 
 class PodResourcesLister:
-    """``pods`` gives the pods bound here; finished ones are left out, as kubelets since 1.34 do."""
+    """``pods`` gives the pods bound here; finished ones are left out, as kubelets since 1.34 do, unless the settings
+    ask for an older one. A call beyond the rate is refused with RESOURCE_EXHAUSTED."""
 
-    def __init__(self, devices: DeviceManager, pods: ActivePods) -> None:
+    def __init__(self, devices: DeviceManager, pods: ActivePods, settings: KubeletSettings) -> None:
         self._devices = devices
         self._pods = pods
+        self._settings = settings
+        self._tokens = float(settings.pod_resources_burst)
+        self._filled_at = time.monotonic()
+
+    def _take_a_token(self) -> None:
+        now, settings = time.monotonic(), self._settings
+        gained = (now - self._filled_at) * settings.pod_resources_per_s
+        self._tokens, self._filled_at = min(self._tokens + gained, float(settings.pod_resources_burst)), now
+        if self._tokens < 1:
+            raise grpclib.GRPCError(grpclib.Status.RESOURCE_EXHAUSTED, "rejected by rate limit")
+        self._tokens -= 1
+
+    def _is_shown(self, pod: Object) -> bool:
+        return self._settings.lists_finished_pods or not is_finished(pod)
 
     async def list(self, stream: Stream[messages.ListPodResourcesRequest, messages.ListPodResourcesResponse]) -> None:
         await stream.recv_message()
-        shown = [self._shown(pod) for pod in self._pods() if not is_finished(pod)]
+        self._take_a_token()
+        shown = [self._shown(pod) for pod in self._pods() if self._is_shown(pod)]
         await stream.send_message(messages.ListPodResourcesResponse(pod_resources=shown))
 
     async def get_allocatable_resources(
         self, stream: Stream[messages.AllocatableResourcesRequest, messages.AllocatableResourcesResponse]
     ) -> None:
         await stream.recv_message()
+        self._take_a_token()
         devices = [
             messages.ContainerDevices(resource_name=resource, device_ids=[device])
             for resource, ids in self._devices.devices().items()
@@ -44,6 +63,10 @@ class PodResourcesLister:
 
     async def get(self, stream: Stream[messages.GetPodResourcesRequest, messages.GetPodResourcesResponse]) -> None:
         request = await stream.recv_message()
+        if not self._settings.has_get:
+            why = "unknown method Get for service v1.PodResourcesLister"
+            raise grpclib.GRPCError(grpclib.Status.UNIMPLEMENTED, why)
+        self._take_a_token()
         wanted = (request.pod_namespace, request.pod_name) if request is not None else ("", "")
         for pod in self._pods():
             if (namespace_of(pod), name_of(pod)) == wanted and not is_finished(pod):

@@ -29,6 +29,16 @@ def waiting(pod: Object, reason: str, message: str) -> Object:
     }
 
 
+def restarting(pod: Object) -> Object:
+    """After a reboot of the machine: containers are made anew and counted."""
+    counts = {s["name"]: int(s.get("restartCount", 0)) for s in dig(pod, "status.containerStatuses") or []}
+    statuses = _containers(pod, {"waiting": {"reason": "ContainerCreating"}}, ready=False)
+    for status in statuses:
+        status["restartCount"] = counts.get(status["name"], 0) + 1
+    conditions = _conditions(ready=False, reason="ContainersNotReady")
+    return {**(pod.get("status") or {}), "phase": "Pending", "conditions": conditions, "containerStatuses": statuses}
+
+
 def ended(pod: Object, *, exit_code: int) -> Object:
     phase, reason = ("Succeeded", "Completed") if exit_code == 0 else ("Failed", "Error")
     times = {"startedAt": dig(pod, "status.startTime") or now(), "finishedAt": now()}
@@ -65,6 +75,7 @@ def _conditions(*, ready: bool, reason: str = "") -> list[Object]:
 
 
 def _containers(pod: Object, state: Object, *, ready: bool) -> list[Object]:
+    counts = {s["name"]: int(s.get("restartCount", 0)) for s in dig(pod, "status.containerStatuses") or []}
     return [
         {
             "name": container["name"],
@@ -73,7 +84,7 @@ def _containers(pod: Object, state: Object, *, ready: bool) -> list[Object]:
             "containerID": f"devcluster://{uid_of(pod)}/{container['name']}",
             "ready": ready,
             "started": ready,
-            "restartCount": 0,
+            "restartCount": counts.get(container["name"], 0),
             "state": state,
         }
         for container in dig(pod, "spec.containers") or []

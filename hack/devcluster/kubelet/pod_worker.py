@@ -2,8 +2,11 @@
 
 Annotations of a pod that make it behave:
 
-* ``sim.warmslice.dev/stop-seconds``: how long it takes to end once told to, or ``grace`` for its whole grace period.
+* ``sim.warmslice.dev/stop-seconds``: how long it takes to end once told to, or ``grace`` where it ignores SIGTERM and is
+  killed when its grace period is over.
 * ``sim.warmslice.dev/run-seconds``: it ends by itself, with success, after so long.
+* ``sim.warmslice.dev/exit-code``: with which code it ends by itself.
+* ``sim.warmslice.dev/pull-seconds``: how long its image takes to come, the first time on this node.
 * ``sim.warmslice.dev/gpu-memory-mib``: what it takes of each of its slices.
 """
 
@@ -13,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 
@@ -26,6 +29,7 @@ from hack.devcluster.kubelet.settings import KubeletSettings
 from hack.devcluster.objects import (
     Object,
     annotations_of,
+    containers_of,
     dig,
     is_deleting,
     is_finished,
@@ -39,10 +43,13 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS = "sim.warmslice.dev/stop-seconds"
 RUN_SECONDS = "sim.warmslice.dev/run-seconds"
+EXIT_CODE = "sim.warmslice.dev/exit-code"
+PULL_SECONDS = "sim.warmslice.dev/pull-seconds"
 GPU_MEMORY_MIB = "sim.warmslice.dev/gpu-memory-mib"
 
 HOST_IP = "127.0.0.1"
 _DEFAULT_GPU_MEMORY_MIB = 1024
+_KILLED = 128 + 9
 _START_RETRY_S = 0.5
 _WRITE_RETRY_S = 0.3
 
@@ -51,7 +58,8 @@ Hook = Callable[[Object], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What all pods of a node share. ``on_running`` and ``on_ended`` are told of every pod."""
+    """What all pods of a node share. ``on_running`` and ``on_ended`` are told of every pod;
+    ``rebooted``: the pods that ran when the machine went down."""
 
     settings: KubeletSettings
     client: Client
@@ -59,6 +67,8 @@ class Runtime:
     processes: PodProcesses
     on_running: Hook
     on_ended: Hook
+    images: set[str] = field(default_factory=set)
+    rebooted: set[str] = field(default_factory=set)
 
 
 class PodWorker:
@@ -68,6 +78,7 @@ class PodWorker:
         self.pod = pod
         self._runtime = runtime
         self._told_to_end = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._is_running = False
         self._task = asyncio.create_task(self._live(), name=f"pod {name_of(pod)}")
         self.update(pod)
@@ -76,6 +87,7 @@ class PodWorker:
         self.pod = pod
         if is_deleting(pod):
             self._told_to_end.set()
+            self._hurried.set()
 
     @property
     def is_done(self) -> bool:
@@ -110,12 +122,16 @@ class PodWorker:
 
     async def _start(self) -> bool:
         """Whether it runs; not when it was refused or told to end before."""
+        if uid_of(self.pod) in self._runtime.rebooted and not await self._outlive_reboot():
+            return False
         try:
             assignment = self._runtime.devices.allocate(self.pod)
         except AdmissionError as error:
             await self._write(pod_status.rejected(error.reason, error.message))
             return False
         if phase_of(self.pod) != "Running":
+            if not await self._pull_images():
+                return False
             await asyncio.sleep(self._runtime.settings.pod_start_s)
         devices = assignment.device_ids() if assignment is not None else []
         while devices and not await self._start_process(devices):
@@ -125,6 +141,38 @@ class PodWorker:
                 return False
         if phase_of(self.pod) != "Running":
             await self._write(pod_status.running(self.pod, HOST_IP))
+        return True
+
+    async def _outlive_reboot(self) -> bool:
+        """The containers ended with the machine. Those that may be started again are, without their devices: these
+        count as unhealthy until the plugin registers, which is after the pods are admitted, so that such pods fail."""
+        self._runtime.rebooted.discard(uid_of(self.pod))
+        held = self._runtime.devices.assignment(uid_of(self.pod))
+        if dig(self.pod, "spec.restartPolicy") == "Never":
+            await self._write(pod_status.ended(self.pod, exit_code=_KILLED))
+        elif held is not None:
+            resource = next(iter(next(iter(held.containers.values()))))
+            why = f"no healthy devices present; cannot allocate unhealthy devices {resource}"
+            message = f"Pod was rejected: Allocate failed due to {why}, which is unexpected"
+            await self._write(pod_status.rejected("UnexpectedAdmissionError", message))
+        else:
+            self.pod = {**self.pod, "status": pod_status.restarting(self.pod)}
+            await self._write(self.pod["status"])
+            return True
+        self._runtime.devices.release(uid_of(self.pod))
+        return False
+
+    async def _pull_images(self) -> bool:
+        """Whether all are there; not when the pod is told to end before. The devices are held meanwhile."""
+        missing = {c.get("image", "") for c in containers_of(self.pod)} - self._runtime.images
+        lasts = float(annotations_of(self.pod).get(PULL_SECONDS, self._runtime.settings.image_pull_s))
+        if missing and lasts:
+            await self._write(pod_status.waiting(self.pod, "ContainerCreating", ""))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(lasts):
+                    await self._told_to_end.wait()
+                return False
+        self._runtime.images.update(missing)
         return True
 
     async def _start_process(self, devices: list[str]) -> bool:
@@ -138,13 +186,28 @@ class PodWorker:
 
     async def _run_until_told(self) -> None:
         lasts = annotations_of(self.pod).get(RUN_SECONDS)
+        exit_code = int(annotations_of(self.pod).get(EXIT_CODE, 0))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(float(lasts) if lasts else None):
                 await self._told_to_end.wait()
-                await asyncio.sleep(self._stop_seconds())
+                await self._stop()
+                exit_code = _KILLED if self._ignores_sigterm() else 0
         await self._runtime.processes.stop(uid_of(self.pod))
-        await self._write(pod_status.ended(self.pod, exit_code=0))
+        await self._write(pod_status.ended(self.pod, exit_code=exit_code))
         self._runtime.devices.release(uid_of(self.pod))
+
+    def _ignores_sigterm(self) -> bool:
+        return annotations_of(self.pod).get(STOP_SECONDS) == "grace"
+
+    async def _stop(self) -> None:
+        """For as long as it takes; a second delete can only shorten the grace period."""
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        while (left := begun + self._stop_seconds() - clock()) > 0:
+            self._hurried.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._hurried.wait()
 
     def _stop_seconds(self) -> float:
         grace = float(dig(self.pod, "metadata.deletionGracePeriodSeconds", 30))

@@ -15,6 +15,10 @@ class KubeletSettings:
 
     ``devices_file``: JSON of resource name to device ids, read at each start of the device plugin, in place of NVML.
     ``plugin_needs_pod``: devices are advertised only while a pod of the device plugin's DaemonSet runs here.
+    ``mig_strategy``: of NVIDIA's plugin, ``none``, ``single`` or ``mixed``. ``replicas``: time-slicing of each device; more
+    than 1 gives ids ``<uuid>::<n>``; ``rename_shared`` puts ``.shared`` behind the resource's name.
+    ``plugin_start_s``: how long the plugin takes from its start to its registration.
+    ``lists_finished_pods``, ``has_get``: PodResources as kubelets before 1.34, and with the feature ``Get`` off, serve it.
     ``lifeline``: FIFO that the owner of the pods' processes holds open; absent, they end with this kubelet.
     """
 
@@ -25,6 +29,14 @@ class KubeletSettings:
     simgpu_state: Path | None = None
     devices_file: Path | None = None
     plugin_needs_pod: bool = True
+    plugin_start_s: float = 0.0
+    mig_strategy: str = "mixed"
+    replicas: int = 1
+    rename_shared: bool = False
+    lists_finished_pods: bool = False
+    has_get: bool = True
+    pod_resources_per_s: float = 100.0
+    pod_resources_burst: int = 10
     lifeline: Path | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Object, ...] = ()
@@ -33,6 +45,7 @@ class KubeletSettings:
     status_interval_s: float = 10.0
     unchanged_status_interval_s: float = 300.0
     lease_interval_s: float = 10.0
+    image_pull_s: float = 0.0
     pod_start_s: float = 0.3
     pod_stop_s: float = 0.1
 

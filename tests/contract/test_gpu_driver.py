@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import run
 from typing import Any
+from uuid import UUID
 
 import pynvml
 import pytest
@@ -20,16 +21,11 @@ RTX = "RTX-PRO-6000-96GB"
 on = pytest.mark.parametrize
 
 
-def node_with(directory: Path, model: str, branch: int, *words: str) -> SimulatedGpus:
-    node = SimulatedGpus.create(directory)
-    node.run("init", "--gpu", model, "--driver", str(branch), *words)
-    return node
-
-
 @pytest.fixture
 def driven(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]:
-    """A GPU under a driver: the parameter is (model, branch, further words of init)."""
-    opened = Session(node_with(tmp_path, *request.param))
+    """A GPU under a driver: the parameter is (model, branch, whether MIG is on)."""
+    model, branch, mig = request.param
+    opened = Session(SimulatedGpus.create(tmp_path, model, driver=branch, mig=mig))
     yield opened
     pynvml.nvmlShutdown()
 
@@ -50,7 +46,7 @@ def first_versions(gpu: Any) -> dict[int, Any]:
 
 
 class TestDriver:
-    @on("driven", [(H100, 535, "--mig")], indirect=True)
+    @on("driven", [(H100, 535, True)], indirect=True)
     def test_an_old_driver_has_no_profile_names(self, driven: Session) -> None:
         with pytest.raises(pynvml.NVMLError_FunctionNotFound):
             pynvml.nvmlDeviceGetGpuInstanceProfileInfo(driven.gpu, 0, version=2)
@@ -59,12 +55,12 @@ class TestDriver:
 
     @on("branch", [535, 550, 570, 580])
     def test_nvidia_smi_makes_slices_under_every_driver(self, tmp_path: Path, branch: int) -> None:
-        node = node_with(tmp_path, H100, branch, "--mig")
+        node = SimulatedGpus.create(tmp_path, H100, driver=branch, mig=True)
         made = node.nvidia_smi("mig", "-cgi", "9,1g.10gb", "-C")
         assert made.returncode == 0
         assert "using profile MIG 3g.40gb (ID  9)" in made.stdout
 
-    @on("driven", [(H100, 535)], indirect=True)
+    @on("driven", [(H100, 535, False)], indirect=True)
     def test_an_old_driver_lists_no_profiles_while_mig_is_off(self, driven: Session) -> None:
         [capable] = pynvml.nvmlDeviceGetFieldValues(driven.gpu, [199])
         assert (capable.value.uiVal, first_versions(driven.gpu)) == (0, {})
@@ -73,7 +69,7 @@ class TestDriver:
 
     @on(
         ("driven", "memory_mib"),
-        [((H100, 550), 9856), ((H100, 570), 9984), ((H100, 580), 9984)],
+        [((H100, 550, False), 9856), ((H100, 570, False), 9984), ((H100, 580, False), 9984)],
         indirect=["driven"],
     )
     def test_memory_of_the_smallest_slice_moved_with_the_driver(self, driven: Session, memory_mib: int) -> None:
@@ -81,7 +77,7 @@ class TestDriver:
 
     @on(
         ("driven", "name"),
-        [(("GB200-186GB", 570), "1g.24gb"), (("GB200-186GB", 580), "1g.23gb")],
+        [(("GB200-186GB", 570, False), "1g.24gb"), (("GB200-186GB", 580, False), "1g.23gb")],
         indirect=["driven"],
     )
     def test_a_name_moved_with_the_driver_and_still_follows_from_memory(self, driven: Session, name: str) -> None:
@@ -91,13 +87,13 @@ class TestDriver:
             share = -(-profile.memory_mib * 8 // total_mib) / 8
             assert int(share * -(-total_mib // 1024) + 0.5) == int(profile.name.split(".")[1].split("gb")[0])
 
-    @on("driven", [(RTX, 570, "--mig")], indirect=True)
+    @on("driven", [(RTX, 570, True)], indirect=True)
     def test_an_old_driver_does_not_know_new_profiles(self, driven: Session) -> None:
         assert names(driven) == {"1g.24gb", "1g.24gb+me", "2g.48gb", "4g.96gb"}
         with pytest.raises(pynvml.NVMLError_InvalidArgument):
             pynvml.nvmlDeviceCreateGpuInstance(driven.gpu, 47)
 
-    @on("driven", [(H100, 570, "--mig")], indirect=True)
+    @on("driven", [(H100, 570, True)], indirect=True)
     def test_an_old_driver_refuses_a_new_metric_alone(self, driven: Session) -> None:
         samples = [pynvml.nvmlGpmSampleAlloc() for _ in range(2)]
         for sample in samples:
@@ -290,3 +286,39 @@ class TestTime:
         pynvml.nvmlDeviceGetName(session.gpu)
         pynvml.nvmlDeviceGetUUID(session.gpu)
         assert time.monotonic() - started >= 0.1
+
+
+class TestUuids:
+    """A MIG UUID outlives its device, or does not: hardware has been seen to do the first, and promises neither."""
+
+    def two_lives(self, session: Session) -> list[str]:
+        uuids = []
+        for _ in range(2):
+            instance, compute, device = session.create_slice("1g.10gb", 0)
+            uuids.append(pynvml.nvmlDeviceGetUUID(device))
+            pynvml.nvmlComputeInstanceDestroy(compute)
+            pynvml.nvmlGpuInstanceDestroy(instance)
+        return uuids
+
+    def test_the_same_place_gets_the_same_uuid(self, session: Session) -> None:
+        first, second = self.two_lives(session)
+        assert first == second
+        assert first.startswith("MIG-")
+        assert UUID(first.removeprefix("MIG-")).version == 5
+
+    def test_or_a_fresh_one_each_time(self, session: Session) -> None:
+        pynvml.nvmlShutdown()
+        session.node.run("init", "--gpu", H100, "--mig", "--fresh-mig-uuids")
+        first, second = self.two_lives(Session(session.node))
+        assert first != second
+
+
+def test_show_draws_the_gpus(session: Session) -> None:
+    session.create_slice("3g.40gb", 4)
+    session.create("1g.10gb", 2)
+    lines = session.node.run("show").splitlines()
+    boxes = [box.strip() for box in lines[1].split("|")[1:-1]]
+    assert boxes == [".", ".", "1g.10gb", ".", "3g.40gb"]
+    assert "(no compute instance)" in lines[3]
+    session.node.run("lost", "--gpu", pynvml.nvmlDeviceGetUUID(session.gpu))
+    assert session.node.run("show").splitlines()[0].endswith("MIG on  LOST")

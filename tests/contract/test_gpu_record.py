@@ -73,8 +73,7 @@ def test_the_program_prints_json_and_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("branch", [535, 550, 570, 580])
 def test_what_an_old_driver_does_not_tell_is_null(tmp_path: Path, branch: int) -> None:
-    node = SimulatedGpus.create(tmp_path)
-    node.run("init", "--gpu", H100, "--mig", "--driver", str(branch))
+    node = SimulatedGpus.create(tmp_path, H100, driver=branch, mig=True)
     program = [sys.executable, str(ROOT / "hack" / "record_gpu")]
     told = json.loads(subprocess.run(program, env=node.env(), capture_output=True, text=True, check=True).stdout)
     rows = told["table"][H100]["profiles"]

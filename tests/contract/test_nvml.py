@@ -284,55 +284,6 @@ class other_client:  # noqa: N801  (a context manager, read as a phrase)
         self._process.communicate(b"\n")
 
 
-class TestGpm:
-    METRICS = {1: 0.5, 2: 0.4, 3: 0.3, 5: 0.2, 10: 0.1}
-
-    def sample(self, gpu: Any, instance_id: int) -> Any:
-        return pynvml.nvmlGpmMigSampleGet(gpu, instance_id, pynvml.nvmlGpmSampleAlloc())
-
-    def metrics(self, older: Any, newer: Any, *ids: int) -> list[Any]:
-        request = pynvml.c_nvmlGpmMetricsGet_t()
-        request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
-        request.numMetrics = len(ids)
-        request.sample1, request.sample2 = older, newer
-        for position, metric in enumerate(ids):
-            request.metrics[position].metricId = metric
-        pynvml.nvmlGpmMetricsGet(request)
-        return list(request.metrics[: len(ids)])
-
-    def test_utilization_is_integrated_between_two_samples(self, session: Session) -> None:
-        _, _, device = session.create_slice("1g.10gb", 0)
-        names = ("--graphics", "--sm", "--occupancy", "--tensor", "--dram")
-        words = [word for name, ratio in zip(names, self.METRICS.values(), strict=True) for word in (name, str(ratio))]
-        session.node.run("util", "--device", pynvml.nvmlDeviceGetUUID(device), *words)
-        older, newer = self.sample(session.gpu, 7), self.sample(session.gpu, 7)
-        told = self.metrics(older, newer, *self.METRICS)
-        assert [metric.value for metric in told] == pytest.approx([100 * ratio for ratio in self.METRICS.values()])
-        pynvml.nvmlGpmSampleFree(older)
-        pynvml.nvmlGpmSampleFree(newer)
-
-    def test_samples_of_two_lives_of_an_instance_do_not_mix(self, session: Session) -> None:
-        instance = session.create("1g.10gb", 0)
-        older = self.sample(session.gpu, 7)
-        pynvml.nvmlGpuInstanceDestroy(instance)
-        session.create("1g.10gb", 0)
-        newer = self.sample(session.gpu, 7)
-        with pytest.raises(pynvml.NVMLError_InvalidArgument):
-            self.metrics(older, newer, 1)
-
-    def test_each_metric_has_its_own_result(self, session: Session) -> None:
-        session.create("1g.10gb", 0)
-        older, newer = self.sample(session.gpu, 7), self.sample(session.gpu, 7)
-        results = [metric.nvmlReturn for metric in self.metrics(older, newer, 1, 60)]
-        assert results == [pynvml.NVML_SUCCESS, pynvml.NVML_ERROR_NOT_SUPPORTED]
-
-    @on("session", [A100], indirect=True)
-    def test_ampere_has_no_gpm(self, session: Session) -> None:
-        session.create("1g.5gb", 0)
-        with pytest.raises(pynvml.NVMLError_NotSupported):
-            self.sample(session.gpu, 7)
-
-
 class TestOneNodeForAll:
     def test_another_process_sees_the_same_instances(self, session: Session) -> None:
         _, _, device = session.create_slice("3g.40gb", 4)

@@ -20,11 +20,11 @@ class SimulatedGpus:
     state: Path
 
     @classmethod
-    def create(cls, directory: Path, *boards: str, mig: bool = False) -> "SimulatedGpus":
-        """A fresh node in ``directory`` with ``boards`` such as ``H100-80GB-SXM:2``; MIG mode off unless asked."""
+    def create(cls, directory: Path, *boards: str, mig: bool = False, driver: int = 580) -> "SimulatedGpus":
+        """A fresh node in ``directory`` with ``boards`` such as ``H100-80GB-SXM:2``; ``driver`` is a branch of the driver."""
         node = cls(build(), directory / "simgpu.state")
         wishes = [word for board in boards or (H100,) for word in ("--gpu", board)]
-        node.run("init", *wishes, *(["--mig"] if mig else []))
+        node.run("init", *wishes, "--driver", str(driver), *(["--mig"] if mig else []))
         return node
 
     def run(self, *words: str) -> str:

@@ -1,0 +1,91 @@
+"""Utilization per GPU instance, as GPM tells it on Hopper and later."""
+
+from typing import Any
+
+import pynvml
+import pytest
+
+from tests.contract.nvml_session import Session
+
+A100 = "A100-SXM4-40GB"
+on = pytest.mark.parametrize
+
+
+class TestGpm:
+    METRICS = {1: 0.5, 2: 0.4, 3: 0.3, 5: 0.2, 10: 0.1}
+
+    def sample(self, gpu: Any, instance_id: int) -> Any:
+        return pynvml.nvmlGpmMigSampleGet(gpu, instance_id, pynvml.nvmlGpmSampleAlloc())
+
+    def metrics(self, older: Any, newer: Any, *ids: int) -> list[Any]:
+        request = pynvml.c_nvmlGpmMetricsGet_t()
+        request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
+        request.numMetrics = len(ids)
+        request.sample1, request.sample2 = older, newer
+        for position, metric in enumerate(ids):
+            request.metrics[position].metricId = metric
+        pynvml.nvmlGpmMetricsGet(request)
+        return list(request.metrics[: len(ids)])
+
+    def test_utilization_is_integrated_between_two_samples(self, session: Session) -> None:
+        _, _, device = session.create_slice("1g.10gb", 0)
+        names = ("--graphics", "--sm", "--occupancy", "--tensor", "--dram")
+        words = [word for name, ratio in zip(names, self.METRICS.values(), strict=True) for word in (name, str(ratio))]
+        session.node.run("util", "--device", pynvml.nvmlDeviceGetUUID(device), *words)
+        older, newer = self.sample(session.gpu, 7), self.sample(session.gpu, 7)
+        told = self.metrics(older, newer, *self.METRICS)
+        assert [metric.value for metric in told] == pytest.approx([100 * ratio for ratio in self.METRICS.values()])
+        pynvml.nvmlGpmSampleFree(older)
+        pynvml.nvmlGpmSampleFree(newer)
+
+    def test_samples_of_two_lives_of_an_instance_do_not_mix(self, session: Session) -> None:
+        instance = session.create("1g.10gb", 0)
+        older = self.sample(session.gpu, 7)
+        pynvml.nvmlGpuInstanceDestroy(instance)
+        session.create("1g.10gb", 0)
+        newer = self.sample(session.gpu, 7)
+        with pytest.raises(pynvml.NVMLError_InvalidArgument):
+            self.metrics(older, newer, 1)
+
+    def test_each_metric_has_its_own_result(self, session: Session) -> None:
+        session.create("1g.10gb", 0)
+        older, newer = self.sample(session.gpu, 7), self.sample(session.gpu, 7)
+        results = [metric.nvmlReturn for metric in self.metrics(older, newer, 1, 60)]
+        assert results == [pynvml.NVML_SUCCESS, pynvml.NVML_ERROR_NOT_SUPPORTED]
+
+    @on("session", [A100], indirect=True)
+    def test_ampere_has_no_gpm(self, session: Session) -> None:
+        session.create("1g.5gb", 0)
+        with pytest.raises(pynvml.NVMLError_NotSupported):
+            self.sample(session.gpu, 7)
+
+    LINKS = {20: 100.0, 21: 200.0, 60: 300.0, 61: 400.0}
+
+    def test_every_documented_metric_of_an_instance_has_a_value_but_those_of_links(self, session: Session) -> None:
+        _, _, device = session.create_slice("1g.10gb", 0)
+        kinds = ("graphics", "sm", "occupancy", "integer", "tensor", "dfma", "hmma", "dmma", "imma", "dram")
+        ratios = {f"--{kind}": (place + 1) / 20 for place, kind in enumerate((*kinds, "fp64", "fp32", "fp16"))}
+        words = [word for option, ratio in ratios.items() for word in (option, str(ratio))]
+        session.node.run("util", "--device", pynvml.nvmlDeviceGetUUID(device), *words)
+        told = self.metrics(self.sample(session.gpu, 7), self.sample(session.gpu, 7), *range(1, 14), *self.LINKS)
+        assert [row.value for row in told[:13]] == pytest.approx([100 * ratio for ratio in ratios.values()])
+        assert {row.nvmlReturn for row in told[:13]} == {pynvml.NVML_SUCCESS}
+        assert {row.nvmlReturn for row in told[13:]} == {pynvml.NVML_ERROR_NOT_SUPPORTED}
+
+    def test_links_are_told_of_the_whole_gpu_in_mib_per_second(self, session: Session) -> None:
+        words = ("--pcie-tx", "100", "--pcie-rx", "200", "--nvlink-rx", "300", "--nvlink-tx", "400")
+        session.node.run("util", "--device", pynvml.nvmlDeviceGetUUID(session.gpu), *words)
+        samples = [pynvml.nvmlGpmSampleAlloc() for _ in range(2)]
+        for sample in samples:
+            pynvml.nvmlGpmSampleGet(session.gpu, sample)
+        told = self.metrics(*samples, *self.LINKS)
+        assert [row.value for row in told] == pytest.approx(list(self.LINKS.values()))
+
+    def test_a_gpu_is_as_busy_as_its_instances_by_their_share(self, session: Session) -> None:
+        _, _, device = session.create_slice("3g.40gb", 0)
+        session.node.run("util", "--device", pynvml.nvmlDeviceGetUUID(device), "--sm", "0.5")
+        samples = [pynvml.nvmlGpmSampleAlloc() for _ in range(2)]
+        for sample in samples:
+            pynvml.nvmlGpmSampleGet(session.gpu, sample)
+        [told] = self.metrics(*samples, pynvml.NVML_GPM_METRIC_SM_UTIL)
+        assert told.value == pytest.approx(100 * 0.5 * 4 / 8)

@@ -32,12 +32,21 @@ static nvmlReturn_t find_one(const char *text, nvmlDevice_t *device)
     return end == text || *end != '\0' ? NVML_ERROR_NOT_FOUND : nvmlDeviceGetHandleByIndex_v2((unsigned int)index, device);
 }
 
-/* NVML no longer shows such a GPU to a new session; nvidia-smi knows what fell off the bus. */
-static bool is_lost(const char *uuid)
+static bool is_named(const struct gpu *gpu, const char *text)
 {
+    unsigned int domain, bus;
+    if (strchr(text, ':') == NULL)
+        return strcmp(gpu->uuid, text) == 0;
+    return sscanf(text, "%x:%x:", &domain, &bus) == 2 && domain == 0 && bus == gpu->pci_bus;
+}
+
+/* NVML no longer shows such a GPU to a new session; nvidia-smi knows what fell off the bus. By an index it names another. */
+static bool is_lost(const char *text)
+{
+    bool lost = false;
     state_lock();
-    const struct gpu *gpu = find_gpu_uuid(uuid);
-    bool lost = gpu != NULL && gpu->lost;
+    for (unsigned int i = 0; i < state->gpu_count; i++)
+        lost |= state->gpus[i].lost && is_named(&state->gpus[i], text);
     state_unlock();
     return lost;
 }

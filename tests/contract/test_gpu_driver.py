@@ -203,7 +203,8 @@ class TestReset:
         node = SimulatedGpus.create(tmp_path, f"{A100}:2")
         lost, _ = node.gpu_uuids()
         node.run("lost", "--gpu", lost)
-        assert self.reset(node, lost) == 15
+        assert [self.reset(node, which) for which in (lost, "00000000:0F:00.0")] == [15, 15]
+        assert self.reset(node, "0") == 0  # the next one, which has moved up
 
     def test_not_without_a_driver(self, tmp_path: Path) -> None:
         node = SimulatedGpus.create(tmp_path, A100)

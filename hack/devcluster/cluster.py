@@ -81,6 +81,7 @@ def _node_options(options: argparse.Namespace, node: str) -> list[str]:
         given += ["--register-with-taints", options.register_with_taints]
     for label in labels:
         given += ["--label", label]
-    for name in ("status_interval", "pod_start", "pod_stop"):
+    passed_on = "mig_strategy replicas plugin_start image_pull status_interval pod_start pod_stop"
+    for name in passed_on.split():
         given += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     return given

@@ -199,12 +199,13 @@ def test_a_more_important_pod_pushes_the_least_important_aside() -> None:
 
 
 def test_a_promised_place_is_kept_from_less_important_pods() -> None:
-    api = cluster_of(gpu_node("a"))
+    api = cluster_of(gpu_node("a", 2))
     create(api, "low", 1, priority=1)
     sync_pending_pods(api)
-    create(api, "urgent", 1, priority=100)
+    create(api, "urgent", 2, priority=100)
     sync_pending_pods(api)
     create(api, "sneaky", 1, priority=2)
+    assert node_of(api, "sneaky") == ""
     api.delete(kinds.PODS, "default", "low", _at_once())
     assert node_of(api, "urgent") == "a"
     assert node_of(api, "sneaky") == ""

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hack.devcluster import gpu_operator
+from hack.devcluster.access.users import ADMIN
 from hack.devcluster.control_plane import ControlPlane, write_kubeconfig
+from hack.devcluster.faults import read_faults
 from hack.devcluster.kubelet.__main__ import add_node_options
 from hack.devcluster.lifeline import Lifeline
 from hack.devcluster.node_processes import KubeletProcess
@@ -36,7 +38,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=Path, required=True, help="where the kubeconfig and the nodes' folders go")
     parser.add_argument("--port", type=int, default=0, help="of the API server; 0 takes a free one")
     parser.add_argument("--bookmark-interval", type=float, default=60.0, metavar="SECONDS")
-    parser.add_argument("--rbac", action="store_true", help="enforce roles; the kubeconfig's user may do everything")
+    parser.add_argument(
+        "--rbac", action="store_true", help="enforce roles on all who come with a token, or --as somebody"
+    )
+    parser.add_argument("--faults", type=Path, metavar="FILE", help="a YAML list of faults, from the first request on")
     add_node_options(parser)
     return parser
 
@@ -46,7 +51,11 @@ async def _run(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     lifeline = Lifeline(options.run_dir.absolute() / "lifeline")
-    plane = ControlPlane(port=options.port, bookmark_interval_s=options.bookmark_interval, rbac=options.rbac)
+    plane = ControlPlane(
+        port=options.port, bookmark_interval_s=options.bookmark_interval, rbac=options.rbac, without_token=ADMIN
+    )
+    for fault in read_faults(options.faults) if options.faults else ():
+        plane.server.faults.add(fault)
     async with plane as control_plane:
         gpu_operator.install(control_plane.api)
         kubeconfig = options.run_dir / "kubeconfig"

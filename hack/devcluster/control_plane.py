@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hack.devcluster import kinds
 from hack.devcluster.access.rbac import create_first_roles
+from hack.devcluster.access.users import ANONYMOUS, User
 from hack.devcluster.admission.quotas import status_of
 from hack.devcluster.api import Api
 from hack.devcluster.controllers.budgets import BUDGET_CONTROLLER
@@ -55,13 +56,13 @@ class ControlPlane:
         bookmark_interval_s: float = BOOKMARK_INTERVAL_S,
         timings: Timings = Timings(),  # noqa: B008  frozen
         rbac: bool = False,
-        anonymous: bool = True,
+        without_token: User | None = ANONYMOUS,
     ) -> None:
         self.api = Api()
         self._timings = timings
         self.server = ApiServer(self.api, port=port, bookmark_interval_s=bookmark_interval_s)
         self.server.gate.authorizer.enforced = rbac
-        self.server.gate.authenticator.anonymous = anonymous
+        self.server.gate.authenticator.without_token = without_token
         self._tasks: list[asyncio.Task[None]] = []
 
     @property

@@ -2,12 +2,14 @@
 
 * ``GET /_dev/requests?since=N``: the request log; ``DELETE`` clears it.
 * ``POST /_dev/faults``: add a fault (fields of ``faults.Fault``); ``GET`` lists, ``DELETE`` clears.
+* ``POST /_dev/restart``: break every watch off and forget the history, as a restart that loses the watch cache.
 * ``POST /_dev/compact``: forget the history, so that watches from before get 410.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -17,7 +19,9 @@ from hack.devcluster.faults import Fault, Faults
 from hack.devcluster.request_log import RequestLog
 
 
-def add_dev_routes(app: web.Application, api: Api, log: RequestLog, faults: Faults) -> None:
+def add_dev_routes(
+    app: web.Application, api: Api, log: RequestLog, faults: Faults, restart: Callable[[], None]
+) -> None:
     async def show_requests(request: web.Request) -> web.Response:
         return web.json_response(log.to_json(int(request.query.get("since", "0"))))
 
@@ -44,6 +48,11 @@ def add_dev_routes(app: web.Application, api: Api, log: RequestLog, faults: Faul
         api.store.compact()
         return web.Response(status=204)
 
+    async def begin_again(_: web.Request) -> web.Response:
+        restart()
+        return web.Response(status=204)
+
+    app.router.add_post("/_dev/restart", begin_again)
     app.router.add_get("/_dev/requests", show_requests)
     app.router.add_delete("/_dev/requests", clear_requests)
     app.router.add_post("/_dev/faults", add_fault)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hack.devcluster import openapi
 from hack.devcluster.kinds import ALL_KINDS, Kind, groups
 from hack.devcluster.objects import Object
 
@@ -67,7 +68,7 @@ def openapi_index() -> Object:
 
 
 def openapi_document(path: str) -> Object | None:
-    """Enough of OpenAPI v3 that kubectl leaves validation to the server; no schemas."""
+    """Enough of OpenAPI v3 that kubectl leaves validation to the server, and the schemas."""
     served = _group_paths().get(path)
     if served is None:
         return None
@@ -75,7 +76,7 @@ def openapi_document(path: str) -> Object | None:
         "openapi": "3.0.0",
         "info": {"title": "devcluster", "version": GIT_VERSION},
         "paths": {_object_path(kind): {"patch": _patch_operation(kind)} for kind in served},
-        "components": {},
+        "components": openapi.components(tuple(served)),
     }
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
 
 from hack.devcluster.objects import Object
 
@@ -13,9 +16,10 @@ class Fault:
     """``method`` and ``path`` are regular expressions, searched in the verb (GET, ...) and in the path with its query.
 
     ``skip`` requests pass before ``count`` are hit (None: all). What happens: wait ``delay_s``; then ``reset`` cuts the
-    connection without an answer, ``cut_after_lines`` lets a watch send that many lines and half of the next, ``stall``
-    never answers, or else ``code`` with ``body`` is sent (with no body, a Status). With none of them the request goes
-    on as usual after the delay.
+    connection without an answer, ``stall`` never answers, and ``..._after_lines`` let a watch send that many lines, then
+    half of the next and a reset (``cut``), silence for ever (``stall``), or an ERROR event of ``code`` inside the 200
+    (``error``, 410 unless told); or else ``code`` with ``body`` is sent (with no body, a Status). With none of them the
+    request goes on as usual after the delay.
     """
 
     method: str = ""
@@ -27,6 +31,8 @@ class Fault:
     reset: bool = False
     stall: bool = False
     cut_after_lines: int | None = None
+    stall_after_lines: int | None = None
+    error_after_lines: int | None = None
     delay_s: float = 0.0
     skip: int = 0
     count: int | None = 1
@@ -40,6 +46,12 @@ class Fault:
     def to_json(self) -> Object:
         return {name: getattr(self, name) for name in self.__slots__}
 
+    @property
+    def after_lines(self) -> int | None:
+        """When it strikes a watch; None for a fault that strikes before any answer."""
+        chosen = (self.cut_after_lines, self.stall_after_lines, self.error_after_lines)
+        return next((lines for lines in chosen if lines is not None), None)
+
     def strikes(self, method: str, path: str) -> bool:
         if not re.search(self.method, method) or not re.search(self.path, path):
             return False
@@ -50,6 +62,17 @@ class Fault:
             return False
         self.hits += 1
         return True
+
+
+def read_faults(path: Path) -> list[Fault]:
+    """A YAML list of faults. Raises ValueError for what is none."""
+    listed = yaml.safe_load(path.read_text("utf-8"))
+    if not isinstance(listed, list):
+        raise ValueError(f"{path}: a list of faults is expected")
+    try:
+        return [Fault.from_json(entry) for entry in listed]
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 class Faults:

@@ -40,6 +40,11 @@ def list_key(field: str, items: list[Any]) -> str:
     return key if all(isinstance(item, dict) and key in item for item in items) else ""
 
 
+def list_key_of(field: str) -> str:
+    """What is said of a list of this name without seeing its items."""
+    return _LIST_KEYS.get(field, "")
+
+
 def is_set(field: str) -> bool:
     """Whether a list of this name is a set of plain values."""
     return field in _SETS

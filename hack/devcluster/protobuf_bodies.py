@@ -48,7 +48,24 @@ _DELETE_OPTIONS: Message = {
     1: Field("gracePeriodSeconds", "int"), 2: Field("preconditions", "message", of=_PRECONDITIONS),
     3: Field("orphanDependents", "bool"), 4: Field("propagationPolicy"), 5: Field("dryRun", repeated=True),
 }  # fmt: skip
+_RESOURCE_ATTRIBUTES: Message = {
+    1: Field("namespace"), 2: Field("verb"), 3: Field("group"), 4: Field("version"), 5: Field("resource"),
+    6: Field("subresource"), 7: Field("name"),
+}  # fmt: skip
+_ACCESS_SPEC: Message = {
+    1: Field("resourceAttributes", "message", of=_RESOURCE_ATTRIBUTES),
+    2: Field("nonResourceAttributes", "message", of={1: Field("path"), 2: Field("verb")}),
+}
+_BOUND_OBJECT: Message = {1: Field("kind"), 2: Field("apiVersion"), 3: Field("name"), 4: Field("uid")}
+_TOKEN_SPEC: Message = {
+    1: Field("audiences", repeated=True), 3: Field("boundObjectRef", "message", of=_BOUND_OBJECT),
+    4: Field("expirationSeconds", "int"),
+}  # fmt: skip
 _MESSAGES: dict[str, Message] = {
+    "SelfSubjectAccessReview": {1: _META, 2: Field("spec", "message", of=_ACCESS_SPEC)},
+    "SelfSubjectRulesReview": {1: _META, 2: Field("spec", "message", of={1: Field("namespace")})},
+    "SelfSubjectReview": {1: _META},
+    "TokenRequest": {1: _META, 2: Field("spec", "message", of=_TOKEN_SPEC)},
     "DeleteOptions": _DELETE_OPTIONS,
     "Eviction": {1: _META, 2: Field("deleteOptions", "message", of=_DELETE_OPTIONS)},
     "Namespace": {1: _META},

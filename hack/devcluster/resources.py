@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -71,6 +72,7 @@ class Resources:
     def __init__(self, api: Api, gate: Gate, bookmark_interval_s: float) -> None:
         self._api = api
         self._gate = gate
+        self._watching: set[asyncio.Transport] = set()
         self._bookmark_interval_s = bookmark_interval_s
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -145,24 +147,32 @@ class Resources:
         )
         return await self._stream(ask, watch)
 
+    def break_watches(self) -> None:
+        """Cut the connections of all open watches."""
+        for transport in list(self._watching):
+            transport.abort()
+
     async def _stream(self, ask: Ask, watch: WatchRequest) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         await response.prepare(ask.request)
         entry, fault = ask.request[LOGGED], ask.request.get(FAULT)
         entry.status = response.status
-        left = fault.cut_after_lines if fault is not None else None
-        async for line in watch_lines(self._api, watch, ask.shape):
-            if left == 0:
-                await response.write(line[: len(line) // 2])
-                cast(Any, ask.request.transport).abort()
-                return response
-            left = None if left is None else left - 1
-            entry.bytes_sent += len(line)
-            try:
+        transport = cast(asyncio.Transport, ask.request.transport)
+        self._watching.add(transport)
+        try:
+            lines = 0
+            async for line in watch_lines(self._api, watch, ask.shape):
+                if fault is not None and lines == fault.after_lines:
+                    await _strike(response, transport, fault, line)
+                    return response
+                lines += 1
+                entry.bytes_sent += len(line)
                 await response.write(line)
-            except ConnectionResetError:
-                return response
+        except ConnectionResetError:
+            pass
+        finally:
+            self._watching.discard(transport)
         return response
 
     async def _create(self, ask: Ask) -> web.Response:
@@ -255,6 +265,18 @@ class Resources:
         if asked is not None:
             body = clone(body) | {"gracePeriodSeconds": _number(asked)}
         return DeleteOptions.from_body(body)
+
+
+async def _strike(response: web.StreamResponse, transport: asyncio.Transport, fault: Fault, line: bytes) -> None:
+    """What a fault does in the middle of a watch, instead of its next line."""
+    if fault.stall_after_lines is not None:
+        await asyncio.Event().wait()
+    if fault.error_after_lines is not None:
+        event = {"type": "ERROR", "object": ApiError(fault.code or 410, "injected fault").status()}
+        await response.write(json.dumps(event).encode() + b"\n")
+        return
+    await response.write(line[: len(line) // 2])
+    transport.abort()
 
 
 def _json(body: Object, status: int = 200) -> web.Response:

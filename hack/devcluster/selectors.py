@@ -25,11 +25,16 @@ class Selection:
     labels: tuple[LabelTest, ...] = ()
     fields: tuple[tuple[str, bool, str], ...] = ()  # (path, wanted equal, value)
 
+    @property
+    def only_name(self) -> str:
+        """The one name that can be selected; '' where there are more."""
+        return next((value for path, equal, value in self.fields if path == "metadata.name" and equal), "")
+
     def matches(self, obj: Object) -> bool:
-        labels = labels_of(obj)
-        return all(test(labels) for test in self.labels) and all(
-            (_field_text(obj, path) == value) == equal for path, equal, value in self.fields
-        )
+        if not all((_field_text(obj, path) == value) == equal for path, equal, value in self.fields):
+            return False
+        labels = labels_of(obj) if self.labels else {}
+        return all(test(labels) for test in self.labels)
 
 
 def parse_selection(kind: Kind, label_selector: str, field_selector: str) -> Selection:

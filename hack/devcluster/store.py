@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from hack.devcluster.kinds import Kind
@@ -28,18 +29,26 @@ class Change:
     previous: Object | None
 
 
-class Subscription:
-    """Every change of one shelf after a revision, in order; ends when the store closes."""
+Concerns = Callable[[Change], bool]
 
-    def __init__(self, after: int, backlog: list[Change]) -> None:
+
+def _every(_: Change) -> bool:
+    return True
+
+
+class Subscription:
+    """Every change of one shelf after a revision that concerns it, in order; ends when the store closes."""
+
+    def __init__(self, after: int, backlog: list[Change], concerns: Concerns) -> None:
         self._after = after
+        self._concerns = concerns
         self._changes = deque(backlog)
         self._news = asyncio.Event()
         self._open = True
 
     def publish(self, change: Change) -> None:
         """A subscription after a revision that is not reached yet stays silent until it is."""
-        if change.revision > self._after:
+        if change.revision > self._after and self._concerns(change):
             self._changes.append(change)
             self._news.set()
 
@@ -73,7 +82,8 @@ class Store:
         self._shelves: dict[str, dict[Key, Object]] = {}
         self._history: deque[Change] = deque(maxlen=HISTORY_LENGTH)
         self._compacted = 0
-        self._subscriptions: dict[str, set[Subscription]] = {}
+        # By shelf and by the one name that a subscription is about, empty for any.
+        self._subscriptions: dict[tuple[str, str], set[Subscription]] = {}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         return self._shelf(kind.storage).get((namespace, name))
@@ -108,14 +118,17 @@ class Store:
         self._history.clear()
         self._compacted = self.revision
 
-    def subscribe(self, *kinds: Kind, after: int | None = None) -> Subscription:
-        """Changes of these kinds after this revision, the past ones first. None means from now on."""
+    def subscribe(
+        self, *kinds: Kind, after: int | None = None, concerns: Concerns = _every, name: str = ""
+    ) -> Subscription:
+        """Changes of these kinds after this revision, the past ones first. None means from now on. Of thousands of
+        watches only those that a change ``concerns`` are woken by it; those of another ``name`` are not even asked."""
         since = self.revision if after is None else after
         shelves = {kind.storage for kind in kinds}
-        past = [change for change in self._history if change.revision > since and change.storage in shelves]
-        subscription = Subscription(since, past)
+        past = [change for change in self._since(since) if change.storage in shelves and concerns(change)]
+        subscription = Subscription(since, past, concerns)
         for shelf in shelves:
-            self._subscriptions.setdefault(shelf, set()).add(subscription)
+            self._subscriptions.setdefault((shelf, name), set()).add(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -126,6 +139,11 @@ class Store:
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.close()
+
+    def _since(self, revision: int) -> list[Change]:
+        """Newest first in the history, so that a watch from now on looks at nothing."""
+        newer = list(takewhile(lambda change: change.revision > revision, reversed(self._history)))
+        return newer[::-1]
 
     def _shelf(self, storage: str) -> dict[Key, Object]:
         return self._shelves.setdefault(storage, {})
@@ -139,5 +157,6 @@ class Store:
         if len(self._history) == HISTORY_LENGTH:
             self._compacted = self._history[0].revision
         self._history.append(change)
-        for subscription in self._subscriptions.get(kind.storage, set()):
-            subscription.publish(change)
+        for name in ("", name_of(obj)):
+            for subscription in self._subscriptions.get((kind.storage, name), ()):
+                subscription.publish(change)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from hack.devcluster.api import Api
 from hack.devcluster.errors import ApiError
@@ -43,7 +44,10 @@ async def watch_lines(api: Api, request: WatchRequest, shape: Shape) -> AsyncIte
         except ApiError as error:
             yield _line("ERROR", error.status())
             return
-    subscription = api.store.subscribe(request.kind, after=request.revision)
+    concerns = partial(_concerns, request)
+    subscription = api.store.subscribe(
+        request.kind, after=request.revision, concerns=concerns, name=request.selection.only_name
+    )
     try:
         if request.revision is None:
             for obj in api.all(request.kind, request.namespace, request.selection):
@@ -76,6 +80,13 @@ async def _changes(api: Api, request: WatchRequest, subscription: Subscription, 
         if seen is not None:
             event, obj = seen
             yield _line(event, shape(obj))
+
+
+def _concerns(request: WatchRequest, change: Change) -> bool:
+    if request.namespace and namespace_of(change.object) != request.namespace:
+        return False
+    states = (change.object,) if change.previous is None else (change.object, change.previous)
+    return any(request.selection.matches(shown_as(request.kind, state)) for state in states)
 
 
 def _as_seen(request: WatchRequest, change: Change) -> tuple[ChangeType, Object] | None:

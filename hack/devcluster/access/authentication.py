@@ -24,20 +24,21 @@ from hack.devcluster.objects import Object, dig, is_deleting, uid_of
 
 @dataclass(slots=True)
 class Authenticator:
-    """``admin_token`` is the developer's own; ``anonymous`` lets requests without a token in as system:anonymous."""
+    """``admin_token`` is the developer's own. ``without_token`` is who asks without any (None: nobody may); kubectl and
+    client-go send no token over plain HTTP, so ADMIN stands for them what the old insecure port was."""
 
     api: Api
     signer: Signer = field(default_factory=Signer)
     admin_token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-    anonymous: bool = True
+    without_token: User | None = ANONYMOUS
 
     def user_of(self, authorization: str) -> User:
         """``authorization`` is the header. Raises ApiError 401."""
         scheme, _, token = authorization.partition(" ")
         if not authorization:
-            if self.anonymous:
-                return ANONYMOUS
-            raise unauthorized()
+            if self.without_token is None:
+                raise unauthorized()
+            return self.without_token
         if scheme.lower() != "bearer":
             raise unauthorized()
         try:

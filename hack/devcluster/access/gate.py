@@ -7,7 +7,7 @@ from aiohttp import web
 from hack.devcluster.access.authentication import Authenticator
 from hack.devcluster.access.rbac import Attributes, Authorizer
 from hack.devcluster.access.reviews import Reviews
-from hack.devcluster.access.users import Caller, User
+from hack.devcluster.access.users import AUTHENTICATED, Caller, User
 from hack.devcluster.api import Api
 from hack.devcluster.request_log import USER
 from hack.devcluster.targets import Target
@@ -25,8 +25,16 @@ class Gate:
         return Caller(request[USER], request.query.get("fieldManager") or agent)
 
     def authenticate(self, request: web.Request) -> User:
-        """Raises ApiError 401."""
-        return self.authenticator.user_of(request.headers.get("Authorization", ""))
+        """With impersonation (``kubectl --as``). Raises ApiError 401, and 403 for who may not impersonate."""
+        user = self.authenticator.user_of(request.headers.get("Authorization", ""))
+        wanted = request.headers.get("Impersonate-User", "")
+        if not wanted:
+            return user
+        self.authorizer.check(user, Attributes("impersonate", resource="users", name=wanted))
+        groups = request.headers.getall("Impersonate-Group", [])
+        if wanted.startswith("system:serviceaccount:") and not groups:
+            groups = ["system:serviceaccounts", f"system:serviceaccounts:{wanted.split(':')[2]}"]
+        return User(wanted, (*groups, AUTHENTICATED))
 
     def check(self, user: User, verb: str, target: Target) -> None:
         """Raises ApiError 403."""

@@ -17,9 +17,8 @@ from hack.devcluster.objects import Object, conditions_of, dig, is_deleting, lab
 from tests.fakes.devcluster import DevCluster, bare_node, dev_cluster, is_running, simple_pod
 
 QUICK = Timings(
-    node_grace_s=0.4, pod_gc_quarantine_s=0.2, first_retry_s=0.1, longest_retry_s=0.4, job_first_retry_s=0.02,
-    job_longest_retry_s=0.1,
-)  # fmt: skip
+    pod_gc_quarantine_s=0.2, first_retry_s=0.1, longest_retry_s=0.4, job_first_retry_s=0.02, job_longest_retry_s=0.1
+)
 LARGE = "nvidia.com/mig-3g.40gb"
 
 
@@ -152,7 +151,15 @@ async def test_pods_that_are_rejected_are_replaced_ever_more_slowly(cluster: Dev
     assert {dig(pod, "status.reason") for pod in failed} == {f"OutOf{LARGE}"}
 
 
-async def test_a_node_that_falls_silent_is_unknown_and_tainted_until_it_speaks(cluster: DevCluster) -> None:
+@pytest_asyncio.fixture
+async def impatient(tmp_path: Path) -> AsyncIterator[DevCluster]:
+    """Calls a node silent after a second."""
+    async with dev_cluster(tmp_path, timings=Timings(node_grace_s=1.0)) as running:
+        yield running
+
+
+async def test_a_node_that_falls_silent_is_unknown_and_tainted_until_it_speaks(impatient: DevCluster) -> None:
+    cluster = impatient
     kubelet = cluster.add_kubelet("n", {}, lease_interval_s=0.1)
     cluster.create(kinds.PODS, simple_pod("p"))
     await cluster.wait_for(kinds.PODS, "p", is_running)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 
 from agent.model.errors import HardwareError, InUseError, RefusedError, RetryError
 
@@ -12,10 +14,17 @@ log = logging.getLogger("warmslice.command")
 
 
 async def run(command: list[str], seconds: float) -> tuple[int, str]:
-    """(exit code, last output) of a command; RetryError when it cannot start or outlives its time (then it is killed)."""
+    """(exit code, last output) of a command; RetryError when it cannot start or outlives its time.
+
+    Then all that it started is killed with it: a child that keeps the output open would hold us as long as it lives.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
         )
     except OSError as error:
         raise RetryError(f"{command[0]} cannot be started: {error}") from error
@@ -27,7 +36,7 @@ async def run(command: list[str], seconds: float) -> tuple[int, str]:
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     return process.returncode or 0, output.decode(errors="replace")[-500:].strip()
 

@@ -110,7 +110,8 @@ class Kube:
                 self._url(path), params=dict(query), headers=await self._headers("GET", path), timeout=_WATCH_TIMEOUT
             ) as response:
                 if response.status != 200 or "json" not in response.content_type:
-                    raise _error("GET", path, response.status, await response.text(), response.headers)
+                    text = await response.text(errors="replace")
+                    raise _error("GET", path, response.status, text, response.headers)
                 yield response.content
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise RetryError(f"watch {path}: {error or type(error).__name__}") from error
@@ -134,7 +135,7 @@ class Kube:
                 headers=headers,
                 timeout=_TIMEOUT,
             ) as response:
-                text = await response.text()
+                text = await response.text(errors="replace")
                 if response.status >= 400 or "json" not in response.content_type:
                     raise _error(method, path, response.status, text, response.headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -158,7 +159,10 @@ class Kube:
     async def _headers(self, method: str, path: str) -> dict[str, str]:
         """Accept, user agent and credentials; a token file is read again when its minute is over."""
         headers = {"Accept": "application/json", "User-Agent": "warmslice"}
-        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
+        try:
+            await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
+        except Exception as error:
+            raise RetryError(f"no credentials for the API server: {error}") from error
         return headers
 
 

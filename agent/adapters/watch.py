@@ -19,6 +19,7 @@ from agent.model.errors import AgentError, RetryError
 log = logging.getLogger("warmslice.watch")
 
 _BACKOFF_CAP_SECONDS = 60.0
+_MOST_DOUBLINGS = 10
 _RESYNC_SECONDS = 600.0
 
 
@@ -55,6 +56,8 @@ class Watch:
                 await self._follow()
             except AgentError as error:
                 await self._back_off(error)
+            except (KeyError, TypeError, AttributeError) as error:
+                await self._back_off(RetryError(f"watch {self._path}: not what an API server says ({error!r})"))
 
     async def _list(self) -> None:
         query = {"resourceVersion": "0"}
@@ -113,7 +116,7 @@ class Watch:
 
     async def _back_off(self, error: AgentError) -> None:
         self._failures += 1
-        wait = random.uniform(0, min(_BACKOFF_CAP_SECONDS, 0.5 * 2**self._failures))
+        wait = random.uniform(0, min(_BACKOFF_CAP_SECONDS, 0.5 * 2 ** min(self._failures, _MOST_DOUBLINGS)))
         if isinstance(error, RetryError) and error.after_seconds:
             wait += error.after_seconds
         log.warning("watch.failed", extra={"path": self._path, "error": str(error), "wait_seconds": round(wait, 1)})

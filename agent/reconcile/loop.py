@@ -13,6 +13,7 @@ log = logging.getLogger("warmslice.loop")
 
 _FIRST_BACKOFF_SECONDS = 0.5
 _LAST_BACKOFF_SECONDS = 60.0
+_MOST_DOUBLINGS = 10
 _SHORTEST_SECONDS = 0.02
 _AT_ONCE_IN_A_ROW = 50
 
@@ -33,7 +34,8 @@ async def keep_passing(
             failures = 0
         except AgentError as error:
             failures += 1
-            wait = random.uniform(0.5, 1) * min(_LAST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2**failures)
+            longest = min(_LAST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** min(failures, _MOST_DOUBLINGS))
+            wait = random.uniform(0.5, 1) * longest
             if isinstance(error, RetryError) and error.after_seconds:
                 wait = max(wait, error.after_seconds)
             log.warning("pass.failed", extra={"loop": name, "error": str(error), "wait_seconds": round(wait, 1)})

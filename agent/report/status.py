@@ -16,6 +16,7 @@ from agent.report.events import node_event
 
 FIRST_RETRY_SECONDS = 30.0
 LAST_RETRY_SECONDS = 3600.0
+_MOST_DOUBLINGS = 10
 
 
 def status_of(
@@ -53,7 +54,7 @@ def _at_end(
     if end.state == "success":
         return _with_placements(status, gpus)
     attempts = status.attempts + 1
-    wait = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (attempts - 1))
+    wait = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, _MOST_DOUBLINGS))
     return replace(status, attempts=attempts, next_try=now + wait)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -133,7 +134,9 @@ class Hardware:
     def _close(self) -> None:
         if self._open:
             self._open = False
-            pynvml.nvmlShutdown()
+            # A driver that is gone has no session left to close; what else it may say, the next opening will tell.
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlShutdown()
 
 
 def _read(index: int) -> Gpu:

@@ -1,0 +1,147 @@
+"""What the agent's own doors make of a server, a token file, a program or a driver that misbehaves: a fault of ours, named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+
+from agent.adapters import command
+from agent.adapters.kube import Kube
+from agent.adapters.watch import Watch
+from agent.model.errors import RetryError
+from agent.reconcile import loop
+from tests.fakes.simgpu import SimulatedGpus
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def _server(answer: Answer) -> AsyncIterator[Kube]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    kube = Kube(ApiClient(Configuration(host=site.name)))
+    try:
+        yield kube
+    finally:
+        await kube.close()
+        await runner.cleanup()
+
+
+async def test_a_page_that_is_no_utf8_is_a_passing_fault() -> None:
+    """A proxy in front of the API server speaks as it likes."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=502, body="Passerelle défectueuse".encode("latin-1"), content_type="text/html")
+
+    async with _server(answer) as kube:
+        with pytest.raises(RetryError, match="HTTP 502"):
+            await kube.get("/api/v1/nodes")
+        with pytest.raises(RetryError, match="HTTP 502"):
+            async with kube.stream("/api/v1/nodes", {}):
+                raise AssertionError
+
+
+@pytest.mark.parametrize("body", [{"ok": True}, [], {"metadata": {}, "items": [{}]}], ids=str)
+async def test_a_watch_outlives_answers_that_are_no_lists(body: object) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path_qs)
+        good = {"metadata": {"resourceVersion": "1"}, "items": []}
+        return web.json_response(good if len(asked) > 1 else body)
+
+    async with _server(answer) as kube:
+        changed = asyncio.Event()
+        running = asyncio.create_task(Watch(kube, "/api/v1/pods", "", changed.set).run())
+        async with asyncio.timeout(5):
+            while not changed.is_set() and not running.done():
+                await asyncio.wait([running], timeout=0.05)
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+
+
+async def test_credentials_that_cannot_be_read_now_are_a_passing_fault() -> None:
+    """The kubelet swaps the token file; a moment without it must not end the agent."""
+
+    def gone(_: object) -> None:
+        raise FileNotFoundError("token")
+
+    configuration = Configuration(host="http://127.0.0.1:1")
+    configuration.api_key["BearerToken"] = "old"
+    configuration.refresh_api_key_hook = gone
+    kube = Kube(ApiClient(configuration))
+    with pytest.raises(RetryError, match="no credentials"):
+        await kube.get("/api/v1/nodes")
+    await kube.close()
+
+
+async def test_days_without_an_answer_do_not_end_the_loop(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A power of two outgrows a float after a thousand failures."""
+    stopping, passes = asyncio.Event(), []
+
+    async def at_once(wake: asyncio.Event, seconds: float) -> None:
+        assert seconds <= 60
+
+    async def one_pass() -> float:
+        passes.append(1)
+        if len(passes) == 1200:
+            stopping.set()
+        raise RetryError("no answer")
+
+    caplog.set_level("ERROR")
+    monkeypatch.setattr(loop, "_wait", at_once)
+    await loop.keep_passing("partition", one_pass, asyncio.Event(), stopping)
+    assert len(passes) == 1200
+
+
+async def test_a_command_out_of_time_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    began, child = time.monotonic(), tmp_path / "child"
+    with pytest.raises(RetryError, match="did not end within"):
+        await command.run(["sh", "-c", f"sleep 20 & echo $! > {child}; sleep 20"], 0.5)
+    assert time.monotonic() - began < 5
+    await asyncio.sleep(0.1)
+    with pytest.raises(ProcessLookupError):
+        _signal_unless_zombie(int(child.read_text()))
+
+
+def _signal_unless_zombie(pid: int) -> None:
+    """Raises ProcessLookupError for a process that has ended, whoever has to reap it."""
+    os.kill(pid, 0)
+    if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+        raise ProcessLookupError
+
+
+async def test_a_session_that_cannot_be_closed_is_as_good_as_closed(tmp_path: Path) -> None:
+    gpus = SimulatedGpus.create(tmp_path)
+    gpus.run("fault", "add", "--function", "nvmlShutdown", "--code", "UNKNOWN", "--count", "1")
+    program = (
+        "import asyncio\n"
+        "from agent.adapters.nvml import Hardware\n"
+        "async def main():\n"
+        "    hardware = Hardware()\n"
+        "    await hardware.read(); await hardware.release()\n"
+        "    print(len(await hardware.read()))\n"
+        "asyncio.run(main())\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, env={**os.environ, **gpus.env()}, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert (process.returncode, output.strip()) == (0, b"1")

@@ -4,6 +4,10 @@
 # Nothing is remembered between passes but the operation record on the node. A plan holds only the steps that may be taken
 # now; after them the world is read again. So a kill at any point is not special: the next pass finds the record and the
 # hardware as they are, and goes on or back from there.
+
+# Note [A GPU that does not answer]
+# A call that outlived its deadline may still take effect, so of a GPU that cannot be read nothing is concluded: not that it
+# is done, not that it cannot do MIG. An operation that it is part of waits for it; others go on, and end without success.
 """
 
 from __future__ import annotations
@@ -91,14 +95,29 @@ class Way:
 
 def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
     """The outcome of this pass."""
+    unread = tuple(gpu for gpu in seen.gpus if gpu.unknown)
     if memory.operation is not None:
+        # See Note [A GPU that does not answer].
+        if unread and not memory.operation.before.keys() <= {gpu.uuid for gpu in seen.gpus if not gpu.unknown}:
+            return _unknown(unread)
         return _midway(wish, seen, policy, memory, memory.operation)
     match wish:
+        case Refusal(reason="no-mig" | "unknown-gpu" | "gpu-count-changed") if unread:
+            # The GPU that it misses may be the one that does not answer.
+            return _unknown(unread)
         case Refusal():
             return wish
         case Unasked():
             return Settled("no layout is asked for", asked=False)
     return _fresh(wish, seen, policy, memory.last)
+
+
+def _unknown(unread: tuple[Gpu, ...]) -> Waiting:
+    return Waiting("gpu-unknown", _unknown_words(unread))
+
+
+def _unknown_words(unread: tuple[Gpu, ...]) -> str:
+    return "; ".join(f"GPU {gpu.index} cannot be read: {gpu.unknown}" for gpu in unread)
 
 
 def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, midway: bool) -> Way:
@@ -135,7 +154,7 @@ def _in_the_way(gpu: Gpu, wish: GpuWish, held: Holdings) -> list[str]:
 
 
 def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | None) -> Outcome:
-    unread = [gpu for gpu in seen.gpus if gpu.unknown]
+    unread = tuple(gpu for gpu in seen.gpus if gpu.unknown)
     ideal = Change(
         tuple(
             change
@@ -146,7 +165,7 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | Non
     )
     if ideal.empty:
         if unread:
-            return Waiting("gpu-unknown", f"GPU {unread[0].index} cannot be read: {unread[0].unknown}")
+            return _unknown(unread)
         return _settled(seen)
     waiting = _not_now(wish, seen, last, ideal)
     if waiting is not None:
@@ -342,7 +361,10 @@ def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operatio
 def _verdict(wish: Wish, seen: Snapshot, operation: Operation) -> End:
     if operation.failure:
         return _end(seen, operation, "failed", "rolled-back", f"{operation.failure}; the old layout is back")
+    unread = tuple(gpu for gpu in seen.gpus if gpu.unknown)
     match wish:
+        case Desired() if unread:
+            return _end(seen, operation, "failed", "gpu-unknown", _unknown_words(unread))
         case Desired():
             return _end(seen, operation, "success", "applied", f"{wish.layout!r} {_applied(seen)}")
         case Refusal():

@@ -39,7 +39,7 @@ def patch_for(step: Begin | Recordon | Abort | Pause | Resume | End, node: Node,
             changed_labels.update(dict.fromkeys(step.operation.labels, labels.PAUSED))
         case Resume():
             changed_labels.update(_labels_back(step.operation, node))
-            operation = replace(step.operation, labels={})
+            operation = replace(step.operation, labels={}, resumed=True)
         case End():
             changed_labels.update(_labels_back(step.operation, node))
             annotations.update(_annotations_back(step.operation, node))

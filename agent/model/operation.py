@@ -30,6 +30,7 @@ class Operation:
     ``cordoned``: we cordoned, so we uncordon. ``labels`` and ``annotations`` are the originals of what we changed, None for
     "was absent"; labels are in it only while paused. ``clients`` are the UIDs of the GPU clients' pods that ran at begin: one
     of them still running has not seen the new layout. ``touched``: from here on the hardware may have been changed.
+    ``resumed``: after that the host followed the slices and the clients were let go on; what changes again unsets it.
     ``failure`` is set when the way forward failed: from then on the operation goes back to ``before``. ``recordoned``:
     somebody uncordoned midway and we cordoned again, once. ``started`` is seconds since the epoch.
     """
@@ -45,6 +46,7 @@ class Operation:
     annotations: dict[str, str | None] = field(default_factory=dict)
     clients: tuple[str, ...] = ()
     touched: bool = False
+    resumed: bool = False
     failure: str = ""
     recordoned: bool = False
 

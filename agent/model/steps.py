@@ -84,7 +84,7 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Put the paused clients' labels back, and take them from the record; the operation goes on until they show the layout."""
+    """Put the paused clients' labels back, and write that down; the operation goes on until they show the layout."""
 
     operation: Operation
 

@@ -292,7 +292,7 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     if stopping and not memory.waited("clients-stopping", policy.clients_stop_seconds, seen.now):
         names = ", ".join(str(pod.ref) for pod in stopping)
         return Waiting("clients-stopping", f"waiting for GPU clients to stop: {names}", change)
-    return Plan(change, (*hardware_steps(change), Refresh()))
+    return Plan(change, hardware_steps(change))
 
 
 def hardware_steps(change: Change) -> tuple[Step, ...]:
@@ -327,6 +327,7 @@ def _with_clients_paused(seen: Snapshot, operation: Operation, change: Change) -
     return replace(
         operation,
         touched=True,
+        resumed=False,
         labels={**operation.labels, **to_pause},
         clients=tuple(sorted({*operation.clients, *running})),
     )
@@ -342,9 +343,9 @@ def _stopping(seen: Snapshot, operation: Operation) -> tuple[Pod, ...]:
 
 
 def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:
-    """The hardware is where it shall be: clients back, shown by the advertiser, end."""
-    if operation.labels:
-        return Plan(DONE, (Resume(operation),))
+    """The hardware is where it shall be: the host follows it, clients back, shown by the advertiser, end."""
+    if operation.touched and not operation.resumed:
+        return Plan(DONE, (Refresh(), Resume(operation)))
     if operation.touched:
         stale = [p for p in seen.pods if p.ref.uid in operation.clients and not p.terminating and not p.finished]
         if stale:

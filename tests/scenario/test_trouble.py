@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from agent.model import labels
-from agent.model.errors import AgentError
+from agent.model.errors import AgentError, RetryError
 from agent.model.steps import Begin, Step
 from agent.reconcile.partition import PartitionPass
-from tests.fakes.world import NodeWorld, Steps, agent_on, h100, settle
+from tests.fakes.world import Kill, Killed, NodeWorld, Steps, agent_on, h100, settle
 
 SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
 
@@ -93,3 +95,39 @@ async def test_a_silent_gpu_is_not_one_without_mig() -> None:
     _lose(world)
     await _turns(world, agent_on(world)[0], 3)
     assert (_status(world)["state"], _status(world)["reason"]) == ("pending", "gpu-unknown")
+
+
+def _count_refreshes(world: NodeWorld, fails: Callable[[int], bool]) -> list[bool]:
+    """Whether each run of the configured commands worked."""
+    worked: list[bool] = []
+
+    async def refresh() -> None:
+        worked.append(not fails(len(worked)))
+        if not worked[-1]:
+            raise RetryError("nvidia-ctk cdi generate: exit code 1")
+
+    world.refresh = refresh  # type: ignore[method-assign]
+    return worked
+
+
+async def test_no_success_before_the_host_followed_the_slices() -> None:
+    """Without its capability nodes a slice is of no use to anybody."""
+    world = _idle()
+    worked = _count_refreshes(world, lambda number: number == 0)
+    await _turns(world, agent_on(world)[0], 40)
+    assert worked == [False, True]
+    assert _status(world)["state"] == "success"
+
+
+@pytest.mark.parametrize("deploy_labels", [True, False])
+async def test_killed_before_the_host_followed_it_is_made_to(deploy_labels: bool) -> None:
+    world = _idle(deploy_labels=deploy_labels)
+    await settle(world, agent_on(world)[0])
+    number = world.effects.names.index("refresh")
+    world = _idle(deploy_labels=deploy_labels)
+    world.effects.kill = Kill(number, "before")
+    with pytest.raises(Killed):
+        await settle(world, agent_on(world)[0])
+    world.effects.kill = None
+    await settle(world, agent_on(world)[0])
+    assert world.effects.names[number + 1 :].count("refresh") == 1

@@ -55,6 +55,12 @@ UPGRADE_IDLE = frozenset({"", "upgrade-done", "upgrade-required", "upgrade-faile
 DONE = Change(())
 """Nothing is left to change on the hardware."""
 
+_TRIED = frozenset({"gpu-in-use", "driver-failing"})
+"""Waits for something that a step on the hardware ran into."""
+
+_SHORT_WAITS = _TRIED | {"device-busy", "pod-starting"}
+"""Waits that end by themselves, or never: after ``patience_seconds`` the node is given back, and tried again later."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -62,6 +68,7 @@ class Policy:
 
     drain: DrainPolicy = field(default_factory=DrainPolicy)
     clients_stop_seconds: float = 60.0
+    patience_seconds: float = 300.0
     advertise_seconds: float = 300.0
 
 
@@ -75,6 +82,7 @@ class Memory:
     last: NodeStatus | None = None
     waits_for: str = ""
     waits_since: float = 0.0
+    waits_message: str = ""
 
     def waited(self, reason: str, seconds: float, now: float) -> bool:
         """Whether this has been waited for that long."""
@@ -270,6 +278,13 @@ def _blocked_midway(operation: Operation, way: Way, back: bool) -> Outcome:
 def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, way: Way) -> Outcome:
     """The hardware still differs: drain, pause, act."""
     change = way.change
+    if (
+        memory.waits_for in _SHORT_WAITS
+        and memory.waited(memory.waits_for, policy.patience_seconds, seen.now)
+        and not operation.failure
+    ):
+        failure = f"{operation.layout!r} did not get on for {policy.patience_seconds:.0f} s: {memory.waits_message}"
+        return Plan(change, (Abort(replace(operation, failure=failure)),))
     if operation.cordoned and not seen.node.unschedulable and not operation.recordoned:
         return Plan(change, (Recordon(replace(operation, recordoned=True)),))
     if seen.owners is None:
@@ -289,7 +304,8 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     if paused != operation:
         return Plan(change, (Pause(paused),))
     stopping = _stopping(seen, operation)
-    if stopping and not memory.waited("clients-stopping", policy.clients_stop_seconds, seen.now):
+    waited = memory.waits_for in _TRIED or memory.waited("clients-stopping", policy.clients_stop_seconds, seen.now)
+    if stopping and not waited:
         names = ", ".join(str(pod.ref) for pod in stopping)
         return Waiting("clients-stopping", f"waiting for GPU clients to stop: {names}", change)
     return Plan(change, hardware_steps(change))

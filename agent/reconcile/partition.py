@@ -21,12 +21,13 @@ from agent.model.errors import (
     HardwareError,
     InUseError,
     RefusedError,
+    RetryError,
 )
 from agent.model.node import Node, PodRef
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
 from agent.model.snapshot import Snapshot
-from agent.model.steps import Abort, Begin, Create, Destroy, End, Evict, Outcome, Plan, Refresh, Step, Waiting
+from agent.model.steps import Abort, Begin, Create, Destroy, End, Evict, Outcome, Plan, Refresh, SetMode, Step, Waiting
 from agent.observe.cluster import node_of
 from agent.observe.world import World, read_layouts
 from agent.plan.geometry import feasible
@@ -42,6 +43,16 @@ _SAY_WAITS_AFTER_SECONDS = 5.0
 
 _ASK_AGAIN_SECONDS = 5.0
 """A refused eviction, or one whose effect the watch has not shown yet, is not asked for again before."""
+
+
+_FAILING: dict[type[Step], str] = {
+    SetMode: "driver-failing",
+    Destroy: "driver-failing",
+    Create: "driver-failing",
+    Refresh: "refresh-failing",
+    Evict: "eviction-failing",
+}
+"""What the node says while a passing fault does not pass. Where the API server itself fails, nothing can be said."""
 
 
 class Counts(Protocol):
@@ -98,6 +109,7 @@ class PartitionPass:
         self._now = now
         self._waits_for = ""
         self._waits_since = 0.0
+        self._waits_message = ""
         self._asked: tuple[tuple[PodRef, ...], float] = ((), 0.0)
         self._after_asking = Waiting("draining", "")
         self._last_report = PartitionReport(0.0, (), (), None)
@@ -142,7 +154,7 @@ class PartitionPass:
             operation = _operation(node)
         except BadInputError as error:
             return Waiting("operation-unreadable", str(error), look_again_seconds=60.0), wish, seen
-        memory = Memory(operation, last, self._waits_for, self._waits_since)
+        memory = Memory(operation, last, self._waits_for, self._waits_since, self._waits_message)
         outcome = decide(wish, seen, self._rules.policy, memory)
         change = outcome.change if isinstance(outcome, Plan | Waiting) else None
         if change is not None and change.moves:
@@ -188,11 +200,20 @@ class PartitionPass:
                 self._after_asking = Waiting("budget", message, plan.change, wait)
                 return self._after_asking
             except InUseError as error:
-                return Waiting("device-busy", str(error), plan.change, 2.0)
+                return Waiting("gpu-in-use", str(error), plan.change, 2.0)
             except ConflictError:
                 return Waiting("conflict", "the node changed while we decided", plan.change, 0.2)
             except RefusedError as error:
-                return Waiting("refused", str(error), plan.change, 60.0)
+                if isinstance(step, SetMode | Destroy | Create):
+                    return await self._fail(operation, str(error), node)
+                self._after_asking = Waiting("refused", str(error), plan.change, 60.0)
+                return self._after_asking
+            except RetryError as error:
+                reason = _FAILING.get(type(step))
+                if reason is None:
+                    raise
+                self._after_asking = Waiting(reason, str(error), plan.change, _ASK_AGAIN_SECONDS)
+                return self._after_asking
             self._count(step, self._now() - started)
         return self._after_asking if evicting else plan
 
@@ -251,13 +272,14 @@ class PartitionPass:
 
     def _remember(self, outcome: Outcome) -> None:
         reason = outcome.reason if isinstance(outcome, Waiting) else ""
+        self._waits_message = outcome.message if isinstance(outcome, Waiting) else ""
         if reason == self._waits_for:
             return
         if self._waits_for in ("draining", "clients-stopping", "not-advertised"):
             self._counts.phase(self._waits_for, self._now() - self._waits_since)
         self._waits_for, self._waits_since = reason, self._now()
         if reason:
-            log.info("waiting", extra={"reason": reason, "detail": getattr(outcome, "message", "")})
+            log.info("waiting", extra={"reason": reason, "detail": self._waits_message})
 
     async def _report(self, outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | None) -> NodeStatus | None:
         """Say on the node what changed; the status as it stands now."""

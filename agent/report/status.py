@@ -146,4 +146,12 @@ def status_event(node: Node, status: NodeStatus, now: float) -> dict[str, Any]:
 
 def _expected(status: NodeStatus) -> bool:
     """Waits that belong to any change."""
-    return status.reason in ("changing", "draining", "clients-stopping", "pod-starting", "device-busy", "dry-run")
+    return status.reason in (
+        "changing",
+        "draining",
+        "clients-stopping",
+        "pod-starting",
+        "device-busy",
+        "gpu-in-use",
+        "dry-run",
+    )

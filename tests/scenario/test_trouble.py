@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from agent.model import labels
-from agent.model.errors import AgentError, RetryError
+from agent.model.errors import AgentError, InUseError, RefusedError, RetryError
+from agent.model.mig import GpuProcess
 from agent.model.steps import Begin, Step
 from agent.reconcile.partition import PartitionPass
 from tests.fakes.world import Kill, Killed, NodeWorld, Steps, agent_on, h100, settle
@@ -30,6 +31,10 @@ def _idle(**options: Any) -> NodeWorld:
 def _status(world: NodeWorld) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(world.node["metadata"]["annotations"].get(labels.STATUS, "{}"))
     return found
+
+
+def _layout(world: NodeWorld) -> list[str]:
+    return [str(slot) for gpu in world.gpus.gpus.values() for slot in gpu.layout]
 
 
 def _given_back(world: NodeWorld) -> bool:
@@ -131,3 +136,85 @@ async def test_killed_before_the_host_followed_it_is_made_to(deploy_labels: bool
     world.effects.kill = None
     await settle(world, agent_on(world)[0])
     assert world.effects.names[number + 1 :].count("refresh") == 1
+
+
+async def test_commands_that_never_work_are_named_on_the_node() -> None:
+    world = _idle()
+    _count_refreshes(world, lambda number: True)
+    await _turns(world, agent_on(world)[0], 40)
+    assert _status(world)["reason"] == "refresh-failing"
+    assert "nvidia-ctk" in _status(world)["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (RetryError("nvidia-smi cannot be started"), "driver-failing"),
+        (InUseError("MIG mode: In use by another client"), "gpu-in-use"),
+        (RefusedError("MIG mode: Insufficient Permissions"), ""),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value,
+)
+async def test_what_the_driver_never_does_ends_failed_with_the_node_given_back(error: AgentError, waits: str) -> None:
+    world = NodeWorld(replace(h100(), mig_enabled=False, mig_pending=False))
+    world.label(value="2x3g.40gb")
+
+    async def set_mode(gpu: str, enabled: bool) -> None:
+        raise error
+
+    world.gpus.set_mode = set_mode  # type: ignore[method-assign]
+    partition, _ = agent_on(world)
+    if waits:
+        await _turns(world, partition, 20, 2.0)
+        assert (_status(world)["reason"], _status(world)["message"]) == (waits, str(error))
+    while _status(world).get("state") != "failed" and world.time < 1_001_000:
+        await _turns(world, partition, 1, 2.0)
+    assert str(error) in _status(world)["message"]
+    assert _given_back(world)
+
+
+async def test_a_process_that_comes_midway_and_stays_does_not_keep_the_node() -> None:
+    world = _idle()
+    partition, hands = agent_on(world)
+    await _until_taken(world, partition, hands, Begin)
+    uuid, gpu = next(iter(world.gpus.gpus.items()))
+    world.strangers[uuid] = (GpuProcess(4711, gpu.instances[0].id, 0, 1, "python"),)
+    world.tick()
+    await _turns(world, partition, 100, 5.0)
+    assert _given_back(world)
+    assert _layout(world) == SEVEN.split()
+    assert "process 4711 (python)" in _status(world)["message"]
+
+
+async def test_a_client_that_does_not_stop_is_waited_for_once() -> None:
+    """It may be what holds the GPU; then trying again does not begin with another wait for it."""
+    world = _idle()
+    partition, hands = agent_on(world)
+    await _until_taken(world, partition, hands, Begin)
+    world.add_pod("exporter", owner="DaemonSet", pod_labels={"app": "nvidia-dcgm-exporter"})
+
+    async def destroy(*_: object) -> None:
+        raise InUseError("in use")
+
+    world.gpus.destroy = destroy  # type: ignore[assignment, method-assign]
+    await _turns(world, partition, 30, 5.0)
+    waited = [report.waits_for for report in world.reports]
+    assert waited.index("gpu-in-use") > waited.index("clients-stopping")
+    assert "clients-stopping" not in waited[waited.index("gpu-in-use") :]
+
+
+async def test_an_eviction_that_the_api_server_fails_is_not_called_draining() -> None:
+    world = NodeWorld(h100("7g.80gb@0:8"))
+    world.add_pod("serve", world.device(0, 0))
+    world.label(value="7x1g.10gb")
+
+    async def evict(_: object) -> None:
+        raise RetryError("HTTP 500 failed calling webhook")
+
+    partition, hands = agent_on(world)
+    hands._cluster.evict = evict  # type: ignore[assignment, method-assign]
+    await _turns(world, partition, 30, 2.0)
+    assert (_status(world)["reason"], _status(world)["message"]) == (
+        "eviction-failing",
+        "HTTP 500 failed calling webhook",
+    )

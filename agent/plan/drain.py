@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.model.labels import EVICT
-from agent.model.mig import Gpu, GpuInstance, Placement
+from agent.model.mig import Gpu, Placement
 from agent.model.node import Budget, Pod, PodRef
 from agent.model.snapshot import Snapshot
 from agent.plan.geometry import Tenants
@@ -41,7 +41,7 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, midway: bool) -> Hol
     for instance in gpu.instances:
         pods, reasons, strangers = census.holders(compute.uuid for compute in instance.compute)
         if not (pods or reasons or strangers):
-            strangers = _processes(gpu, instance)
+            strangers = _processes(gpu, instance.id)
         if midway:
             leaving[instance.placement] = strangers
         else:
@@ -51,6 +51,8 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, midway: bool) -> Hol
         if reasons:
             fixed[instance.placement] = reasons
     whole, whole_reasons, whole_strangers = census.holders([gpu.uuid])
+    if not (whole or whole_reasons or whole_strangers or gpu.mig_enabled):
+        whole_strangers = _processes(gpu, None)
     tenants = Tenants(
         fixed=frozenset(fixed),
         pods=movable,
@@ -58,15 +60,16 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, midway: bool) -> Hol
         whole=whole,
         whole_fixed=whole_reasons if midway else whole_reasons + whole_strangers,
         leaving=leaving,
+        whole_leaving=whole_strangers if midway else (),
     )
     return Holdings(tenants, fixed)
 
 
-def _processes(gpu: Gpu, instance: GpuInstance) -> tuple[str, ...]:
+def _processes(gpu: Gpu, instance: int | None) -> tuple[str, ...]:
     return tuple(
         f"process {process.pid} ({process.command or 'unknown command'}) outside any pod"
         for process in gpu.processes
-        if process.gpu_instance == instance.id
+        if process.gpu_instance == instance
     )
 
 

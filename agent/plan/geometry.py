@@ -27,7 +27,7 @@ class Tenants:
 
     ``whole`` are the pods that hold the GPU undivided, ``whole_fixed`` says of those that cannot be moved who they are:
     they matter to a change of mode. ``spent`` are the pods that no budget lets go now. ``leaving`` names, in mid-change, what
-    an evicted pod leaves behind for a moment: nobody to move, but the slice is not free yet.
+    an evicted pod leaves behind for a moment: nobody to move, but the slice (the GPU: ``whole_leaving``) is not free yet.
     """
 
     fixed: frozenset[Placement] = frozenset()
@@ -36,6 +36,7 @@ class Tenants:
     whole: frozenset[PodRef] = frozenset()
     whole_fixed: tuple[str, ...] = ()
     leaving: Mapping[Placement, tuple[str, ...]] = field(default_factory=dict)
+    whole_leaving: tuple[str, ...] = ()
 
 
 def solve(gpu: Gpu, wish: GpuWish, tenants: Tenants) -> GpuChange | None:
@@ -63,7 +64,8 @@ def moves(change: GpuChange, tenants: Tenants) -> frozenset[PodRef]:
 def not_free(change: GpuChange, tenants: Tenants) -> tuple[str, ...]:
     """What is still on slices that a change removes."""
     gone = tenants.leaving if change.mode is not None else {placement for placement, _ in change.remove}
-    return tuple(text for placement in sorted(gone) for text in tenants.leaving.get(placement, ()))
+    whole = tenants.whole_leaving if change.mode is not None else ()
+    return whole + tuple(text for placement in sorted(gone) for text in tenants.leaving.get(placement, ()))
 
 
 def best(gpu: Gpu, fixed: Layout, wish: GpuWish, tenants: Tenants) -> Layout | None:

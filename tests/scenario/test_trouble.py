@@ -15,7 +15,7 @@ import pytest
 from agent.model import labels
 from agent.model.errors import AgentError, InUseError, RefusedError, RetryError
 from agent.model.mig import GpuProcess
-from agent.model.steps import Begin, Step
+from agent.model.steps import Begin, Evict, SetMode, Step
 from agent.reconcile.partition import PartitionPass
 from tests.fakes.world import Kill, Killed, NodeWorld, Steps, agent_on, h100, settle
 
@@ -218,3 +218,39 @@ async def test_an_eviction_that_the_api_server_fails_is_not_called_draining() ->
         "eviction-failing",
         "HTTP 500 failed calling webhook",
     )
+
+
+def _mig_off() -> tuple[NodeWorld, str]:
+    world = NodeWorld(replace(h100(), mig_enabled=False, mig_pending=False))
+    world.label(value="2x3g.40gb")
+    return world, next(iter(world.gpus.gpus))
+
+
+async def test_a_process_outside_every_pod_on_the_whole_gpu_blocks_a_change_of_mode() -> None:
+    world, uuid = _mig_off()
+    world.strangers[uuid] = (GpuProcess(4711, None, None, 1, "python"),)
+    world.tick()
+    partition, hands = agent_on(world)
+    await _turns(world, partition, 5)
+    assert hands.taken == []
+    assert _status(world)["reason"] == "blocked"
+    assert "process 4711 (python) outside any pod" in _status(world)["message"]
+    world.strangers.clear()
+    world.tick()
+    await settle(world, partition)
+    assert _status(world)["state"] == "success"
+
+
+async def test_what_an_evicted_pod_leaves_on_the_whole_gpu_is_waited_for() -> None:
+    world, uuid = _mig_off()
+    world.add_pod("whole", uuid)
+    partition, hands = agent_on(world)
+    await _until_taken(world, partition, hands, Evict)
+    world.strangers[uuid] = (GpuProcess(4711, None, None, 1, "python"),)
+    await _turns(world, partition, 4)
+    assert world.reports[-1].waits_for == "device-busy"
+    assert not any(isinstance(step, SetMode) for step in hands.taken)
+    world.strangers.clear()
+    world.tick()
+    await settle(world, partition)
+    assert _status(world)["state"] == "success"

@@ -17,10 +17,11 @@ from agent.model.mig import Gpu, GpuWish, Layout
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """One GPU as it was found."""
+    """One GPU as it was found. ``mig_pending`` None: not written down."""
 
     mig_enabled: bool
     slots: Layout
+    mig_pending: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Operation:
         return all(
             uuid in now
             and now[uuid].mig_enabled == before.mig_enabled
+            and before.mig_pending in (None, now[uuid].mig_pending)
             and now[uuid].layout == before.slots
             and len(now[uuid].instances) == len(before.slots)
             for uuid, before in self.before.items()

@@ -112,7 +112,10 @@ Step = Begin | Recordon | Abort | Evict | Pause | SetMode | Destroy | Create | R
 
 @dataclass(frozen=True, slots=True)
 class GpuChange:
-    """What happens to one GPU. ``remove`` are instances (complete or orphaned), ``finish`` orphans that get their compute."""
+    """What happens to one GPU. ``remove`` are instances (complete or orphaned), ``finish`` orphans that get their compute.
+
+    ``in_force``: the GPU has that ``mode`` already, and only another one that a reset would bring is called off.
+    """
 
     gpu: str
     keep: Layout
@@ -120,6 +123,12 @@ class GpuChange:
     create: Layout = ()
     finish: Layout = ()
     mode: bool | None = None
+    in_force: bool = False
+
+    @property
+    def switches(self) -> bool:
+        """Nobody can use the GPU while its mode changes."""
+        return self.mode is not None and not self.in_force
 
     @property
     def empty(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.model.mig import Gpu, GpuWish, Layout, Placement, Profile, Shape, Slot
 from agent.model.node import PodRef
@@ -48,14 +48,21 @@ def solve(gpu: Gpu, wish: GpuWish, tenants: Tenants) -> GpuChange | None:
         if fixed or (mode is not None and tenants.whole_fixed):
             return None
         target: Layout | None = best(gpu, (), wish, tenants) if wish.mig_enabled else ()
-        return None if target is None else difference(gpu, target, mode)
+        return None if target is None else _settled(gpu, wish, difference(gpu, target, mode))
     target = best(gpu, fixed, wish, tenants)
-    return None if target is None else difference(gpu, target, mode)
+    return None if target is None else _settled(gpu, wish, difference(gpu, target, mode))
+
+
+def _settled(gpu: Gpu, wish: GpuWish, change: GpuChange) -> GpuChange:
+    """A mode that the next reset or reboot would bring, against the wish, is called off."""
+    if change.mode is not None or gpu.mig_pending in (None, wish.mig_enabled):
+        return change
+    return replace(change, mode=wish.mig_enabled, in_force=True)
 
 
 def moves(change: GpuChange, tenants: Tenants) -> frozenset[PodRef]:
     """The pods that have to go for a change: holders of removed slices; for a change of mode everyone on that GPU."""
-    if change.mode is not None:
+    if change.switches:
         return tenants.whole.union(*tenants.pods.values())
     doomed = (tenants.pods.get(placement, frozenset()) for placement, _ in change.remove)
     return frozenset[PodRef]().union(*doomed)
@@ -63,8 +70,8 @@ def moves(change: GpuChange, tenants: Tenants) -> frozenset[PodRef]:
 
 def not_free(change: GpuChange, tenants: Tenants) -> tuple[str, ...]:
     """What is still on slices that a change removes."""
-    gone = tenants.leaving if change.mode is not None else {placement for placement, _ in change.remove}
-    whole = tenants.whole_leaving if change.mode is not None else ()
+    gone = tenants.leaving if change.switches else {placement for placement, _ in change.remove}
+    whole = tenants.whole_leaving if change.switches else ()
     return whole + tuple(text for placement in sorted(gone) for text in tenants.leaving.get(placement, ()))
 
 

@@ -235,7 +235,7 @@ def _operation(wish: Desired, seen: Snapshot, change: Change) -> Operation:
         started=seen.now,
         cordoned=not seen.node.unschedulable,
         before={
-            gpu.uuid: Before(gpu.mig_enabled, gpu.layout)
+            gpu.uuid: Before(gpu.mig_enabled, gpu.layout, gpu.mig_pending)
             for gpu in seen.gpus
             if gpu.mig_enabled is not None and not gpu.unknown
         },

@@ -254,3 +254,40 @@ async def test_what_an_evicted_pod_leaves_on_the_whole_gpu_is_waited_for() -> No
     world.tick()
     await settle(world, partition)
     assert _status(world)["state"] == "success"
+
+
+@pytest.mark.parametrize(("wish", "state"), [(None, "failed"), ("disabled", "success")])
+async def test_a_mode_still_pending_when_the_wish_goes_is_called_off(wish: str | None, state: str) -> None:
+    """Else the next reboot would bring a mode that nobody wants any more, and take the GPU from its pods."""
+    world, uuid = _mig_off()
+
+    async def set_mode(gpu: str, enabled: bool) -> None:
+        now = world.gpus.gpus[gpu]
+        world.gpus.gpus[gpu] = replace(now, mig_pending=enabled)
+        if now.mig_enabled != enabled:
+            raise InUseError("nvidia-smi --gpu-reset: In use by another client")
+
+    world.gpus.set_mode = set_mode  # type: ignore[method-assign]
+    partition, _ = agent_on(world)
+    await _turns(world, partition, 20, 2.0)
+    assert world.gpus.gpus[uuid].mig_pending
+    world.label(value=wish)
+    await settle(world, partition)
+    assert world.gpus.gpus[uuid].mig_pending is False
+    assert _status(world)["state"] == state
+    assert _given_back(world)
+
+
+async def test_nobody_moves_for_a_pending_mode_that_is_called_off() -> None:
+    world = NodeWorld(replace(h100(SEVEN), mig_pending=False))
+    holder = world.add_pod("holder", world.device(0, 3))
+    world.label(value="7x1g.10gb")
+
+    async def set_mode(gpu: str, enabled: bool) -> None:
+        world.gpus.gpus[gpu] = replace(world.gpus.gpus[gpu], mig_pending=enabled)
+
+    world.gpus.set_mode = set_mode  # type: ignore[method-assign]
+    await settle(world, agent_on(world)[0])
+    assert world.gpus.log == []
+    assert holder in world.pods
+    assert world.gpus.gpus[next(iter(world.gpus.gpus))].mig_pending

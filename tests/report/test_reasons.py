@@ -1,0 +1,32 @@
+"""Every reason that a status can give stands in README, so that whoever reads one at night finds it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = (
+    "agent/plan/partition.py",
+    "agent/reconcile/partition.py",
+    "agent/desired/resolve.py",
+    "agent/report/status.py",
+)
+SAID = re.compile(
+    r"""(?:Waiting\(|_RefusedError\(|Refusal\(|_end\([^"]*"failed",|_end\([^"]*"success",|_status\("pending",|reason=)"""
+    r"""\s*"([a-z]+(?:-[a-z]+)*)\""""
+)
+FAILING = re.compile(r'"([a-z]+-failing)"')
+
+
+def _reasons() -> set[str]:
+    texts = [(ROOT / source).read_text("utf-8") for source in SOURCES]
+    return {reason for text in texts for pattern in (SAID, FAILING) for reason in pattern.findall(text)}
+
+
+def test_every_reason_is_explained() -> None:
+    reasons = _reasons() - {"back-off", "conflict"}  # never written: the last word stays
+    assert len(reasons) > 20
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = readme[readme.index("| state | reason |") : readme.index("`/metrics`, `/healthz`")]
+    assert {reason for reason in reasons if f"`{reason}`" not in table} == set()

@@ -12,7 +12,7 @@ from agent.desired.layout_file import Layouts, parse_layouts
 from agent.desired.resolve import Sources, resolve
 from agent.execute.partition import Hands
 from agent.model import labels
-from agent.model.desired import Wish
+from agent.model.desired import Unasked, Wish
 from agent.model.errors import (
     AgentError,
     BadInputError,
@@ -27,7 +27,20 @@ from agent.model.node import Node, PodRef
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
 from agent.model.snapshot import Snapshot
-from agent.model.steps import Abort, Begin, Create, Destroy, End, Evict, Outcome, Plan, Refresh, SetMode, Step, Waiting
+from agent.model.steps import (
+    Abort,
+    Begin,
+    Create,
+    Destroy,
+    End,
+    Evict,
+    Outcome,
+    Plan,
+    Refresh,
+    SetMode,
+    Step,
+    Waiting,
+)
 from agent.observe.cluster import node_of
 from agent.observe.world import World, read_layouts
 from agent.plan.geometry import feasible
@@ -40,6 +53,9 @@ log = logging.getLogger("warmslice.partition")
 _SAY_WAITS_AFTER_SECONDS = 5.0
 """In mid-change a short wait is not worth a write of the node; metrics show it at once."""
 
+
+_SAY_FAULTS_AFTER_SECONDS = 30.0
+"""A fault that passes sooner is for log and metrics only."""
 
 _ASK_AGAIN_SECONDS = 5.0
 """A refused eviction, or one whose effect the watch has not shown yet, is not asked for again before."""
@@ -110,6 +126,7 @@ class PartitionPass:
         self._waits_for = ""
         self._waits_since = 0.0
         self._waits_message = ""
+        self._faulty_since: float | None = None
         self._asked: tuple[tuple[PodRef, ...], float] = ((), 0.0)
         self._after_asking = Waiting("draining", "")
         self._last_report = PartitionReport(0.0, (), (), None)
@@ -117,8 +134,11 @@ class PartitionPass:
     async def __call__(self) -> float:
         """One pass; after how many seconds to look again at the latest. A fault is reported, and raised for the loop."""
         try:
-            return await self._pass()
+            wait = await self._pass()
+            self._faulty_since = None
+            return wait
         except AgentError as error:
+            await self._say_fault(str(error))
             self._last_report = replace(self._last_report, finished=self._now(), error=str(error))
             self._publish(self._last_report)
             raise
@@ -297,6 +317,27 @@ class PartitionPass:
         self._store.put(written)
         await self._tell(node, status)
         return status
+
+    async def _say_fault(self, message: str) -> None:
+        """On a node that waits for us, say what keeps us from looking, as far as the API server can still be told."""
+        node = self._world.node()
+        self._faulty_since = self._now() if self._faulty_since is None else self._faulty_since
+        if node is None or self._now() - self._faulty_since < _SAY_FAULTS_AFTER_SECONDS:
+            return
+        last = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
+        wish = resolve(self._sources(node, last), (), feasible)
+        if isinstance(wish, Unasked) and labels.OPERATION not in node.annotations:
+            return
+        before = last or NodeStatus("pending", "fault", message, self._faulty_since)
+        status = replace(before, state="pending", reason="fault", message=message, since=self._faulty_since)
+        if not worth_a_write(status, node, last):
+            return
+        try:
+            self._store.put(await self._hands.say(node, said(status)))
+        except AgentError as error:
+            log.debug("fault.unsaid", extra={"error": str(error)})
+        else:
+            await self._tell(node, status)
 
     async def _tell(self, node: Node, status: NodeStatus) -> None:
         level = logging.ERROR if status.state == "failed" else logging.INFO

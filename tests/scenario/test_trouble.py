@@ -291,3 +291,37 @@ async def test_nobody_moves_for_a_pending_mode_that_is_called_off() -> None:
     assert world.gpus.log == []
     assert holder in world.pods
     assert world.gpus.gpus[next(iter(world.gpus.gpus))].mig_pending
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_driver_that_is_gone_is_named_on_a_node_that_waits(begun: bool) -> None:
+    world = _idle()
+    partition, hands = agent_on(world)
+    if begun:
+        await _until_taken(world, partition, hands, Begin)
+    read = world.gpus.read
+
+    async def fail() -> Any:
+        raise RetryError("opening NVML: Driver Not Loaded")
+
+    world.gpus.read = fail  # type: ignore[method-assign]
+    writes = len(world.node_writes)
+    await _turns(world, partition, 5, 5.0)
+    assert len(world.node_writes) == writes
+    await _turns(world, partition, 30, 5.0)
+    assert len(world.node_writes) == writes + 1
+    assert (_status(world)["reason"], _status(world)["message"]) == ("fault", "opening NVML: Driver Not Loaded")
+    world.gpus.read = read  # type: ignore[method-assign]
+    await settle(world, partition)
+    assert _status(world)["state"] == "success"
+
+
+async def test_a_driver_that_is_gone_is_nothing_to_a_node_without_a_wish() -> None:
+    world = NodeWorld(h100(SEVEN))
+
+    async def fail() -> Any:
+        raise RetryError("opening NVML: Driver Not Loaded")
+
+    world.gpus.read = fail  # type: ignore[method-assign]
+    await _turns(world, agent_on(world)[0], 30, 5.0)
+    assert world.node_writes == []

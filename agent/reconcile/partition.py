@@ -37,6 +37,7 @@ from agent.model.steps import (
     Outcome,
     Plan,
     Refresh,
+    RestartClient,
     SetMode,
     Step,
     Waiting,
@@ -235,6 +236,9 @@ class PartitionPass:
                 self._after_asking = Waiting(reason, str(error), plan.change, _ASK_AGAIN_SECONDS)
                 return self._after_asking
             self._count(step, self._now() - started)
+        if any(isinstance(step, RestartClient) for step in plan.steps):
+            # Until the watch shows it ending, the pod looks as if nobody had asked.
+            return Waiting("clients-restarting", "waiting for GPU clients to start anew", plan.change, 2.0)
         return self._after_asking if evicting else plan
 
     def _asked_of(self, pods: list[PodRef]) -> bool:
@@ -307,6 +311,9 @@ class PartitionPass:
         status = status_of(outcome, wish, seen.gpus, last, self._now())
         if status is None or status == last or not worth_a_write(status, node, last):
             return status
+        if isinstance(outcome, Waiting) and outcome.reason == "conflict":
+            # Gone with the next look, a moment from now.
+            return last
         midway = labels.OPERATION in node.annotations
         if midway and self._now() - self._waits_since < _SAY_WAITS_AFTER_SECONDS:
             return status

@@ -150,6 +150,7 @@ def _expected(status: NodeStatus) -> bool:
         "changing",
         "draining",
         "clients-stopping",
+        "clients-restarting",
         "pod-starting",
         "device-busy",
         "gpu-in-use",

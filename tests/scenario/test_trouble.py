@@ -5,6 +5,7 @@ left behind, and the agent gets out.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -325,3 +326,32 @@ async def test_a_driver_that_is_gone_is_nothing_to_a_node_without_a_wish() -> No
     world.gpus.read = fail  # type: ignore[method-assign]
     await _turns(world, agent_on(world)[0], 30, 5.0)
     assert world.node_writes == []
+
+
+async def test_a_conflict_is_not_worth_a_write() -> None:
+    """The kubelet writes the node too; the next look has the newer one."""
+    world = _idle()
+    stale = copy.deepcopy(world.node)
+    world.cordon()
+    looks: list[None] = []
+
+    def sees() -> dict[str, Any]:
+        looks.append(None)
+        return stale if len(looks) == 1 else world.node
+
+    partition, _ = agent_on(world, sees=sees)
+    await partition()
+    assert world.node_writes == []
+
+
+async def test_a_client_is_restarted_once_while_its_end_is_not_seen_yet() -> None:
+    world = _idle(deploy_labels=False)
+    partition, _ = agent_on(world)
+    for _ in range(30):
+        world.time += max(await partition(), 0.02)
+        for pod in world.pods.values():
+            pod["metadata"].pop("deletionTimestamp", None)
+        if world.effects.names.count("delete") and world.reports[-1].waits_for == "clients-restarting":
+            break
+    assert world.effects.names.count("delete") == 1
+    assert world.reports[-1].waits_for == "clients-restarting"

@@ -43,7 +43,8 @@ from agent.settings import Settings
 
 log = logging.getLogger("warmslice.daemon")
 
-_LONGEST_PASS_SECONDS = 300.0
+_LONGEST_PASS_SECONDS = 1500.0
+"""Eight GPUs that are reset one after the other, two minutes each, and some more."""
 _FILE_LOOK_SECONDS = 5.0
 _NODE_LOOK_SECONDS = 5.0
 
@@ -84,7 +85,8 @@ class _Agent:
         self._ready = Readiness(["node", *(parts[role] for role in sorted(settings.roles))])
         self._fingerprint: object = None
         selector = f"metadata.name={settings.node_name}"
-        self._node = Watch(kube, "/api/v1/nodes", selector, self._node_changed)
+        # The journal is on it: an old node would bring back a record that is done with.
+        self._node = Watch(kube, "/api/v1/nodes", selector, self._node_changed, consistent=True)
 
     async def run(self) -> None:
         """Start everything; end the loops first, each after its pass, then the rest."""

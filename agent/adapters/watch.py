@@ -24,13 +24,20 @@ _RESYNC_SECONDS = 600.0
 
 
 class Watch:
-    """The objects of one path and selector, by UID. ``changed`` is called after each change; it carries no news."""
+    """The objects of one path and selector, by UID. ``changed`` is called after each change; it carries no news.
 
-    def __init__(self, kube: Kube, path: str, field_selector: str, changed: Callable[[], None]) -> None:
+    Lists come from the API server's cache, which may be behind; with ``consistent`` they are the newest there is, for the few
+    objects on which more rests.
+    """
+
+    def __init__(
+        self, kube: Kube, path: str, field_selector: str, changed: Callable[[], None], consistent: bool = False
+    ) -> None:
         self._kube = kube
         self._path = path
         self._selector = field_selector
         self._changed = changed
+        self._consistent = consistent
         self._objects: dict[str, Object] = {}
         self._version = ""
         self._failures = 0
@@ -60,7 +67,7 @@ class Watch:
                 await self._back_off(RetryError(f"watch {self._path}: not what an API server says ({error!r})"))
 
     async def _list(self) -> None:
-        query = {"resourceVersion": "0"}
+        query = {} if self._consistent else {"resourceVersion": "0"}
         if self._selector:
             query["fieldSelector"] = self._selector
         listed = await self._kube.get(self._path, **query)

@@ -109,12 +109,12 @@ def _layout(name: str, sources: Sources) -> Callable[[Gpu], _Asked]:
         except BadInputError as error:
             raise _RefusedError("unparsable-layout", str(error)) from error
         return lambda gpu: _Asked(True, asks)
+    if sources.layouts_error:
+        raise _RefusedError("layouts-unreadable", f"layout {name!r} cannot be looked up: {sources.layouts_error}")
     raise _RefusedError("unknown-layout", _unknown(name, sources))
 
 
 def _unknown(name: str, sources: Sources) -> str:
-    if sources.layouts_error:
-        return f"layout {name!r} cannot be looked up: {sources.layouts_error}"
     known = ", ".join(sorted(sources.layouts)[:12]) or "none"
     return f"layout {name!r} is neither in the layouts file (it has: {known}) nor an inline layout such as 7x1g.10gb"
 

@@ -8,7 +8,6 @@ from agent.execute.node_patch import Patch, patch_for, saying
 from agent.model.mig import Placement, Shape
 from agent.model.node import Node, PodRef
 from agent.model.steps import (
-    Abort,
     Begin,
     Create,
     Destroy,
@@ -21,6 +20,7 @@ from agent.model.steps import (
     Resume,
     SetMode,
     Step,
+    Turn,
 )
 
 
@@ -65,7 +65,7 @@ class Hands:
     async def perform(self, step: Step, node: Node, said: Patch) -> dict[str, Any] | None:
         """Take one step; the node as the API server has it now, where the step wrote it."""
         match step:
-            case Begin() | Recordon() | Abort() | Pause() | Resume() | End():
+            case Begin() | Recordon() | Turn() | Pause() | Resume() | End():
                 return await self._cluster.patch_node(node.name, patch_for(step, node, said))
             case Evict(pod):
                 await self._cluster.evict(pod)

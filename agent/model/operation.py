@@ -7,10 +7,11 @@ tell is not in it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from agent.model.desired import Desired, Wish
 from agent.model.errors import BadInputError
 from agent.model.mig import Gpu, GpuWish, Layout
 
@@ -50,6 +51,16 @@ class Operation:
     resumed: bool = False
     failure: str = ""
     recordoned: bool = False
+
+    def towards(self, wish: Wish) -> Operation:
+        """The same operation on its way to that wish; going back it stays with the wish that failed."""
+        if self.failure or not isinstance(wish, Desired):
+            return self
+        return replace(self, revision=wish.revision, layout=wish.layout)
+
+    def outlived_by(self, wish: Wish) -> bool:
+        """Going back from a wish that nobody has any more: another one leads out of it."""
+        return bool(self.failure) and isinstance(wish, Desired) and wish.revision != self.revision
 
     def way_back(self) -> Mapping[str, GpuWish]:
         """What has to be asked of each GPU to have again what was before."""

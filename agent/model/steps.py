@@ -30,8 +30,9 @@ class Recordon:
 
 
 @dataclass(frozen=True, slots=True)
-class Abort:
-    """Write down that the way forward failed, before the first step back."""
+class Turn:
+    """Write down where the operation goes from here: back after a failure, before the first step back; or out of a way back
+    to a newer wish."""
 
     operation: Operation
 
@@ -107,7 +108,7 @@ class End:
     uncordon: bool
 
 
-Step = Begin | Recordon | Abort | Evict | Pause | SetMode | Destroy | Create | Refresh | Resume | RestartClient | End
+Step = Begin | Recordon | Turn | Evict | Pause | SetMode | Destroy | Create | Refresh | Resume | RestartClient | End
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,13 @@ def is_plugin(pod: Pod) -> bool:
 def difference(node: Node, gpus: tuple[Gpu, ...]) -> str:
     """In words what allocatable shows and what it should; empty when they agree.
 
-    The plugin's strategy is the label ``nvidia.com/mig.strategy`` where there is one; else either way of advertising counts.
+    A shared resource may be renamed by the plugin (``.shared``). The plugin's strategy is the label
+    ``nvidia.com/mig.strategy`` where there is one; else either way of advertising counts.
     """
-    shown = {name: count for name, count in node.allocatable.items() if _ours(name) and count}
+    shown: Counter[str] = Counter()
+    for name, count in node.allocatable.items():
+        if _ours(name) and count:
+            shown[name.removesuffix(".shared")] += count
     strategy = node.labels.get(STRATEGY, "")
     wanted = [_shared(expected(gpus, one), node.labels) for one in ([strategy] if strategy else ["mixed", "single"])]
     if shown in wanted:

@@ -24,7 +24,6 @@ from agent.model.operation import Before, Operation
 from agent.model.report import NodeStatus
 from agent.model.snapshot import Snapshot
 from agent.model.steps import (
-    Abort,
     Begin,
     Change,
     Create,
@@ -42,6 +41,7 @@ from agent.model.steps import (
     SetMode,
     Settled,
     Step,
+    Turn,
     Waiting,
 )
 from agent.plan import advertise
@@ -256,6 +256,14 @@ def _client_pods(seen: Snapshot, mode: bool) -> tuple[Pod, ...]:
 
 def _midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:
     """Go on with an operation, or back."""
+    if operation.outlived_by(wish):
+        return Plan(DONE, (Turn(replace(operation, failure="").towards(wish)),))
+    if isinstance(wish, Refusal) and wish.reason == "layouts-unreadable" and not operation.failure:
+        # A file that is being replaced is no reason to undo half a change; one that stays away is.
+        if memory.waited(wish.reason, policy.patience_seconds, seen.now):
+            return Plan(DONE, (Turn(replace(operation, failure=wish.message)),))
+        return Waiting("layouts-unreadable", wish.message)
+    operation = operation.towards(wish)
     back = bool(operation.failure) or not isinstance(wish, Desired)
     if back and operation.undone_in(seen.gpus):
         return _finish(wish, seen, policy, memory, operation)
@@ -272,7 +280,7 @@ def _blocked_midway(operation: Operation, way: Way, back: bool) -> Outcome:
     message = f"needs slices that cannot be freed: {'; '.join(way.blockers)}"
     if back:
         return Waiting("blocked", f"going back {message}", way.change)
-    return Plan(way.change, (Abort(replace(operation, failure=f"{operation.layout!r} {message}")),))
+    return Plan(way.change, (Turn(replace(operation, failure=f"{operation.layout!r} {message}")),))
 
 
 def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, way: Way) -> Outcome:
@@ -284,7 +292,7 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
         and not operation.failure
     ):
         failure = f"{operation.layout!r} did not get on for {policy.patience_seconds:.0f} s: {memory.waits_message}"
-        return Plan(change, (Abort(replace(operation, failure=failure)),))
+        return Plan(change, (Turn(replace(operation, failure=failure)),))
     if operation.cordoned and not seen.node.unschedulable and not operation.recordoned:
         return Plan(change, (Recordon(replace(operation, recordoned=True)),))
     if seen.owners is None:

@@ -28,7 +28,6 @@ from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
 from agent.model.snapshot import Snapshot
 from agent.model.steps import (
-    Abort,
     Begin,
     Create,
     Destroy,
@@ -40,6 +39,7 @@ from agent.model.steps import (
     RestartClient,
     SetMode,
     Step,
+    Turn,
     Waiting,
 )
 from agent.observe.cluster import node_of
@@ -214,7 +214,7 @@ class PartitionPass:
             try:
                 node = await self._take(step, plan, wish, seen, node, last)
             except HardwareError as error:
-                return await self._fail(operation, str(error), node)
+                return await self._fail(operation, wish, str(error), node)
             except BudgetError as error:
                 wait = _ASK_AGAIN_SECONDS * random.uniform(1.0, 1.3)
                 message = f"a disruption budget forbids it now: {error}"
@@ -226,7 +226,7 @@ class PartitionPass:
                 return Waiting("conflict", "the node changed while we decided", plan.change, 0.2)
             except RefusedError as error:
                 if isinstance(step, SetMode | Destroy | Create):
-                    return await self._fail(operation, str(error), node)
+                    return await self._fail(operation, wish, str(error), node)
                 self._after_asking = Waiting("refused", str(error), plan.change, 60.0)
                 return self._after_asking
             except RetryError as error:
@@ -266,12 +266,12 @@ class PartitionPass:
             await self._tell(node, status)
         return node
 
-    async def _fail(self, operation: Operation | None, message: str, node: Node) -> Outcome:
+    async def _fail(self, operation: Operation | None, wish: Wish, message: str, node: Node) -> Outcome:
         """The driver refused: write down that we go back, unless we are already going back."""
         log.error("step.failed", extra={"error": message})
         if operation is None or operation.failure:
             return Waiting("rollback-failed", f"the old layout cannot be put back yet: {message}", None, 30.0)
-        written = await self._hands.perform(Abort(replace(operation, failure=message)), node, {})
+        written = await self._hands.perform(Turn(replace(operation.towards(wish), failure=message)), node, {})
         if written is not None:
             self._store.put(written)
         return Waiting("going-back", message, None, 0.0)

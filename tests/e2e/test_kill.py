@@ -138,7 +138,7 @@ CASES = {
     "Refresh": Case(steps.Refresh, _refresh_kills, _dies),
     "Resume": Case(steps.Resume, _nothing, _annotated('"touched":true', '"labels":{}')),
     "RestartClient": Case(steps.RestartClient, _nothing, _client_deleted, deploy_labels=False),
-    "Abort": Case(steps.Abort, _create_fails, _annotated("Insufficient"), state="failed", slices=SEVEN),
+    "Turn": Case(steps.Turn, _create_fails, _annotated("Insufficient"), state="failed", slices=SEVEN),
     "End before": Case(steps.End, _hold_last_write, _last_write_held_back),
     "End after": Case(steps.End, _nothing, _ended),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -285,6 +286,38 @@ async def test_a_client_that_came_back_before_a_newer_wish_is_started_anew(deplo
     await settle(world, partition)
     assert _status(world)["state"] == "success"
     assert world.time - started < 60
+
+
+async def test_a_newer_wish_leads_out_of_a_way_back_that_is_barred() -> None:
+    """The driver makes neither the new slices nor the old ones again; a wish that it can make ends that."""
+    world = _idle()
+    for place in ("0:4", "4:4"):
+        world.gpus.failures["3g.40gb", place] = HardwareError("Insufficient Resources")
+    world.gpus.failures["1g.10gb", "6:1"] = HardwareError("Insufficient Resources")
+    partition, _ = agent_on(world)
+    await _turns(world, partition, 40)
+    assert world.reports[-1].waits_for == "rollback-failed"
+    world.label(value="2x2g.20gb")
+    await settle(world, partition)
+    assert _status(world)["state"] == "success"
+    assert not world.node["spec"].get("unschedulable")
+
+
+async def test_a_layouts_file_that_is_away_for_a_moment_undoes_nothing(tmp_path: Path) -> None:
+    layouts = tmp_path / "layouts.yaml"
+    text = "version: v1\nmig-configs:\n  halves: [{devices: all, mig-enabled: true, mig-devices: {3g.40gb: 2}}]\n"
+    layouts.write_text(text, "utf-8")
+    world = NodeWorld(h100(SEVEN))
+    world.layouts_file = str(layouts)
+    world.label(value="halves")
+    partition, hands = agent_on(world)
+    await _until_taken(world, partition, hands, Create)
+    layouts.unlink()
+    await _turns(world, partition, 5)
+    assert _layout(world) == ["3g.40gb@0:4", "3g.40gb@4:4"]
+    layouts.write_text(text, "utf-8")
+    await settle(world, partition)
+    assert _status(world)["state"] == "success"
 
 
 async def test_a_failed_change_is_tried_again_later_each_time() -> None:

@@ -19,7 +19,7 @@ from typing import Literal
 from agent.model import labels
 from agent.model.desired import Desired, Refusal, Unasked, Wish
 from agent.model.mig import Gpu, GpuWish
-from agent.model.node import Pod, PodRef
+from agent.model.node import PodRef
 from agent.model.operation import Before, Operation
 from agent.model.report import NodeStatus
 from agent.model.snapshot import Snapshot
@@ -45,6 +45,7 @@ from agent.model.steps import (
     Waiting,
 )
 from agent.plan import advertise
+from agent.plan.clients import client_pods, stopping, with_clients_paused
 from agent.plan.drain import DrainPolicy, Holdings, holdings, unlisted
 from agent.plan.geometry import Tenants, moves, not_free, solve
 
@@ -240,18 +241,13 @@ def _operation(wish: Desired, seen: Snapshot, change: Change) -> Operation:
             if gpu.mig_enabled is not None and not gpu.unknown
         },
         annotations={key: seen.node.annotations.get(key) for key in labels.AUTOSCALER_GUARDS},
-        clients=tuple(sorted(pod.ref.uid for pod in _client_pods(seen, mode))),
+        clients=tuple(sorted(pod.ref.uid for pod in client_pods(seen, mode))),
     )
-    return operation if change.moves else _with_clients_paused(seen, operation, change)
+    return operation if change.moves else with_clients_paused(seen, operation, change)
 
 
 def _guards(seen: Snapshot) -> tuple[tuple[str, str], ...]:
     return tuple((k, v) for k, v in labels.AUTOSCALER_GUARDS.items() if seen.node.annotations.get(k) != v)
-
-
-def _client_pods(seen: Snapshot, mode: bool) -> tuple[Pod, ...]:
-    apps = frozenset[str]().union(*(client.apps for client in labels.CLIENTS if client.every_change or mode))
-    return tuple(pod for pod in seen.pods if pod.app in apps and pod.owner_kind == "DaemonSet" and not pod.finished)
 
 
 def _midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:
@@ -308,13 +304,13 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     starting = _starting(seen, change)
     if starting is not None:
         return starting
-    paused = _with_clients_paused(seen, operation, change)
+    paused = with_clients_paused(seen, operation, change)
     if paused != operation:
         return Plan(change, (Pause(paused),))
-    stopping = _stopping(seen, operation)
+    still_here = stopping(seen, operation)
     waited = memory.waits_for in _TRIED or memory.waited("clients-stopping", policy.clients_stop_seconds, seen.now)
-    if stopping and not waited:
-        names = ", ".join(str(pod.ref) for pod in stopping)
+    if still_here and not waited:
+        names = ", ".join(str(pod.ref) for pod in still_here)
         return Waiting("clients-stopping", f"waiting for GPU clients to stop: {names}", change)
     return Plan(change, hardware_steps(change))
 
@@ -333,37 +329,6 @@ def hardware_steps(change: Change) -> tuple[Step, ...]:
 def _by_priority(change: Change, seen: Snapshot) -> list[PodRef]:
     priority = {pod.ref: pod.priority for pod in seen.pods}
     return sorted(change.moves, key=lambda ref: (priority.get(ref, 0), ref))
-
-
-def _with_clients_paused(seen: Snapshot, operation: Operation, change: Change) -> Operation:
-    """The record as it stands from the moment the hardware may be touched, with the deploy labels to pause in it.
-
-    Those are labels that stand on the node, are not opted out, and whose client this change concerns. Every client that runs
-    now will have seen an old layout: also one that came back midway, before a newer wish.
-    """
-    mode = any(gpu.mode is not None for gpu in change.gpus)
-    to_pause = {
-        client.label: seen.node.labels[client.label]
-        for client in labels.CLIENTS
-        if (client.every_change or mode) and seen.node.labels.get(client.label, "false") not in ("false", labels.PAUSED)
-    }
-    running = {pod.ref.uid for pod in _client_pods(seen, mode)}
-    return replace(
-        operation,
-        touched=True,
-        resumed=False,
-        labels={**operation.labels, **to_pause},
-        clients=tuple(sorted({*operation.clients, *running})),
-    )
-
-
-def _stopping(seen: Snapshot, operation: Operation) -> tuple[Pod, ...]:
-    """Pods of paused clients that are still here."""
-    paused = [
-        c for c in labels.CLIENTS if seen.node.labels.get(c.label) == labels.PAUSED and c.label in operation.labels
-    ]
-    apps = frozenset[str]().union(*(client.apps for client in paused))
-    return tuple(pod for pod in seen.pods if pod.app in apps and not pod.finished)
 
 
 def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:

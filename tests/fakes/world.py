@@ -11,6 +11,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from agent.execute.partition import Hands
@@ -158,7 +159,7 @@ class NodeWorld:
         self.budgets_list: list[dict[str, Any]] = []
         self.reports: list[PartitionReport] = []
         self.kubelet_down = False
-        self.layouts_file = ""
+        self.layouts_file = str(Path(__file__).parents[1] / "data" / "no_layouts.yaml")
         self.freeze_plugin = False
         self.ghosts: list[tuple[dict[str, Any], str]] = []
         self.strangers: dict[str, tuple[GpuProcess, ...]] = {}
@@ -434,7 +435,7 @@ def agent_on(
         world,
         NoCounts(),
         world.reports.append,
-        Rules(world.layouts_file or "/nonexistent/layouts.yaml", labels.CONFIG, policy or Policy(), 300.0),
+        Rules(world.layouts_file, labels.CONFIG, policy or Policy(), 300.0),
         lambda: world.time,
     )
     return partition, hands

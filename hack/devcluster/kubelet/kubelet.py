@@ -49,20 +49,22 @@ class Kubelet:
         self._processes.restore()
         self._boot_id = await _boot_id(self.settings)
         self._note_reboot()
-        server: Server | None = None
-        try:
-            async with self._client, asyncio.TaskGroup() as tasks:
-                await self._register()
-                server = await serve_pod_resources(
-                    PodResourcesLister(self.devices, self.pods, self.settings), self.settings.socket
-                )
-                if not self.settings.plugin_needs_pod:
-                    self._plugin.start()
-                tasks.create_task(self._follow_pods(), name="pods")
-                tasks.create_task(self._report_node(), name="node status")
-                tasks.create_task(self._renew_lease(), name="lease")
-        finally:
-            await self._shut_down(server)
+        # Workers may be in the middle of a request when told to stop: the client outlives them.
+        async with self._client:
+            server: Server | None = None
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    await self._register()
+                    server = await serve_pod_resources(
+                        PodResourcesLister(self.devices, self.pods, self.settings), self.settings.socket
+                    )
+                    if not self.settings.plugin_needs_pod:
+                        self._plugin.start()
+                    tasks.create_task(self._follow_pods(), name="pods")
+                    tasks.create_task(self._report_node(), name="node status")
+                    tasks.create_task(self._renew_lease(), name="lease")
+            finally:
+                await self._shut_down(server)
 
     def _note_reboot(self) -> None:
         """Another boot id than at our last start: whatever ran here then has ended."""

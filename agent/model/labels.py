@@ -28,11 +28,6 @@ DEPLOY_PREFIX = "nvidia.com/gpu.deploy."
 DEVICE_PLUGIN = "nvidia.com/gpu.deploy.device-plugin"
 
 
-def gpu_layout_label(uuid: str) -> str:
-    """The label that holds the layout of one GPU: ``warmslice.dev/gpu-<first 8 hex of its UUID>.layout``."""
-    return f"{GPU_LAYOUT_PREFIX}{uuid.removeprefix('GPU-')[:8]}{GPU_LAYOUT_SUFFIX}"
-
-
 @dataclass(frozen=True, slots=True)
 class Client:
     """Something on the node that uses GPUs and is started by a deploy label.

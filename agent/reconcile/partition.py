@@ -54,13 +54,11 @@ log = logging.getLogger("warmslice.partition")
 _SAY_WAITS_AFTER_SECONDS = 5.0
 """In mid-change a short wait is not worth a write of the node; metrics show it at once."""
 
-
 _SAY_FAULTS_AFTER_SECONDS = 30.0
 """A fault that passes sooner is for log and metrics only."""
 
 _ASK_AGAIN_SECONDS = 5.0
 """A refused eviction, or one whose effect the watch has not shown yet, is not asked for again before."""
-
 
 _FAILING: dict[type[Step], str] = {
     SetMode: "driver-failing",
@@ -205,10 +203,11 @@ class PartitionPass:
         """Take the plan's steps; the plan itself when all were taken, else what is waited for."""
         operation = _operation(node)
         evicting = [step.pod for step in plan.steps if isinstance(step, Evict)]
-        if evicting and self._asked_of(evicting):
-            return self._after_asking
-        names = ", ".join(map(str, evicting))
-        self._after_asking = Waiting("draining", f"waiting for pods to end: {names}", plan.change)
+        if evicting:
+            if self._asked_of(evicting):
+                return self._after_asking
+            names = ", ".join(map(str, evicting))
+            self._after_asking = Waiting("draining", f"waiting for pods to end: {names}", plan.change)
         for step in plan.steps:
             started = self._now()
             try:
@@ -218,8 +217,7 @@ class PartitionPass:
             except BudgetError as error:
                 wait = _ASK_AGAIN_SECONDS * random.uniform(1.0, 1.3)
                 message = f"a disruption budget forbids it now: {error}"
-                self._after_asking = Waiting("budget", message, plan.change, wait)
-                return self._after_asking
+                return self._held_up(step, Waiting("budget", message, plan.change, wait))
             except InUseError as error:
                 return Waiting("gpu-in-use", str(error), plan.change, 2.0)
             except ConflictError:
@@ -227,19 +225,23 @@ class PartitionPass:
             except RefusedError as error:
                 if isinstance(step, SetMode | Destroy | Create):
                     return await self._fail(operation, wish, str(error), node)
-                self._after_asking = Waiting("refused", str(error), plan.change, 60.0)
-                return self._after_asking
+                return self._held_up(step, Waiting("refused", str(error), plan.change, 60.0))
             except RetryError as error:
                 reason = _FAILING.get(type(step))
                 if reason is None:
                     raise
-                self._after_asking = Waiting(reason, str(error), plan.change, _ASK_AGAIN_SECONDS)
-                return self._after_asking
+                return self._held_up(step, Waiting(reason, str(error), plan.change, _ASK_AGAIN_SECONDS))
             self._count(step, self._now() - started)
         if any(isinstance(step, RestartClient) for step in plan.steps):
             # Until the watch shows it ending, the pod looks as if nobody had asked.
             return Waiting("clients-restarting", "waiting for GPU clients to start anew", plan.change, 2.0)
         return self._after_asking if evicting else plan
+
+    def _held_up(self, step: Step, waiting: Waiting) -> Waiting:
+        """What is waited for now. Of an eviction it is kept: until it is asked for again, the answer stands."""
+        if isinstance(step, Evict):
+            self._after_asking = waiting
+        return waiting
 
     def _asked_of(self, pods: list[PodRef]) -> bool:
         """Whether exactly these evictions were asked for a moment ago: what came of it is still to be seen, or was no."""

@@ -1,19 +1,14 @@
 /* simgpu xid: errors that the driver tells of. */
-#include <stdio.h>
-
 #include "control_commands.h"
-#include "lookup.h"
-
-static const unsigned int NONE = 0xFFFFFFFF;
+#include "events.h"
 
 int command_xid(const struct words *words)
 {
     struct mig_device device = required_device(words);
-    struct xid *entry = &state->xids[state->xid_count % MAX_XIDS];
-    entry->gpu = index_of_gpu(device.gpu);
-    entry->number = number(option(words, "--xid"), "--xid");
-    entry->gpu_instance = device.compute == NULL ? NONE : device.instance->id;
-    entry->compute_instance = device.compute == NULL ? NONE : device.compute->id;
-    __atomic_store_n(&state->xid_count, state->xid_count + 1, __ATOMIC_RELEASE);
+    unsigned int number_of_xid = number(option(words, "--xid"), "--xid");
+    if (device.compute == NULL)
+        tell_xid(device.gpu, number_of_xid, NO_INSTANCE_ID, NO_INSTANCE_ID);
+    else
+        tell_xid(device.gpu, number_of_xid, device.instance->id, device.compute->id);
     return EXIT_DONE;
 }

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "events.h"
 #include "lookup.h"
 #include "usage.h"
 
@@ -23,7 +24,7 @@ struct gpu_instance *create_instance(struct gpu *gpu, const struct gpu_profile *
         slot->start = start;
         slot->size = profile->size;
         __atomic_store_n(&slot->serial, next_serial(), __ATOMIC_RELEASE);
-        gpu->mig_changes++;
+        tell_mig_change(gpu);
         return slot;
     }
     return NULL;
@@ -52,7 +53,7 @@ struct compute_instance *create_compute(struct gpu *gpu, struct gpu_instance *in
         slot->start = start;
         slot->size = profile->slices;
         __atomic_store_n(&slot->serial, next_serial(), __ATOMIC_RELEASE);
-        gpu->mig_changes++;
+        tell_mig_change(gpu);
         return slot;
     }
     return NULL;
@@ -61,14 +62,14 @@ struct compute_instance *create_compute(struct gpu *gpu, struct gpu_instance *in
 void destroy_instance(struct gpu *gpu, struct gpu_instance *instance)
 {
     __atomic_store_n(&instance->serial, 0, __ATOMIC_RELEASE);
-    gpu->mig_changes++;
+    tell_mig_change(gpu);
     refresh_gpu_utilization(gpu);
 }
 
 void destroy_compute(struct gpu *gpu, struct compute_instance *compute)
 {
     __atomic_store_n(&compute->serial, 0, __ATOMIC_RELEASE);
-    gpu->mig_changes++;
+    tell_mig_change(gpu);
 }
 
 void clear_instances(struct gpu *gpu)
@@ -78,6 +79,6 @@ void clear_instances(struct gpu *gpu)
             state->processes[i].identity.pid = 0;
     for (int i = 0; i < MAX_GPU_INSTANCES; i++)
         __atomic_store_n(&gpu->instances[i].serial, 0, __ATOMIC_RELEASE);
-    gpu->mig_changes++;
+    tell_mig_change(gpu);
     refresh_gpu_utilization(gpu);
 }

@@ -2,18 +2,22 @@
 #include <string.h>
 
 #include "call.h"
+#include "events.h"
 
 enum { MAX_EVENT_SETS = 16, POLL_MS = 5 };
 
-static const unsigned int NONE = 0xFFFFFFFF;
+static const unsigned long long TYPES[EVENT_KINDS] = {
+    [EVENT_MIG_CHANGE] = nvmlEventMigConfigChange,
+    [EVENT_XID] = nvmlEventTypeXidCriticalError,
+};
+static const unsigned long long ALL_TYPES = nvmlEventMigConfigChange | nvmlEventTypeXidCriticalError;
 
 /* A set is its own handle; the table keeps a freed one from being followed. */
 struct nvmlEventSet_st {
     bool live;
-    bool registered[MAX_GPUS];
-    uint64_t changes_told[MAX_GPUS];
-    bool wants_xids[MAX_GPUS];
-    uint64_t xids_told; /* of the state's count */
+    bool registered[MAX_GPUS][EVENT_KINDS];
+    uint64_t since[MAX_GPUS][EVENT_KINDS]; /* the state's count then: what came before is not the set's */
+    uint64_t heard;                        /* of the state's count */
 };
 
 static struct nvmlEventSet_st sets[MAX_EVENT_SETS];
@@ -35,7 +39,7 @@ nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *set)
         if (!sets[i].live) {
             memset(&sets[i], 0, sizeof sets[i]);
             sets[i].live = true;
-            sets[i].xids_told = state->xid_count;
+            sets[i].heard = state->event_count;
             *set = &sets[i];
             return NVML_SUCCESS;
         }
@@ -58,7 +62,7 @@ nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t device, unsigned long
     RETURN_IF_FAILED(find_gpu(device, &gpu));
     if (types == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    *types = nvmlEventMigConfigChange | nvmlEventTypeXidCriticalError;
+    *types = ALL_TYPES;
     return NVML_SUCCESS;
 }
 
@@ -69,48 +73,36 @@ nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long ty
     RETURN_IF_FAILED(find_gpu(device, &gpu));
     if (!is_set(set) || types == 0)
         return NVML_ERROR_INVALID_ARGUMENT;
-    if ((types & ~(nvmlEventMigConfigChange | nvmlEventTypeXidCriticalError)) != 0)
+    if ((types & ~ALL_TYPES) != 0)
         return NVML_ERROR_NOT_SUPPORTED;
-    if ((types & nvmlEventMigConfigChange) != 0) {
-        set->registered[index_of_gpu(gpu)] = true;
-        set->changes_told[index_of_gpu(gpu)] = gpu->mig_changes;
+    for (int kind = 0; kind < EVENT_KINDS; kind++) {
+        bool *registered = &set->registered[index_of_gpu(gpu)][kind];
+        if (*registered || (types & TYPES[kind]) == 0)
+            continue;
+        *registered = true;
+        set->since[index_of_gpu(gpu)][kind] = state->event_count;
     }
-    if ((types & nvmlEventTypeXidCriticalError) != 0)
-        set->wants_xids[index_of_gpu(gpu)] = true;
     return NVML_SUCCESS;
 }
 
-/* In the order in which they came; those of GPUs that nobody registered are passed over. */
-static bool take_xid(nvmlEventSet_t set, nvmlEventData_t *data)
+static bool is_for(nvmlEventSet_t set, const struct event *event)
 {
-    while (set->xids_told < state->xid_count) {
-        const struct xid *xid = &state->xids[set->xids_told++ % MAX_XIDS];
-        if (!set->wants_xids[xid->gpu])
-            continue;
-        *data = (nvmlEventData_t){
-            .device = handle_of_gpu(&state->gpus[xid->gpu]),
-            .eventType = nvmlEventTypeXidCriticalError,
-            .eventData = xid->number,
-            .gpuInstanceId = xid->gpu_instance,
-            .computeInstanceId = xid->compute_instance,
-        };
-        return true;
-    }
-    return false;
+    return set->registered[event->gpu][event->kind] && set->heard > set->since[event->gpu][event->kind];
 }
 
-static bool take_change(nvmlEventSet_t set, nvmlEventData_t *data)
+/* One at a time and none merged, in the order in which they came; what nobody registered is passed over. */
+static bool take_event(nvmlEventSet_t set, nvmlEventData_t *data)
 {
-    for (unsigned int i = 0; i < state->gpu_count; i++) {
-        const struct gpu *gpu = &state->gpus[i];
-        if (!set->registered[i] || set->changes_told[i] == gpu->mig_changes)
+    const struct event *event;
+    while ((event = next_event(&set->heard)) != NULL) {
+        if (!is_for(set, event))
             continue;
-        set->changes_told[i] = gpu->mig_changes;
         *data = (nvmlEventData_t){
-            .device = handle_of_gpu(gpu),
-            .eventType = nvmlEventMigConfigChange,
-            .gpuInstanceId = NONE,
-            .computeInstanceId = NONE,
+            .device = handle_of_gpu(&state->gpus[event->gpu]),
+            .eventType = TYPES[event->kind],
+            .eventData = event->number,
+            .gpuInstanceId = event->gpu_instance,
+            .computeInstanceId = event->compute_instance,
         };
         return true;
     }
@@ -126,7 +118,7 @@ static nvmlReturn_t wait_for_event(nvmlEventSet_t set, nvmlEventData_t *data, un
             return NVML_ERROR_UNINITIALIZED;
         if (!is_set(set) || data == NULL)
             return NVML_ERROR_INVALID_ARGUMENT;
-        if (take_xid(set, data) || take_change(set, data))
+        if (take_event(set, data))
             return NVML_SUCCESS;
         if (monotonic_ns() >= deadline)
             return NVML_ERROR_TIMEOUT;

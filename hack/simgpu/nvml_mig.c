@@ -1,5 +1,6 @@
 /* MIG mode and MIG device handles. */
 #include "call.h"
+#include "events.h"
 #include "holders.h"
 
 nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, unsigned int *pending)
@@ -33,7 +34,7 @@ static nvmlReturn_t activate(struct gpu *gpu, unsigned int mode)
     if (is_switch_prevented(gpu))
         return NVML_ERROR_IN_USE;
     gpu->mig_current = mode;
-    gpu->mig_changes++;
+    tell_mig_change(gpu);
     return NVML_SUCCESS;
 }
 

@@ -25,7 +25,7 @@ enum {
     MAX_LOG = 4096,
     FUNCTION_NAME = 72,
     UUID_TEXT = 48,
-    MAX_XIDS = 64,
+    MAX_EVENTS = 256,
 };
 
 /* Ratios, then rates in MiB/s from UTIL_PCIE_TX on. */
@@ -90,7 +90,6 @@ struct gpu {
     uint32_t mig_pending;
     uint32_t lost;
     uint32_t virtualization; /* enum virtualization */
-    uint64_t mig_changes; /* counts nvmlEventMigConfigChange */
     struct utilization utilization;
     struct gpu_instance instances[MAX_GPU_INSTANCES];
 };
@@ -133,10 +132,15 @@ enum permission { PERMIT_ALL, PERMIT_ROOT, PERMIT_NOBODY };
  * pass-through and by NOT_SUPPORTED in some other machines. A vGPU guest cannot change the mode at all. */
 enum virtualization { BARE_METAL, PASSTHROUGH, VIRTUAL_MACHINE, VGPU_GUEST };
 
-struct xid {
+#define NO_INSTANCE_ID 0xFFFFFFFFu
+
+enum event_kind { EVENT_MIG_CHANGE, EVENT_XID, EVENT_KINDS };
+
+struct event {
     uint32_t gpu;
-    uint32_t number;
-    uint32_t gpu_instance; /* ids; 0xFFFFFFFF: of the whole GPU */
+    uint32_t kind;         /* enum event_kind */
+    uint32_t number;       /* of the Xid */
+    uint32_t gpu_instance; /* ids, or NO_INSTANCE_ID */
     uint32_t compute_instance;
 };
 
@@ -173,8 +177,8 @@ struct state {
     uint32_t permission;         /* enum permission */
     uint32_t one_call_at_a_time; /* a slow call holds up all others, whichever GPU they are for */
     uint64_t last_serial;
-    uint64_t xid_count;
-    struct xid xids[MAX_XIDS]; /* a ring */
+    uint64_t event_count;
+    struct event events[MAX_EVENTS]; /* a ring */
     uint64_t log_count;
     struct gpu gpus[MAX_GPUS];
     struct gpu_process processes[MAX_PROCESSES];

@@ -227,36 +227,6 @@ class TestReset:
         ]
 
 
-class TestXid:
-    def events(self, gpu: Any, types: int) -> Any:
-        found = pynvml.nvmlEventSetCreate()
-        pynvml.nvmlDeviceRegisterEvents(gpu, types, found)
-        return found
-
-    def test_an_xid_names_the_instances_it_struck(self, session: Session) -> None:
-        _, _, device = session.create_slice("3g.40gb", 4)
-        events = self.events(session.gpu, pynvml.nvmlEventTypeXidCriticalError)
-        session.node.run("xid", "--device", pynvml.nvmlDeviceGetUUID(device), "--xid", "31")
-        session.node.run("xid", "--device", pynvml.nvmlDeviceGetUUID(session.gpu), "--xid", "79")
-        told = [pynvml.nvmlEventSetWait_v2(events, 1000) for _ in range(2)]
-        assert [(event.eventData, event.gpuInstanceId, event.computeInstanceId) for event in told] == [
-            (31, 2, 0),
-            (79, 0xFFFFFFFF, 0xFFFFFFFF),
-        ]
-        assert {event.eventType for event in told} == {pynvml.nvmlEventTypeXidCriticalError}
-        pynvml.nvmlEventSetFree(events)
-
-    def test_only_what_was_asked_for_is_told(self, session: Session) -> None:
-        events = self.events(session.gpu, pynvml.nvmlEventMigConfigChange)
-        session.node.run("xid", "--device", pynvml.nvmlDeviceGetUUID(session.gpu), "--xid", "79")
-        with pytest.raises(pynvml.NVMLError_Timeout):
-            pynvml.nvmlEventSetWait_v2(events, 1)
-        session.create("1g.10gb", 0)
-        told = pynvml.nvmlEventSetWait_v2(events, 1000)
-        assert (told.eventType, told.gpuInstanceId) == (0x100, 0xFFFFFFFF)
-        pynvml.nvmlEventSetFree(events)
-
-
 class TestTime:
     """Two calls of 200 ms each, for different GPUs, at once."""
 

@@ -257,15 +257,6 @@ class TestMode:
         assert ampere["instances"] == hopper["instances"] == []
         assert node.run("boot-id") != before
 
-    def test_a_change_of_the_layout_is_an_event_of_the_parent(self, session: Session) -> None:
-        events = pynvml.nvmlEventSetCreate()
-        pynvml.nvmlDeviceRegisterEvents(session.gpu, 0x100, events)
-        session.create("1g.10gb", 0)
-        event = pynvml.nvmlEventSetWait_v2(events, 1000)
-        assert event.eventType == 0x100
-        assert pynvml.nvmlDeviceGetUUID(event.device) == pynvml.nvmlDeviceGetUUID(session.gpu)
-        pynvml.nvmlEventSetFree(events)
-
 
 class other_client:  # noqa: N801  (a context manager, read as a phrase)
     """Another process with an NVML session on the node."""

@@ -139,10 +139,14 @@ class GpuChange:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The whole way from what is to what is wanted, and the pods that have to move for it."""
+    """The whole way from what is to what is wanted, and the pods that have to move for it.
+
+    ``exact``: no way costs less. It is False where more GPUs share pods than can be decided together.
+    """
 
     gpus: tuple[GpuChange, ...]
     moves: tuple[PodRef, ...] = ()
+    exact: bool = True
 
     @property
     def empty(self) -> bool:

@@ -9,7 +9,7 @@ from agent.model.labels import EVICT
 from agent.model.mig import Gpu, Placement
 from agent.model.node import Budget, Pod, PodRef
 from agent.model.snapshot import Snapshot
-from agent.plan.geometry import Tenants
+from agent.plan.placement import Tenants
 
 
 @dataclass(frozen=True, slots=True)

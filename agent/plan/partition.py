@@ -30,7 +30,6 @@ from agent.model.steps import (
     Destroy,
     End,
     Evict,
-    GpuChange,
     Outcome,
     Pause,
     Plan,
@@ -47,7 +46,7 @@ from agent.model.steps import (
 from agent.plan import advertise
 from agent.plan.clients import client_pods, stopping, with_clients_paused
 from agent.plan.drain import DrainPolicy, Holdings, holdings, unlisted
-from agent.plan.geometry import Tenants, moves, not_free, solve
+from agent.plan.placement import Ask, Tenants, choose, moves, not_free, solve
 
 UPGRADE_IDLE = frozenset({"", "upgrade-done", "upgrade-required", "upgrade-failed"})
 """Values of GPU Operator's upgrade label that mean: no driver is being replaced now."""
@@ -130,24 +129,17 @@ def _unknown_words(unread: tuple[Gpu, ...]) -> str:
 
 
 def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, midway: bool) -> Way:
-    """The change of every GPU named, each solved alone; GPUs that could not be read are left out."""
-    changes: list[GpuChange] = []
-    moved: set[PodRef] = set()
-    blockers: list[str] = []
-    leaving: list[str] = []
-    for gpu in seen.gpus:
-        wish = wishes.get(gpu.uuid)
-        if wish is None or gpu.unknown:
-            continue
-        held = holdings(gpu, seen, policy.drain, midway)
-        change = solve(gpu, wish, held.tenants)
-        if change is None:
-            blockers += _in_the_way(gpu, wish, held)
-        else:
-            changes.append(change)
-            moved |= moves(change, held.tenants)
-            leaving += not_free(change, held.tenants)
-    return Way(Change(tuple(changes), tuple(sorted(moved))), tuple(blockers), tuple(leaving))
+    """The change of every GPU named; GPUs that could not be read are left out."""
+    asked = [gpu for gpu in seen.gpus if gpu.uuid in wishes and not gpu.unknown]
+    held = {gpu.uuid: holdings(gpu, seen, policy.drain, midway) for gpu in asked}
+    choice = choose([Ask(gpu, wishes[gpu.uuid], held[gpu.uuid].tenants) for gpu in asked])
+    tenants = [(change, held[change.gpu].tenants) for change in choice.changes]
+    moved = frozenset[PodRef]().union(*(moves(change, them) for change, them in tenants))
+    return Way(
+        Change(choice.changes, tuple(sorted(moved)), choice.exact),
+        tuple(name for ask in choice.stuck for name in _in_the_way(ask.gpu, ask.wish, held[ask.gpu.uuid])),
+        tuple(name for change, them in tenants for name in not_free(change, them)),
+    )
 
 
 def _in_the_way(gpu: Gpu, wish: GpuWish, held: Holdings) -> list[str]:
@@ -165,12 +157,13 @@ def _in_the_way(gpu: Gpu, wish: GpuWish, held: Holdings) -> list[str]:
 def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | None) -> Outcome:
     unread = tuple(gpu for gpu in seen.gpus if gpu.unknown)
     ideal = Change(
-        tuple(
-            change
-            for gpu in seen.gpus
-            if gpu.uuid in wish.wishes and not gpu.unknown
-            if (change := solve(gpu, wish.wishes[gpu.uuid], Tenants())) is not None
-        )
+        choose(
+            [
+                Ask(gpu, wish.wishes[gpu.uuid], Tenants())
+                for gpu in seen.gpus
+                if gpu.uuid in wish.wishes and not gpu.unknown
+            ]
+        ).changes
     )
     if ideal.empty:
         if unread:

@@ -18,7 +18,8 @@ from agent.model.mig import Gpu, GpuWish, Layout, Placement, Shape, Slot
 from agent.model.steps import GpuChange
 from agent.model.text import read_yaml
 from agent.observe.paper import gpu_on_paper
-from agent.plan.geometry import Tenants, best, feasible, maximal_geometries, solve
+from agent.plan.geometry import feasible, maximal_geometries
+from agent.plan.placement import Tenants, solve
 
 _CELL = 9
 """Characters that one memory slice takes in a drawing."""
@@ -32,8 +33,8 @@ def plan_on_paper(model: str, start: str, to: str, as_json: bool) -> Answer:
     empty = gpu_on_paper(model)
     before: Layout = ()
     if start:
-        placed = best(empty, (), _wish(empty, start), Tenants())
-        before = placed if placed is not None else ()
+        placed = solve(empty, _wish(empty, start), Tenants())
+        before = tuple(sorted(placed.create)) if placed is not None else ()
     gpu = gpu_on_paper(model, before)
     change = solve(gpu, _wish(gpu, to), Tenants())
     if change is None:

@@ -112,6 +112,7 @@ def dry_run(change: Change, gpus: tuple[Gpu, ...]) -> str:
             for gpu in change.gpus
         ],
         "pods": [str(ref) for ref in change.moves],
+        "exact": change.exact,
     }
     return json.dumps(document)
 

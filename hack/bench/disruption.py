@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuWish, Layout, Shape, Slot
 from agent.observe.paper import gpu_on_paper
-from agent.plan.geometry import Tenants, media_allowed, solve
+from agent.plan.geometry import media_allowed
+from agent.plan.placement import Tenants, solve
 
 SAMPLE = 6_000
 Geometry = tuple[Shape, ...]

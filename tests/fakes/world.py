@@ -453,7 +453,12 @@ async def settle(world: NodeWorld, partition: PartitionPass, passes: int = 80) -
 
 def h100(layout: str = "", index: int = 0) -> Gpu:
     """An H100-80GB with a layout such as "3g.40gb@0:4 1g.10gb@4:1", MIG on."""
-    paper = gpu_on_paper("H100-80GB-SXM", index=index)
+    return cut("H100-80GB-SXM", layout, index)
+
+
+def cut(model: str, layout: str, index: int = 0) -> Gpu:
+    """A GPU of some model with such a layout, MIG on."""
+    paper = gpu_on_paper(model, index=index)
     instances = []
     for number, text in enumerate(layout.split()):
         profile, _, place = text.partition("@")

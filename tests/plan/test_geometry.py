@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from agent.model.mig import Gpu, GpuWish, Layout, Placement, Shape, Slot
 from agent.model.node import PodRef
 from agent.observe.paper import gpu_on_paper, models
-from agent.plan.geometry import Tenants, feasible, maximal_geometries, moves, solve
+from agent.plan.geometry import feasible, maximal_geometries
+from agent.plan.placement import Tenants, moves, solve
 from tests.fakes.world import h100
 from tests.strategies import fixed_placements, gpus, having, layouts
 

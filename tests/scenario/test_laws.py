@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from agent.model import labels
 from agent.model.mig import Gpu, GpuWish, Layout
 from agent.observe.paper import gpu_on_paper
-from agent.plan.geometry import Tenants, completions, solve
+from agent.plan.geometry import completions
+from agent.plan.placement import Tenants, solve
 from tests.fakes.world import Kill, Killed, Moment, NodeWorld, agent_on
 from tests.strategies import having, layouts
 

@@ -1,0 +1,305 @@
+"""Which of the legal ways is taken: by placement, over the whole node, exact, deterministic.
+
+Among all legal completions of a wish that leave the fixed slices where they are, the one is taken that moves the fewest
+pods without budget, then the fewest pods, destroys the fewest slices, leaves the largest profiles creatable, and takes the
+fewest calls; the lowest placements on a tie.
+
+# Note [GPUs that share a pod]
+# A pod is moved once, however many of its slices have to go, so GPUs on which one pod has slices are decided together; all
+# others alone. Each GPU offers, for every set of shared pods that it could move, the cheapest way that moves them. Ways are
+# joined GPU by GPU, and of a choice half made only that is remembered which a later GPU still asks for: which shared pods
+# it moves. What ways cost adds up, so no choice that was dropped could have become the best. Past ``MOST_JOINED`` choices
+# the GPUs are decided one after the other, each knowing which pods move already, and the change says ``exact: false``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from agent.model.mig import Gpu, GpuWish, Layout, Placement, Profile
+from agent.model.node import PodRef
+from agent.model.steps import GpuChange
+from agent.plan.geometry import completions, mask_of
+
+MOST_JOINED = 40_000
+"""Choices looked at in one decision over GPUs that share pods; about 20 ms."""
+
+Cost = int
+"""Every part of a cost in 16 bits, the most important first: costs add up and compare as one number."""
+
+_PART_BITS = 16
+Pods = frozenset[PodRef]
+Kind = tuple[int, int, str]
+"""A profile by what makes it large, largest first: (-memory slices, -compute slices, name)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    """Who holds the slices of one GPU: ``fixed`` placements cannot be freed, ``pods`` can be moved.
+
+    ``whole`` are the pods that hold the GPU undivided, ``whole_fixed`` says of those that cannot be moved who they are:
+    they matter to a change of mode. ``spent`` are the pods that no budget lets go now. ``leaving`` names, in mid-change, what
+    an evicted pod leaves behind for a moment: nobody to move, but the slice (the GPU: ``whole_leaving``) is not free yet.
+    """
+
+    fixed: frozenset[Placement] = frozenset()
+    pods: Mapping[Placement, Pods] = field(default_factory=dict)
+    spent: Pods = frozenset()
+    whole: Pods = frozenset()
+    whole_fixed: tuple[str, ...] = ()
+    leaving: Mapping[Placement, tuple[str, ...]] = field(default_factory=dict)
+    whole_leaving: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One GPU, what is wanted of it, and who is on it."""
+
+    gpu: Gpu
+    wish: GpuWish
+    tenants: Tenants
+
+    @property
+    def switches(self) -> bool:
+        """Whether the MIG mode has to change: then everybody has to leave the GPU."""
+        return self.gpu.mig_enabled != self.wish.mig_enabled
+
+    @property
+    def movable(self) -> Pods:
+        """The pods that some way could move."""
+        held = Pods().union(*self.tenants.pods.values())
+        return held | self.tenants.whole if self.switches else held
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A change for every ask that has a way; ``stuck`` are those that have none. ``exact``: no way costs less."""
+
+    changes: tuple[GpuChange, ...]
+    stuck: tuple[Ask, ...] = ()
+    exact: bool = True
+
+
+class _Way(NamedTuple):
+    """A layout to go to, and its cost without the shared pods."""
+
+    cost: Cost
+    layout: Layout
+
+
+_Menu = dict[int, _Way]
+"""The cheapest way for each set of shared pods moved, as bits."""
+
+
+def choose(asks: Sequence[Ask], most_joined: int = MOST_JOINED) -> Choice:
+    """The best changes of all these GPUs together."""
+    on_gpus = Counter(pod for ask in asks for pod in ask.movable)
+    layouts: dict[str, Layout] = {}
+    exact = True
+    for group in _groups(asks, Pods(pod for pod, gpus in on_gpus.items() if gpus > 1)):
+        found = _Group(group, most_joined)
+        layouts |= found.layouts
+        exact = exact and found.exact
+    return Choice(
+        tuple(_change(ask, layouts[ask.gpu.uuid]) for ask in asks if ask.gpu.uuid in layouts),
+        tuple(ask for ask in asks if ask.gpu.uuid not in layouts),
+        exact,
+    )
+
+
+def solve(gpu: Gpu, wish: GpuWish, tenants: Tenants) -> GpuChange | None:
+    """The best change of one GPU alone; None where no legal completion leaves the fixed slices where they are."""
+    return next(iter(choose((Ask(gpu, wish, tenants),)).changes), None)
+
+
+def moves(change: GpuChange, tenants: Tenants) -> Pods:
+    """The pods that have to go for a change: holders of removed slices; for a change of mode everyone on that GPU."""
+    if change.switches:
+        return tenants.whole.union(*tenants.pods.values())
+    return _holders(tenants, (placement for placement, _ in change.remove))
+
+
+def not_free(change: GpuChange, tenants: Tenants) -> tuple[str, ...]:
+    """What is still on slices that a change removes."""
+    gone = tenants.leaving if change.switches else {placement for placement, _ in change.remove}
+    whole = tenants.whole_leaving if change.switches else ()
+    return whole + tuple(text for placement in sorted(gone) for text in tenants.leaving.get(placement, ()))
+
+
+def difference(gpu: Gpu, target: Layout, mode: bool | None) -> GpuChange:
+    """The calls that lead from what the GPU has to the target: remove, finish orphans, create largest first."""
+    wanted = set(target)
+    have = set(gpu.layout)
+    orphans = {(i.placement, i.profile) for i in gpu.instances if not i.compute}
+    finish = tuple(slot for slot in target if (slot.placement, slot.shape.profile) in orphans)
+    finished = {(slot.placement, slot.shape.profile) for slot in finish}
+    remove = [(s.placement, s.shape.profile) for s in have if s not in wanted]
+    remove += [orphan for orphan in orphans if orphan not in finished]
+    create = [slot for slot in target if slot not in have and slot not in finish]
+    return GpuChange(
+        gpu.uuid,
+        keep=tuple(sorted(have & wanted)),
+        remove=tuple(sorted(remove)),
+        create=tuple(sorted(create, key=lambda s: (-s.placement.size, s.placement.start))),
+        finish=finish,
+        mode=mode,
+    )
+
+
+def _change(ask: Ask, target: Layout) -> GpuChange:
+    """The change towards a layout; a mode that the next reset or reboot would bring, against the wish, is called off."""
+    gpu, wish = ask.gpu, ask.wish
+    change = difference(gpu, target, wish.mig_enabled if ask.switches else None)
+    if ask.switches or gpu.mig_pending in (None, wish.mig_enabled):
+        return change
+    return replace(change, mode=wish.mig_enabled, in_force=True)
+
+
+def _groups(asks: Sequence[Ask], shared: Pods) -> Iterator[list[Ask]]:
+    """The GPUs that have to be decided together: those that share a pod, and those that share one with these."""
+    rest = list(asks)
+    while rest:
+        group = [rest.pop(0)]
+        pods = group[0].movable & shared
+        while near := [ask for ask in rest if ask.movable & pods]:
+            group += near
+            rest = [ask for ask in rest if not ask.movable & pods]
+            pods = pods.union(*(ask.movable & shared for ask in near))
+        yield sorted(group, key=lambda ask: ask.gpu.index)
+
+
+class _Group:
+    """Some GPUs that are decided together. See Note [GPUs that share a pod]."""
+
+    def __init__(self, asks: Sequence[Ask], most_joined: int) -> None:
+        on_gpus = Counter(pod for ask in asks for pod in ask.movable)
+        self._shared = sorted(pod for pod, gpus in on_gpus.items() if gpus > 1)
+        self._kinds = sorted({_kind(profile) for ask in asks for profile in ask.gpu.profiles})
+        menus = [(ask, menu) for ask in asks if (menu := self._menu(ask))]
+        spent = Pods().union(*(ask.tenants.spent for ask in asks))
+        self._spent = self._bits(spent)
+        self._last = [self._bits(ask.movable) for ask, _ in menus]
+        chosen = self._jointly([menu for _, menu in menus], most_joined)
+        self.exact = chosen is not None
+        if chosen is None:
+            chosen = self._one_by_one([menu for _, menu in menus])
+        self.layouts = {ask.gpu.uuid: layout for (ask, _), layout in zip(menus, chosen, strict=True)}
+
+    def _menu(self, ask: Ask) -> _Menu:
+        """What this GPU offers; nothing where every way would touch a fixed slice."""
+        have, tenants, shared = ask.gpu.layout, ask.tenants, frozenset(self._shared)
+        rooms = _rooms(ask.gpu, self._kinds)
+        everybody = ask.movable if ask.switches else None
+        menu: dict[int, _Way] = {}
+        disruptions: dict[int, Cost] = {}
+        for layout in _candidates(ask):
+            gone = [slot.placement for slot in have if slot not in layout]
+            moved = _holders(tenants, gone) if everybody is None else everybody
+            own = moved - shared
+            bits = self._bits(moved & shared)
+            disruption = _packed(len(own & tenants.spent), len(own), len(gone))
+            if disruption > disruptions.get(bits, disruption):
+                continue
+            # What only breaks ties is looked at only where there is one.
+            calls = len(gone) + sum(1 for slot in layout if slot not in have)
+            way = _Way(_packed(disruption, *_blocked(rooms, layout), calls), layout)
+            if bits not in menu or way < menu[bits]:
+                menu[bits], disruptions[bits] = way, disruption
+        return _without_needless(menu)
+
+    def _jointly(self, menus: list[_Menu], most_joined: int) -> list[Layout] | None:
+        """The cheapest combination; None where there are too many to look at."""
+        halfway: dict[int, tuple[Cost, tuple[Layout, ...]]] = {0: (0, ())}
+        looked_at = 0
+        for number, menu in enumerate(menus):
+            later = 0
+            for bits in self._last[number + 1 :]:
+                later |= bits
+            looked_at += len(halfway) * len(menu)
+            if looked_at > most_joined:
+                return None
+            further: dict[int, tuple[Cost, tuple[Layout, ...]]] = {}
+            for moved, (cost, layouts) in halfway.items():
+                for bits, way in menu.items():
+                    total = cost + way.cost + self._moving(bits & ~moved)
+                    known = further.get(key := (moved | bits) & later)
+                    if known is None or total < known[0]:
+                        further[key] = total, (*layouts, way.layout)
+                    elif total == known[0]:
+                        further[key] = min(known, (total, (*layouts, way.layout)))
+            halfway = further
+        return list(halfway[0][1])
+
+    def _one_by_one(self, menus: list[_Menu]) -> list[Layout]:
+        moved, chosen = 0, []
+        for menu in menus:
+            _, layout, bits = min((way.cost + self._moving(b & ~moved), way.layout, b) for b, way in menu.items())
+            chosen.append(layout)
+            moved |= bits
+        return chosen
+
+    def _moving(self, bits: int) -> Cost:
+        """The cost of moving these shared pods too."""
+        if not bits:
+            return 0
+        tail = [0] * (len(self._kinds) + 2)
+        return _packed((bits & self._spent).bit_count(), bits.bit_count(), *tail)
+
+    def _bits(self, pods: Pods) -> int:
+        return sum(1 << number for number, pod in enumerate(self._shared) if pod in pods)
+
+
+def _candidates(ask: Ask) -> Iterable[Layout]:
+    """The layouts that fulfil the wish and touch nothing fixed."""
+    gpu, wish, tenants = ask.gpu, ask.wish, ask.tenants
+    fixed = tuple(slot for slot in gpu.layout if slot.placement in tenants.fixed)
+    if fixed and (ask.switches or not wish.mig_enabled):
+        return ()
+    if ask.switches and tenants.whole_fixed:
+        return ()
+    if not wish.mig_enabled:
+        return ((),)
+    if wish.placed is not None:
+        return (wish.placed,) if set(fixed) <= set(wish.placed) else ()
+    return completions(gpu, fixed, wish.shapes)
+
+
+def _without_needless(menu: _Menu) -> _Menu:
+    """Without ways that move the same shared pods and more, and cost no less."""
+    kept: _Menu = {}
+    for bits, way in sorted(menu.items(), key=lambda item: (item[1].cost, item[0].bit_count(), item[1].layout)):
+        if not any(other & ~bits == 0 for other in kept):
+            kept[bits] = way
+    return kept
+
+
+def _holders(tenants: Tenants, placements: Iterable[Placement]) -> Pods:
+    return Pods().union(*(tenants.pods.get(placement, Pods()) for placement in placements)) if tenants.pods else Pods()
+
+
+def _rooms(gpu: Gpu, kinds: Sequence[Kind]) -> list[list[int]]:
+    """The placements of each kind on this GPU as bits."""
+    masks = {_kind(profile): [mask_of(place) for place in profile.placements] for profile in gpu.profiles}
+    return [masks.get(kind, []) for kind in kinds]
+
+
+def _blocked(rooms: list[list[int]], layout: Layout) -> list[int]:
+    """At how many placements of each kind nothing more can be made beside a layout."""
+    taken = 0
+    for slot in layout:
+        taken |= mask_of(slot.placement)
+    return [sum([1 for mask in masks if taken & mask]) for masks in rooms]
+
+
+def _kind(profile: Profile) -> Kind:
+    return -profile.size, -profile.slices, profile.name
+
+
+def _packed(*parts: int) -> Cost:
+    cost = 0
+    for part in parts:
+        cost = cost << _PART_BITS | part
+    return cost

@@ -1,0 +1,126 @@
+"""Which way is taken over several GPUs. The law is checked against a second, slower way: every combination of layouts."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.model.mig import Gpu, GpuWish, Layout, Placement, Shape
+from agent.model.node import PodRef
+from agent.observe.paper import gpu_on_paper
+from agent.plan.geometry import completions
+from agent.plan.placement import Ask, Choice, Tenants, choose, moves
+from tests.fakes.world import cut
+from tests.strategies import having, layouts
+
+BOARDS = ("A30", "H100-80GB-SXM", "A30")
+Price = tuple[int, int, int, tuple[int, ...], int]
+
+
+def _pod(number: int) -> PodRef:
+    return PodRef("ns", f"pod-{number}", f"uid-{number}")
+
+
+@st.composite
+def nodes(draw: st.DrawFn) -> list[Ask]:
+    """Two or three GPUs with layouts, pods that hold slices on one or more of them, and a wish for each."""
+    papers = [gpu_on_paper(board, index=index) for index, board in enumerate(BOARDS[: draw(st.integers(2, 3))])]
+    gpus = [having(paper, draw(layouts(paper))) for paper in papers]
+    pods: dict[str, dict[Placement, frozenset[PodRef]]] = {gpu.uuid: {} for gpu in gpus}
+    for gpu in gpus:
+        for slot in gpu.layout:
+            holder = draw(st.integers(0, 5))
+            if holder:
+                pods[gpu.uuid][slot.placement] = frozenset({_pod(holder)})
+    spent = frozenset(_pod(number) for number in draw(st.sets(st.integers(1, 5))))
+    asks = []
+    for gpu, paper in zip(gpus, papers, strict=True):
+        fixed = frozenset(place for place in pods[gpu.uuid] if draw(st.integers(0, 9)) == 0)
+        movable = {place: who for place, who in pods[gpu.uuid].items() if place not in fixed}
+        wish = GpuWish(True, tuple(slot.shape for slot in draw(layouts(paper))))
+        asks.append(Ask(gpu, wish, Tenants(fixed, movable, spent)))
+    return asks
+
+
+def _ways(ask: Ask) -> list[Layout]:
+    held = {slot for slot in ask.gpu.layout if slot.placement in ask.tenants.fixed}
+    return [layout for layout in completions(ask.gpu, (), ask.wish.shapes) if held <= set(layout)]
+
+
+def _price(asks: Iterable[Ask], ways: Iterable[Layout]) -> Price:
+    """What a combination costs, counted from scratch."""
+    moved: set[PodRef] = set()
+    spent: set[PodRef] = set()
+    destroyed = calls = 0
+    left: Counter[tuple[int, int, str]] = Counter()
+    for ask, way in zip(asks, ways, strict=True):
+        gone = [slot for slot in ask.gpu.layout if slot not in way]
+        moved |= {pod for slot in gone for pod in ask.tenants.pods.get(slot.placement, ())}
+        spent |= ask.tenants.spent
+        destroyed += len(gone)
+        calls += len(gone) + len([slot for slot in way if slot not in ask.gpu.layout])
+        for profile in ask.gpu.profiles:
+            free = [p for p in profile.placements if not any(p.overlaps(slot.placement) for slot in way)]
+            left[(-profile.size, -profile.slices, profile.name)] -= len(free)
+    fragmentation = tuple(count for _, count in sorted(left.items()))
+    return len(moved & spent), len(moved), destroyed, fragmentation, calls
+
+
+def _chosen(asks: list[Ask], choice: Choice) -> list[Layout]:
+    found = {change.gpu: tuple(sorted((*change.keep, *change.create))) for change in choice.changes}
+    return [found[ask.gpu.uuid] for ask in asks]
+
+
+@settings(max_examples=150, deadline=None)
+@given(nodes())
+def test_no_combination_of_layouts_costs_less(asks: list[Ask]) -> None:
+    choice = choose(asks)
+    possible = [ask for ask in asks if _ways(ask)]
+    assert [ask.gpu.uuid for ask in choice.stuck] == [ask.gpu.uuid for ask in asks if not _ways(ask)]
+    assert choice.exact
+    cheapest = min(_price(possible, combination) for combination in itertools.product(*map(_ways, possible)))
+    assert _price(possible, _chosen(possible, choice)) == cheapest
+
+
+@settings(max_examples=60, deadline=None)
+@given(nodes())
+def test_one_by_one_is_legal_and_says_so(asks: list[Ask]) -> None:
+    together, alone = choose(asks), choose(asks, most_joined=0)
+    possible = [ask for ask in asks if _ways(ask)]
+    assert alone.exact is not bool(possible)
+    assert [ask.gpu.uuid for ask in alone.stuck] == [ask.gpu.uuid for ask in together.stuck]
+    for ask, layout in zip(possible, _chosen(possible, alone), strict=True):
+        assert layout in _ways(ask)
+    assert _price(possible, _chosen(possible, alone)) >= _price(possible, _chosen(possible, together))
+
+
+def test_a_pod_that_moves_anyway_pays_for_its_slice_on_the_other_gpu() -> None:
+    """GPU 0 can only free pod-1's slice; so on GPU 1 the slice of pod-1 goes rather than that of pod-2."""
+    full = cut("A30", "1g.6gb@0:1 2g.12gb@2:2", 0)
+    other = cut("A30", "2g.12gb@0:2 2g.12gb@2:2", 1)
+    asks = [
+        Ask(full, _wish("2g.12gb", "2g.12gb"), _held(full, {0: 1})),
+        Ask(other, _wish("2g.12gb", "1g.6gb"), _held(other, {0: 2, 2: 1})),
+    ]
+    choice = choose(asks)
+    assert {pod for change, ask in zip(choice.changes, asks, strict=True) for pod in moves(change, ask.tenants)} == {
+        _pod(1)
+    }
+
+
+def _wish(*profiles: str) -> GpuWish:
+    return GpuWish(True, tuple(map(Shape, profiles)))
+
+
+def _held(gpu: Gpu, holders: dict[int, int]) -> Tenants:
+    return Tenants(
+        pods={
+            slot.placement: frozenset({_pod(holders[slot.placement.start])})
+            for slot in gpu.layout
+            if slot.placement.start in holders
+        }
+    )

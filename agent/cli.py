@@ -83,7 +83,8 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "check",
         help="check a layouts file or a model catalog",
-        description="Read a layouts file (mig-parted v1) or a model catalog and say what is wrong with it.",
+        description="Read a layouts file (mig-parted v1) and say every mistake in it, as FILE:LINE:COLUMN: what is wrong; "
+        "or a model catalog. Exit code 2: the file has mistakes; 1: the GPU model cannot have a layout.",
     )
     parser.add_argument("file", help="file to check")
     parser.add_argument("--gpu", metavar="MODEL", help="also say which layouts this GPU model cannot have")
@@ -160,9 +161,11 @@ def _layouts(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from agent.reconcile.paper import check_file
+    from agent.reconcile.check import check_file
 
-    return _say(*check_file(options.file, options.gpu))
+    code, text = check_file(options.file, options.gpu)
+    print(text, file=sys.stderr if code == 2 else sys.stdout)
+    return code
 
 
 def _status(options: argparse.Namespace) -> int:

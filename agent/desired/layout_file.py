@@ -1,4 +1,7 @@
-"""The layouts file: mig-parted's format, version v1, taken as it is."""
+"""The layouts file: mig-parted's format, version v1, taken as it is.
+
+It is read whole and every mistake in it is found, with its place: `warmslice check` says them all, the agent the first.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ import msgspec
 from agent.desired.inline import Ask, parse_profile
 from agent.model.errors import BadInputError
 from agent.model.mig import Gpu
-from agent.model.text import read_yaml
+from agent.model.text import Marked, Mistake, NotYamlError, Path, read_marked
 
 _FILTER = re.compile(r"0x[0-9A-Fa-f]{8}(:0x[0-9A-Fa-f]{8})?")
+_FIELDS = ("version", "mig-configs")
 
 
 class Entry(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
@@ -43,50 +47,145 @@ Layouts = Mapping[str, tuple[Entry, ...]]
 
 
 def parse_layouts(text: str, source: str) -> Layouts:
-    """Named layouts of a mig-parted v1 file. BadInputError says where the mistake is and what would be right."""
-    document = _document(text, source)
-    unknown = [name for name in document if name not in {"version", "mig-configs"}]
-    if unknown:
-        raise BadInputError(f"{source}: unknown field {unknown[0]!r}; a layouts file has 'version' and 'mig-configs'")
-    if document.get("version") != "v1":
-        raise BadInputError(f"{source}: version is {document.get('version')!r}; it must be v1")
-    configs = document.get("mig-configs")
-    if not isinstance(configs, dict):
-        raise BadInputError(f"{source}: mig-configs must map names to lists of entries")
-    return {str(name): _entries(entries, f"{source}: mig-configs.{name}") for name, entries in configs.items()}
+    """Named layouts of a mig-parted v1 file. BadInputError says where the first mistake is and what would be right."""
+    layouts, mistakes = read_layouts(text)
+    if mistakes:
+        raise BadInputError(mistakes[0].at(source))
+    return layouts
 
 
-def _document(text: str, source: str) -> dict[str, Any]:
+def read_layouts(text: str) -> tuple[Layouts, tuple[Mistake, ...]]:
+    """Named layouts, and every mistake of the file from its top to its end. With a mistake the layouts are not to be used."""
     try:
-        document = read_yaml(text)
-    except BadInputError as error:
-        raise BadInputError(f"{source}: {error}") from error
-    if not isinstance(document, dict):
-        raise BadInputError(f"{source}: expected a mapping with 'version' and 'mig-configs'")
-    return document
+        marked = read_marked(text)
+    except NotYamlError as error:
+        return {}, (Mistake(error.mistake.line, error.mistake.column, f"not YAML: {error.mistake.sentence}"),)
+    reader = _Reader(marked)
+    layouts = reader.layouts()
+    return layouts, tuple(sorted(reader.mistakes))
 
 
-def _entries(raw: object, where: str) -> tuple[Entry, ...]:
-    if not isinstance(raw, list) or not raw:
-        raise BadInputError(f"{where}: must be a list with at least one entry")
-    return tuple(_entry(item, f"{where}[{number}]") for number, item in enumerate(raw))
+class _Reader:
+    """Goes through one document and collects its mistakes."""
+
+    def __init__(self, marked: Marked) -> None:
+        self.mistakes = list(marked.repeated)
+        self._marked = marked
+
+    def layouts(self) -> Layouts:
+        """The layouts; what has mistakes is not in it."""
+        document = self._marked.value
+        if not isinstance(document, dict):
+            self._wrong((), "expected a mapping with 'version' and 'mig-configs'")
+            return {}
+        self._fields((), document, _FIELDS, "a layouts file has 'version' and 'mig-configs'")
+        if document.get("version", "v1") != "v1":
+            self._value(("version",), document["version"], "it must be v1")
+        configs = document.get("mig-configs", {})
+        if not isinstance(configs, dict):
+            self._wrong(("mig-configs",), "mig-configs must map names to lists of entries")
+            return {}
+        return {str(name): self._entries(("mig-configs", name), raw) for name, raw in configs.items()}
+
+    def _entries(self, path: Path, raw: object) -> tuple[Entry, ...]:
+        if not isinstance(raw, list) or not raw:
+            self._value(path, raw, "it must be a list with at least one entry")
+            return ()
+        found = [self._entry((*path, number), item) for number, item in enumerate(raw)]
+        return tuple(entry for entry in found if entry is not None)
+
+    def _entry(self, path: Path, raw: object) -> Entry | None:
+        if not isinstance(raw, dict):
+            self._value(path, raw, "it must be a mapping with devices and mig-enabled")
+            return None
+        before = len(self.mistakes)
+        known = Entry.__struct_encode_fields__
+        self._fields(path, raw, known, f"an entry has {', '.join(known)}", required=("devices", "mig-enabled"))
+        self._devices((*path, "devices"), raw.get("devices", "all"))
+        self._filter((*path, "device-filter"), raw.get("device-filter", []))
+        self._mig_devices((*path, "mig-devices"), raw.get("mig-devices", {}))
+        self._mig_enabled(path, raw)
+        if len(self.mistakes) > before:
+            return None
+        try:
+            return msgspec.convert(raw, Entry)
+        except msgspec.ValidationError as error:
+            self._wrong(path, f"{_field(path)}: {error}")
+            return None
+
+    def _fields(
+        self,
+        path: Path,
+        raw: Mapping[Any, Any],
+        known: tuple[str, ...],
+        right: str,
+        required: tuple[str, ...] = _FIELDS,
+    ) -> None:
+        where = f"{_field(path)}: " if path else ""
+        for name in raw:
+            if name not in known:
+                self._wrong((*path, name), f"{where}unknown field {name!r}; {right}", key=True)
+        for name in required:
+            if name not in raw:
+                self._wrong(path, f"{where}{name} is missing; {right}")
+
+    def _devices(self, path: Path, value: object) -> None:
+        if value == "all":
+            return
+        if not isinstance(value, list):
+            self._value(path, value, "it must be all or a list of indices such as [0, 1]")
+            return
+        for number, index in enumerate(value):
+            if not _is_count(index):
+                self._value((*path, number), index, "an index is a whole number, 0 or more")
+            elif index in value[:number]:
+                self._value((*path, number), index, "that index stands in the list before: remove one")
+
+    def _filter(self, path: Path, value: object) -> None:
+        listed = isinstance(value, list)
+        for number, one in enumerate(value if isinstance(value, list) else [value]):
+            if not isinstance(one, str) or not _FILTER.fullmatch(one):
+                where = (*path, number) if listed else path
+                self._value(where, one, "it must be 0x<device><vendor> such as 0x233010DE, in quotes")
+
+    def _mig_enabled(self, path: Path, raw: Mapping[Any, Any]) -> None:
+        enabled, asked = raw.get("mig-enabled", True), raw.get("mig-devices")
+        if not isinstance(enabled, bool):
+            self._value((*path, "mig-enabled"), enabled, "it must be true or false")
+        elif not enabled and isinstance(asked, dict) and any(asked.values()):
+            where = (*path, "mig-devices")
+            self._wrong(where, f"{_field(where)} are asked for with mig-enabled: false; it must be true", key=True)
+
+    def _mig_devices(self, path: Path, value: object) -> None:
+        if not isinstance(value, dict):
+            self._value(path, value, "it must map profiles to counts, such as {1g.10gb: 7}")
+            return
+        for name, count in value.items():
+            try:
+                parse_profile(str(name), 1, _field(path))
+            except BadInputError as error:
+                self._wrong((*path, name), str(error), key=True)
+            if not _is_count(count):
+                self._value((*path, name), count, "a count is a whole number, 0 or more")
+
+    def _value(self, path: Path, value: object, right: str) -> None:
+        shown = (
+            "a mapping" if isinstance(value, dict) else "a list" if value and isinstance(value, list) else repr(value)
+        )
+        self._wrong(path, f"{_field(path)} is {shown}; {right}")
+
+    def _wrong(self, path: Path, sentence: str, key: bool = False) -> None:
+        self.mistakes.append(self._marked.mistake(path, sentence, key))
 
 
-def _entry(raw: object, where: str) -> Entry:
-    try:
-        entry = msgspec.convert(raw, Entry)
-    except msgspec.ValidationError as error:
-        raise BadInputError(f"{where}: {error}") from error
-    for name, count in entry.mig_devices.items():
-        if count < 0:
-            raise BadInputError(f"{where}: mig-devices.{name} is {count}; a count is 0 or more")
-    for one in entry.filters:
-        if not _FILTER.fullmatch(one):
-            raise BadInputError(f"{where}: device-filter {one!r} is not 0x<device><vendor> such as 0x233010DE")
-    if not entry.mig_enabled and any(entry.mig_devices.values()):
-        raise BadInputError(f"{where}: mig-devices are asked for with mig-enabled: false; it must be true")
-    entry.asks(where)
-    return entry
+def _field(path: Path) -> str:
+    """As people write it: ``mig-configs.halves[0].mig-devices.3g.40gb``."""
+    parts = (f"[{part}]" if isinstance(part, int) and number > 1 else f".{part}" for number, part in enumerate(path))
+    return "".join(parts).removeprefix(".")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _matches(one: str, gpu: Gpu) -> bool:

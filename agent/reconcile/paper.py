@@ -1,22 +1,17 @@
-"""Answers without hardware or cluster: what a change would do, what a GPU model can be, what is wrong with a file."""
+"""Answers without hardware or cluster: what a change would do, what a GPU model can be."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
-from agent.desired.catalog import read_catalog
-from agent.desired.layout_file import Layouts, parse_layouts
 from agent.desired.resolve import Sources, resolve
-from agent.model.catalog import CatalogRefusal
 from agent.model.desired import Desired, Refusal
 from agent.model.errors import BadInputError
 from agent.model.labels import CONFIG
 from agent.model.mig import Gpu, GpuWish, Layout, Placement, Shape, Slot
 from agent.model.steps import GpuChange
-from agent.model.text import read_yaml
 from agent.observe.paper import gpu_on_paper
 from agent.plan.geometry import feasible, maximal_geometries
 from agent.plan.placement import Tenants, solve
@@ -50,22 +45,6 @@ def layouts_on_paper(model: str, as_json: bool) -> Answer:
     return 0, "\n".join([f"{model}: {len(found)} maximal geometries, as label values", *found])
 
 
-def check_file(file: str, model: str | None) -> Answer:
-    """Whether a layouts file or a model catalog can be used; with a GPU model, also which layouts it cannot have."""
-    try:
-        text = Path(file).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{file}: {error}") from error
-    if _is_catalog(text):
-        catalog = read_catalog(text)
-        if isinstance(catalog, CatalogRefusal):
-            raise BadInputError(f"{file}: {catalog.message}")
-        return 0, f"{file}: {len(catalog.models)} models, {len(catalog.sets)} sets: good"
-    layouts = parse_layouts(text, file)
-    wrong = list(_impossible(layouts, gpu_on_paper(model))) if model else []
-    return (1 if wrong else 0), "\n".join([*wrong, f"{file}: {len(layouts)} layouts, {len(wrong)} refused"])
-
-
 def _wish(gpu: Gpu, layout: str) -> GpuWish:
     wish = resolve(Sources(CONFIG, {CONFIG: layout}, {}), (gpu,), feasible)
     match wish:
@@ -75,21 +54,6 @@ def _wish(gpu: Gpu, layout: str) -> GpuWish:
             raise BadInputError(wish.message)
         case _:
             raise BadInputError("the layout is empty; write one such as 7x1g.10gb, or 'disabled'")
-
-
-def _is_catalog(text: str) -> bool:
-    try:
-        document = read_yaml(text)
-    except BadInputError:
-        return False
-    return isinstance(document, dict) and bool({"models", "sets"} & set(document))
-
-
-def _impossible(layouts: Layouts, gpu: Gpu) -> Iterable[str]:
-    for name in layouts:
-        wish = resolve(Sources(CONFIG, {CONFIG: name}, layouts), (gpu,), feasible)
-        if isinstance(wish, Refusal):
-            yield wish.message
 
 
 def _inline(shapes: tuple[Shape, ...]) -> str:

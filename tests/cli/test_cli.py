@@ -123,6 +123,19 @@ def test_check_tells_which_layouts_a_gpu_cannot_have(tmp_path: Path, capsys: pyt
     assert "2 layouts, 1 refused" in said
 
 
+def test_check_says_every_mistake_where_an_editor_finds_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "layouts.yaml"
+    file.write_text("version: v1\nmig-configs:\n  a: []\n  b: [{devices: all}]\n", "utf-8")
+    assert main(["check", str(file)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        f"{file}:3:6: mig-configs.a is []; it must be a list with at least one entry",
+        f"{file}:4:7: mig-configs.b[0]: mig-enabled is missing; "
+        "an entry has devices, mig-enabled, mig-devices, device-filter",
+    ]
+
+
 def test_layouts_lists_the_maximal_geometries(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["layouts", "--gpu", "H100-80GB-SXM", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

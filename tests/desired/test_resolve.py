@@ -10,7 +10,6 @@ from agent.desired.inline import parse_inline
 from agent.desired.layout_file import parse_layouts
 from agent.desired.resolve import Sources, resolve
 from agent.model.desired import Desired, Refusal, Unasked, Wish
-from agent.model.errors import BadInputError
 from agent.model.labels import CONFIG
 from agent.model.mig import Gpu, GpuWish, Shape
 from agent.observe.paper import gpu_on_paper
@@ -163,37 +162,6 @@ def test_an_edit_under_the_same_name_is_another_wish() -> None:
     assert isinstance(before, Desired)
     assert isinstance(after, Desired)
     assert before.revision != after.revision
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        ("version: v2\nmig-configs: {}", "version is 'v2'; it must be v1"),
-        ("version: v1\nmig-configs: {a: []}", "mig-configs.a: must be a list with at least one entry"),
-        (
-            "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-profiles: {}}]}",
-            "mig-configs.a[0]: Object contains unknown field `mig-profiles`",
-        ),
-        (
-            "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {1g.10gb: -1}}]}",
-            "mig-devices.1g.10gb is -1; a count is 0 or more",
-        ),
-        (
-            "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: false, mig-devices: {1g.10gb: 1}}]}",
-            "it must be true",
-        ),
-        (
-            "version: v1\nmig-configs: {a: [{device-filter: H100, devices: all, mig-enabled: true}]}",
-            "device-filter 'H100' is not 0x<device><vendor>",
-        ),
-        ("version: v1\nmig-configs: [", "not YAML"),
-        ("version: v1\nnames: {}", "unknown field 'names'"),
-    ],
-)
-def test_a_mistake_in_the_file_is_named_with_its_place(text: str, part: str) -> None:
-    with pytest.raises(BadInputError, match=r"^layouts\.yaml: ") as mistake:
-        parse_layouts(text, "layouts.yaml")
-    assert part in str(mistake.value)
 
 
 def test_attributes_are_written_with_a_dot_and_read_with_a_plus() -> None:

@@ -1,0 +1,52 @@
+"""What is wrong with a file that a person wrote, before an agent reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent.desired.catalog import read_catalog
+from agent.desired.layout_file import Layouts, read_layouts
+from agent.desired.resolve import Sources, resolve
+from agent.model.catalog import CatalogRefusal
+from agent.model.desired import Refusal
+from agent.model.errors import BadInputError
+from agent.model.labels import CONFIG
+from agent.model.mig import Gpu
+from agent.model.text import read_yaml
+from agent.observe.paper import gpu_on_paper
+from agent.plan.geometry import feasible
+
+
+def check_file(file: str, model: str | None) -> tuple[int, str]:
+    """(exit code, text): every mistake of a layouts file, a line each (2); with a GPU model, the layouts that it cannot have
+    (1). Of a model catalog the first mistake."""
+    try:
+        text = Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{file}: {error}") from error
+    if _is_catalog(text):
+        catalog = read_catalog(text)
+        if isinstance(catalog, CatalogRefusal):
+            return 2, f"{file}: {catalog.message}"
+        return 0, f"{file}: {len(catalog.models)} models, {len(catalog.sets)} sets: good"
+    layouts, mistakes = read_layouts(text)
+    if mistakes:
+        return 2, "\n".join(mistake.at(file) for mistake in mistakes)
+    wrong = list(_impossible(layouts, gpu_on_paper(model))) if model else []
+    return (1 if wrong else 0), "\n".join([*wrong, f"{file}: {len(layouts)} layouts, {len(wrong)} refused"])
+
+
+def _is_catalog(text: str) -> bool:
+    try:
+        document = read_yaml(text)
+    except BadInputError:
+        return False
+    return isinstance(document, dict) and bool({"models", "sets"} & set(document))
+
+
+def _impossible(layouts: Layouts, gpu: Gpu) -> Iterable[str]:
+    for name in layouts:
+        wish = resolve(Sources(CONFIG, {CONFIG: name}, layouts), (gpu,), feasible)
+        if isinstance(wish, Refusal):
+            yield wish.message

@@ -11,7 +11,9 @@ from typing import Any
 
 import aiohttp
 
+from hack.devcluster.access.certificates import client_context
 from hack.devcluster.errors import ApiError
+from hack.devcluster.kubeconfig import Access
 from hack.devcluster.objects import Object
 
 log = logging.getLogger(__name__)
@@ -23,13 +25,14 @@ _WATCH_S = 600
 class Client:
     """``async with`` it. Every call raises ApiError for a refusal and aiohttp.ClientError when nobody answers."""
 
-    def __init__(self, server: str, user_agent: str) -> None:
-        self._server = server.rstrip("/")
-        self._headers = {"User-Agent": user_agent}
+    def __init__(self, access: Access, user_agent: str) -> None:
+        self._server = access.server
+        self._trust = client_context(access.authority)
+        self._headers = {"User-Agent": user_agent, "Authorization": f"Bearer {access.token}"}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Client:
-        self._session = aiohttp.ClientSession(headers=self._headers)
+        self._session = aiohttp.ClientSession(headers=self._headers, connector=aiohttp.TCPConnector(ssl=self._trust))
         return self
 
     async def __aexit__(

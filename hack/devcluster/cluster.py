@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hack.devcluster import gpu_operator
-from hack.devcluster.access.users import ADMIN
-from hack.devcluster.control_plane import ControlPlane, write_kubeconfig
+from hack.devcluster.access.users import ANONYMOUS
+from hack.devcluster.control_plane import ControlPlane
 from hack.devcluster.faults import read_faults
+from hack.devcluster.kubeconfig import write_kubeconfig
 from hack.devcluster.kubelet.__main__ import add_node_options
 from hack.devcluster.lifeline import Lifeline
 from hack.devcluster.node_processes import KubeletProcess
@@ -38,8 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=Path, required=True, help="where the kubeconfig and the nodes' folders go")
     parser.add_argument("--port", type=int, default=0, help="of the API server; 0 takes a free one")
     parser.add_argument("--bookmark-interval", type=float, default=60.0, metavar="SECONDS")
+    parser.add_argument("--rbac", action="store_true", help="enforce roles; without it everybody may do everything")
     parser.add_argument(
-        "--rbac", action="store_true", help="enforce roles on all who come with a token, or --as somebody"
+        "--no-anonymous",
+        action="store_true",
+        help="answer 401 to requests without a token; without it they come from system:anonymous",
     )
     parser.add_argument("--faults", type=Path, metavar="FILE", help="a YAML list of faults, from the first request on")
     add_node_options(parser)
@@ -52,19 +56,18 @@ async def _run(options: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     lifeline = Lifeline(options.run_dir.absolute() / "lifeline")
     plane = ControlPlane(
-        port=options.port, bookmark_interval_s=options.bookmark_interval, rbac=options.rbac, without_token=ADMIN
+        port=options.port,
+        bookmark_interval_s=options.bookmark_interval,
+        rbac=options.rbac,
+        without_token=None if options.no_anonymous else ANONYMOUS,
     )
     for fault in read_faults(options.faults) if options.faults else ():
         plane.server.faults.add(fault)
     async with plane as control_plane:
         gpu_operator.install(control_plane.api)
         kubeconfig = options.run_dir / "kubeconfig"
-        write_kubeconfig(kubeconfig, control_plane.url, control_plane.admin_token)
-        nodes = [
-            KubeletProcess(control_plane.url, name, options.run_dir / name, lifeline.path, _node_options(options, name))
-            for name in options.nodes.split(",")
-            if name
-        ]
+        write_kubeconfig(kubeconfig, control_plane.access(control_plane.admin_token))
+        nodes = [_kubelet(control_plane, options, lifeline, name) for name in options.nodes.split(",") if name]
         supervisors = [asyncio.create_task(node.supervise(), name=node.node) for node in nodes]
         print(f"{control_plane.url}\nexport KUBECONFIG={kubeconfig}", flush=True)
         await stop.wait()
@@ -72,6 +75,14 @@ async def _run(options: argparse.Namespace) -> None:
             supervisor.cancel()
         await asyncio.gather(*supervisors, return_exceptions=True)
     lifeline.close()
+
+
+def _kubelet(control_plane: ControlPlane, options: argparse.Namespace, lifeline: Lifeline, node: str) -> KubeletProcess:
+    run_dir = options.run_dir / node
+    run_dir.mkdir(exist_ok=True)
+    kubeconfig = run_dir / "kubeconfig"
+    write_kubeconfig(kubeconfig, control_plane.kubelet_access(node))
+    return KubeletProcess(kubeconfig, node, run_dir, lifeline.path, _node_options(options, node))
 
 
 def _node_options(options: argparse.Namespace, node: str) -> list[str]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from pathlib import Path
 
 from hack.devcluster import kinds
+from hack.devcluster.access.certificates import Authority
 from hack.devcluster.access.rbac import create_first_roles
-from hack.devcluster.access.users import ANONYMOUS, User
+from hack.devcluster.access.users import ANONYMOUS, User, kubelet
 from hack.devcluster.admission.quotas import status_of
 from hack.devcluster.api import Api
 from hack.devcluster.controllers.budgets import BUDGET_CONTROLLER
@@ -19,6 +18,7 @@ from hack.devcluster.controllers.node_lifecycle import lifecycle_controllers
 from hack.devcluster.controllers.statefulsets import STATEFULSET_CONTROLLER
 from hack.devcluster.controllers.timings import Timings
 from hack.devcluster.controllers.workloads import workload_controllers
+from hack.devcluster.kubeconfig import Access
 from hack.devcluster.objects import name_of, namespace_of
 from hack.devcluster.scheduler import SCHEDULER_CONTROLLER
 from hack.devcluster.server import BOOKMARK_INTERVAL_S, ApiServer
@@ -46,8 +46,8 @@ def controllers(timings: Timings) -> list[Controller]:
 
 
 class ControlPlane:
-    """``rbac`` enforces roles; without it everybody may do everything. ``async with`` it: the URL is served inside, and
-    nothing is left afterwards."""
+    """``rbac`` enforces roles; without it everybody may do everything. ``without_token`` is who asks without any (None:
+    nobody may). ``async with`` it: the URL is served inside, in TLS, and nothing is left afterwards."""
 
     def __init__(
         self,
@@ -60,7 +60,9 @@ class ControlPlane:
     ) -> None:
         self.api = Api()
         self._timings = timings
-        self.server = ApiServer(self.api, port=port, bookmark_interval_s=bookmark_interval_s)
+        self.authority = Authority()
+        tls = self.authority.server_context()
+        self.server = ApiServer(self.api, port=port, bookmark_interval_s=bookmark_interval_s, tls=tls)
         self.server.gate.authorizer.enforced = rbac
         self.server.gate.authenticator.without_token = without_token
         self._tasks: list[asyncio.Task[None]] = []
@@ -73,6 +75,14 @@ class ControlPlane:
     def admin_token(self) -> str:
         """Of a member of system:masters, whom RBAC lets do everything."""
         return self.server.gate.authenticator.admin_token
+
+    def access(self, token: str = "") -> Access:
+        """Of the token's holder; of system:anonymous without."""
+        return Access(self.url, self.authority.pem, token)
+
+    def kubelet_access(self, node: str) -> Access:
+        """A real kubelet has a client certificate that says the same user."""
+        return self.access(self.server.gate.authenticator.give_token(kubelet(node)))
 
     async def __aenter__(self) -> ControlPlane:
         for namespace in FIRST_NAMESPACES:
@@ -88,17 +98,3 @@ class ControlPlane:
     async def __aexit__(self, *_: object) -> None:
         await self.server.stop()
         await asyncio.gather(*self._tasks)
-
-
-def write_kubeconfig(path: Path, url: str, token: str = "") -> None:
-    """Without a token its user is system:anonymous. JSON is YAML, too."""
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "devcluster",
-        "clusters": [{"name": "devcluster", "cluster": {"server": url}}],
-        "users": [{"name": "developer", "user": {"token": token} if token else {}}],
-        "contexts": [{"name": "devcluster", "context": {"cluster": "devcluster", "user": "developer"}}],
-    }
-    path.write_text(json.dumps(config, indent=2) + "\n")
-    path.chmod(0o600)

@@ -21,7 +21,7 @@ _STOP_S = 5.0
 class KubeletProcess:
     """``options`` are those of ``python -m hack.devcluster.kubelet`` besides the ones given here."""
 
-    server: str
+    kubeconfig: Path
     node: str
     run_dir: Path
     lifeline: Path
@@ -41,7 +41,7 @@ class KubeletProcess:
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "hack.devcluster.kubelet",
-            "--server", self.server,
+            "--kubeconfig", str(self.kubeconfig),
             "--node", self.node,
             "--run-dir", str(self.run_dir),
             "--lifeline", str(self.lifeline),

@@ -1,9 +1,10 @@
-"""The API over plain HTTP on the loopback interface (aiohttp)."""
+"""The API over HTTP on the loopback interface (aiohttp), in TLS where it is given a context for that."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -29,18 +30,26 @@ _DEV_PREFIX = "/_dev/"
 class ApiServer:
     """Serves one ``Api`` on ``127.0.0.1``; ``url`` is known after ``start``."""
 
-    def __init__(self, api: Api, *, port: int = 0, bookmark_interval_s: float = BOOKMARK_INTERVAL_S) -> None:
+    def __init__(
+        self,
+        api: Api,
+        *,
+        port: int = 0,
+        bookmark_interval_s: float = BOOKMARK_INTERVAL_S,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.api = api
         self.gate = Gate(api)
         self.log = RequestLog()
         self.faults = Faults()
         self._port = port
+        self._tls = tls
         self._resources = Resources(api, self.gate, bookmark_interval_s)
         self._runner: web.AppRunner | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
         steps = [self._logged, self._faulty, _errors_as_status, self._known]
@@ -58,7 +67,7 @@ class ApiServer:
         app.router.add_route("*", "/{path:.*}", self._resources.handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls)
         await site.start()
         self._port = int(self._runner.addresses[0][1])
 

@@ -311,7 +311,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[DevCluster]:
 class TestDevelopmentServer(KubeContract):
     @pytest_asyncio.fixture
     async def kube(self, cluster: DevCluster) -> AsyncIterator[Kube]:
-        async with aiohttp.ClientSession(headers={"User-Agent": "contract"}) as session:
+        async with cluster.session("contract") as session:
             yield Kube(cluster.url, session)
 
     async def test_a_watch_from_a_forgotten_revision_ends_with_410_inside_200(

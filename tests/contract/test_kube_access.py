@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import pytest
 import pytest_asyncio
 
 from hack.devcluster import kinds
@@ -32,7 +33,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[DevCluster]:
 
 @pytest_asyncio.fixture
 async def admin(cluster: DevCluster) -> AsyncIterator[Kube]:
-    async with aiohttp.ClientSession() as session:
+    async with cluster.session() as session:
         yield Kube(cluster.url, session, cluster.control_plane.admin_token)
 
 
@@ -93,8 +94,19 @@ class TestTokens:
     ) -> None:
         nobody = admin.as_holder_of("")
         assert (await nobody.call("GET", "/version")).code == 200
+        assert "system:anonymous" in (await nobody.call("GET", "/api/v1/nodes")).body["message"]
         cluster.control_plane.server.gate.authenticator.without_token = None
         assert (await nobody.call("GET", "/version")).code == 401
+
+    async def test_whoever_does_not_know_the_authority_does_not_talk_to_the_server(self, cluster: DevCluster) -> None:
+        async with aiohttp.ClientSession() as stranger:
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                await stranger.get(f"{cluster.url}/version")
+
+    async def test_a_kubelet_is_a_node_and_no_administrator(self, cluster: DevCluster, admin: Kube) -> None:
+        kubelet = admin.as_holder_of(cluster.control_plane.kubelet_access("gpu-1").token)
+        assert (await kubelet.call("GET", "/api/v1/nodes/gpu-1")).code == 200
+        assert (await kubelet.call("DELETE", "/api/v1/nodes/gpu-1")).code == 403
 
     async def test_the_log_tells_who_it_was(self, cluster: DevCluster, agent: Kube) -> None:
         await agent.call("GET", "/api/v1/nodes/gpu-1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest_asyncio
 
 from hack.devcluster import kinds
@@ -19,7 +18,7 @@ NODE = "/api/v1/nodes/gpu-1"
 
 @pytest_asyncio.fixture
 async def kube(tmp_path: Path) -> AsyncIterator[Kube]:
-    async with dev_cluster(tmp_path) as cluster, aiohttp.ClientSession(headers={"User-Agent": "tester/1"}) as session:
+    async with dev_cluster(tmp_path) as cluster, cluster.session("tester/1") as session:
         cluster.create(kinds.NODES, bare_node("gpu-1"))
         yield Kube(cluster.url, session)
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest_asyncio
 
 from hack.devcluster import kinds
+from hack.devcluster.client import Client
 from hack.devcluster.gpu_operator import DEPLOY_DEVICE_PLUGIN
+from hack.devcluster.kubeconfig import read_kubeconfig
 from hack.devcluster.kubelet.pod_worker import GPU_MEMORY_MIB
 from hack.devcluster.objects import Object, dig
 from tests.fakes.devcluster import DevCluster, SimulatedKubelet, dev_cluster, is_running, simple_pod
@@ -140,7 +141,8 @@ async def test_nothing_outlives_a_cluster_that_is_killed(tmp_path: Path) -> None
     )  # fmt: skip
     assert cluster.stdout is not None
     try:
-        await _run_a_pod((await cluster.stdout.readline()).decode().strip())
+        await cluster.stdout.readline()
+        await _run_a_pod(tmp_path / "run" / "kubeconfig")
         await _until(lambda: len(holders(gpus)) == 1)
         [pod_process], members = holders(gpus), _descendants(cluster.pid)
         assert len(members) >= 3  # the kubelet, its device plugin, the pod
@@ -150,13 +152,9 @@ async def test_nothing_outlives_a_cluster_that_is_killed(tmp_path: Path) -> None
     await _until(lambda: not any(_lives(pid) for pid in (*members, pod_process["pid"])))
 
 
-async def _run_a_pod(url: str) -> None:
-    pod = simple_pod("p", resources={LARGE: 1})
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{url}/api/v1/namespaces/default/pods", json=pod) as answer,
-    ):
-        assert answer.status == 201
+async def _run_a_pod(kubeconfig: Path) -> None:
+    async with Client(read_kubeconfig(kubeconfig), "test") as client:
+        await client.post("/api/v1/namespaces/default/pods", simple_pod("p", resources={LARGE: 1}))
 
 
 def _descendants(pid: int) -> list[int]:

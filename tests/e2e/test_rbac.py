@@ -10,9 +10,8 @@ import yaml
 
 from hack.devcluster import kinds
 from hack.devcluster.access.tokens import answer_token_request
-from hack.devcluster.access.users import ADMIN
-from hack.devcluster.control_plane import write_kubeconfig
 from hack.devcluster.kinds import ALL_KINDS
+from hack.devcluster.kubeconfig import write_kubeconfig
 from tests.e2e.agent_node import NODE, AgentNode, agent_node
 from tests.fakes.devcluster import simple_pod
 
@@ -23,22 +22,24 @@ ACCOUNT = "system:serviceaccount:warmslice:warmslice"
 async def test_the_shipped_roles_are_enough_for_a_change_that_moves_pods(tmp_path: Path) -> None:
     """And every request of the agent is made as its service account."""
     async with agent_node(tmp_path) as node:
-        node.wish("small")
+        node.wish("mixed")
         kubeconfig = tmp_path / "agent.kubeconfig"
         _enforce_shipped_roles(node, kubeconfig)
         await node.start(kubeconfig=kubeconfig)
-        await node.until("success", "small")
-        await node.run_deployment("web", "nvidia.com/mig-1g.10gb")
-        node.wish("mixed")
         await node.until("success", "mixed")
+        await node.run_deployment("web", "nvidia.com/mig-3g.40gb")
+        node.wish("small")
+        await node.until("success", "small")
         asked = node.cluster.requests(user_agent="warmslice")
         assert {entry.user for entry in asked} == {ACCOUNT}
         assert [(entry.verb, entry.object) for entry in asked if entry.status in (401, 403)] == []
         assert {"list", "watch", "patch", "create"} <= {entry.verb for entry in asked}
+        evictions = [entry for entry in asked if entry.object.endswith("/eviction")]
+        assert [(entry.user, entry.verb, entry.status) for entry in evictions] == [(ACCOUNT, "create", 201)]
 
 
 def _enforce_shipped_roles(node: AgentNode, kubeconfig: Path) -> None:
-    """The kubelet stays what it is: it asks without a token, and may do everything."""
+    """The kubelet has its own user and role."""
     cluster = node.cluster
     cluster.create(kinds.NAMESPACES, {"metadata": {"name": "warmslice"}})
     documents: list[dict[str, Any]] = [d for d in yaml.safe_load_all(SHIPPED.read_text("utf-8")) if d]
@@ -51,8 +52,8 @@ def _enforce_shipped_roles(node: AgentNode, kubeconfig: Path) -> None:
     cluster.create(kinds.PODS, pod)
     gate = cluster.control_plane.server.gate
     gate.authorizer.enforced = True
-    gate.authenticator.without_token = ADMIN
+    gate.authenticator.without_token = None
     bound = {"spec": {"boundObjectRef": {"kind": "Pod", "name": "warmslice-x"}}}
     request = answer_token_request(cluster.api, gate.authenticator.signer, "warmslice", "warmslice", bound)
-    write_kubeconfig(kubeconfig, cluster.url, request["status"]["token"])
+    write_kubeconfig(kubeconfig, cluster.control_plane.access(request["status"]["token"]))
     assert json.loads(kubeconfig.read_text("utf-8"))["users"][0]["user"]["token"]

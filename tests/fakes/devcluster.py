@@ -11,12 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from hack.devcluster import gpu_operator, kinds
+from hack.devcluster.access.certificates import client_context
 from hack.devcluster.api import Api, DeleteOptions
-from hack.devcluster.control_plane import ControlPlane, write_kubeconfig
+from hack.devcluster.control_plane import ControlPlane
 from hack.devcluster.controllers.timings import Timings
 from hack.devcluster.faults import Fault
 from hack.devcluster.kinds import Kind
+from hack.devcluster.kubeconfig import write_kubeconfig
 from hack.devcluster.kubelet.kubelet import Kubelet
 from hack.devcluster.kubelet.settings import KubeletSettings
 from hack.devcluster.lifeline import Lifeline
@@ -88,9 +92,15 @@ class DevCluster:
         return self.control_plane.api
 
     def kubeconfig(self) -> Path:
+        """The administrator's."""
         path = self.folder / "kubeconfig"
-        write_kubeconfig(path, self.url)
+        write_kubeconfig(path, self.control_plane.access(self.control_plane.admin_token))
         return path
+
+    def session(self, user_agent: str = "test") -> aiohttp.ClientSession:
+        """Trusts the server, and is nobody in particular."""
+        trust = client_context(self.control_plane.authority.pem)
+        return aiohttp.ClientSession(headers={"User-Agent": user_agent}, connector=aiohttp.TCPConnector(ssl=trust))
 
     def create(self, kind: Kind, obj: Object, namespace: str = "") -> Object:
         return self.api.create(kind, _home(kind, namespace or str(dig(obj, "metadata.namespace", ""))), obj)
@@ -145,8 +155,10 @@ class DevCluster:
             "devices_file": run_dir / "devices.json",
             "lifeline": self.lifeline.path,
         } | settings
+        kubeconfig = run_dir / "kubeconfig"
+        write_kubeconfig(kubeconfig, self.control_plane.kubelet_access(node))
         kubelet = SimulatedKubelet(
-            KubeletSettings(server=self.url, node=node, run_dir=run_dir, **chosen), run_dir / "devices.json"
+            KubeletSettings(kubeconfig=kubeconfig, node=node, run_dir=run_dir, **chosen), run_dir / "devices.json"
         )
         kubelet.set_devices(devices)
         kubelet.start()

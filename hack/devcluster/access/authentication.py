@@ -24,13 +24,22 @@ from hack.devcluster.objects import Object, dig, is_deleting, uid_of
 
 @dataclass(slots=True)
 class Authenticator:
-    """``admin_token`` is the developer's own. ``without_token`` is who asks without any (None: nobody may); kubectl and
-    client-go send no token over plain HTTP, so ADMIN stands for them what the old insecure port was."""
+    """``admin_token`` is the developer's own. ``without_token`` is who asks without any (None: nobody may)."""
 
     api: Api
     signer: Signer = field(default_factory=Signer)
-    admin_token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     without_token: User | None = ANONYMOUS
+    admin_token: str = field(init=False)
+    _given: dict[str, User] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.admin_token = self.give_token(ADMIN)
+
+    def give_token(self, user: User) -> str:
+        """A new one, good for as long as this server runs, as from a real server's ``--token-auth-file``."""
+        token = secrets.token_urlsafe(24)
+        self._given[token] = user
+        return token
 
     def user_of(self, authorization: str) -> User:
         """``authorization`` is the header. Raises ApiError 401."""
@@ -48,8 +57,8 @@ class Authenticator:
 
     def user_of_token(self, token: str) -> User:
         """Raises BadTokenError, also where what the token is bound to is gone."""
-        if secrets.compare_digest(token.encode(), self.admin_token.encode()):
-            return ADMIN
+        if token in self._given:
+            return self._given[token]
         claims = self.signer.claims_of(token)
         if ISSUER not in claims.get("aud", []):
             raise BadTokenError("the token is for another audience")

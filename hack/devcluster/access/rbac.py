@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hack.devcluster import kinds
-from hack.devcluster.access.users import MASTERS, User
+from hack.devcluster.access.users import MASTERS, NODES, User
 from hack.devcluster.api import Api
 from hack.devcluster.errors import ApiError
 from hack.devcluster.objects import Object, clone, dig, namespace_of
@@ -150,6 +150,19 @@ _FIRST_ROLES: tuple[tuple[Object, tuple[str, ...]], ...] = (
             _resource_rule(["authentication.k8s.io"], ["selfsubjectreviews"], ["create"]),
         ),
         ("system:authenticated",),
+    ),
+    # In a real cluster this role is bound to nobody: the Node authorizer gives the same, for each kubelet's own node.
+    (
+        _role(
+            "system:node",
+            _resource_rule([""], ["nodes"], ["create", "get", "list", "watch", "update", "patch"]),
+            _resource_rule([""], ["nodes/status", "pods/status"], ["update", "patch"]),
+            _resource_rule([""], ["pods"], ["create", "delete", "get", "list", "watch"]),
+            _resource_rule([""], ["events"], ["create", "update", "patch"]),
+            _resource_rule([""], ["serviceaccounts/token"], ["create"]),
+            _resource_rule(["coordination.k8s.io"], ["leases"], ["create", "delete", "get", "update", "patch"]),
+        ),
+        (NODES,),
     ),
     (_role("system:discovery", {"nonResourceURLs": _DISCOVERY, "verbs": ["get"]}), ("system:authenticated",)),
     (

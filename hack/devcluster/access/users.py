@@ -35,6 +35,7 @@ class User:
         return body
 
 
+NODES = "system:nodes"
 ANONYMOUS = User("system:anonymous", ("system:unauthenticated",))
 ADMIN = User("kubernetes-admin", (MASTERS, AUTHENTICATED))
 CONTROL_PLANE = User("system:kube-controller-manager", (MASTERS, AUTHENTICATED))
@@ -49,6 +50,10 @@ class Caller:
 
 
 INTERNAL = Caller(CONTROL_PLANE, "kube-controller-manager")
+
+
+def kubelet(node: str) -> User:
+    return User(f"system:node:{node}", (NODES, AUTHENTICATED))
 
 
 def service_account(namespace: str, name: str) -> str:

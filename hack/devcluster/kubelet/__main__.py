@@ -1,4 +1,4 @@
-"""``python -m hack.devcluster.kubelet --server URL --node NAME --run-dir DIR``: one simulated kubelet."""
+"""``python -m hack.devcluster.kubelet --kubeconfig FILE --node NAME --run-dir DIR``: one simulated kubelet."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def _run(settings: KubeletSettings) -> None:
 
 def settings_from(options: argparse.Namespace) -> KubeletSettings:
     return KubeletSettings(
-        server=options.server,
+        kubeconfig=options.kubeconfig,
         node=options.node,
         run_dir=options.run_dir.absolute(),
         simgpu_dir=options.simgpu_dir and options.simgpu_dir.absolute(),
@@ -72,7 +72,7 @@ def _taint(text: str) -> Object:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hack.devcluster.kubelet", description=__doc__)
-    parser.add_argument("--server", required=True, help="URL of the API server")
+    parser.add_argument("--kubeconfig", type=Path, required=True, help="how to reach the API server")
     parser.add_argument("--node", required=True)
     parser.add_argument("--parent-pid", type=int, default=0, help="end when this parent process ends")
     parser.add_argument("--lifeline", type=Path, help="FIFO held open by the owner of the pods' processes")

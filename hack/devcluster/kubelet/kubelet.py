@@ -11,6 +11,7 @@ from grpclib.server import Server
 
 from hack.devcluster.client import Client
 from hack.devcluster.errors import ApiError
+from hack.devcluster.kubeconfig import read_kubeconfig
 from hack.devcluster.kubelet import node_status
 from hack.devcluster.kubelet.device_plugin import PLUGIN_LABEL, DevicePlugin, DeviceSource, FileSource, NvmlSource
 from hack.devcluster.kubelet.devices import DeviceManager
@@ -37,7 +38,7 @@ class Kubelet:
         self.devices = DeviceManager(settings.run_dir / "kubelet_internal_checkpoint")
         self._own_lifeline = Lifeline(settings.run_dir / "lifeline") if settings.lifeline is None else None
         self._processes = PodProcesses(settings.run_dir / "processes.json", self._lifeline_path(), _simgpu(settings))
-        self._client = Client(settings.server, f"kubelet/v1.34.0 ({settings.node})")
+        self._client = Client(read_kubeconfig(settings.kubeconfig), f"kubelet/v1.34.0 ({settings.node})")
         self._plugin = DevicePlugin(_source(settings), self.devices, settings)
         self._workers: dict[str, PodWorker] = {}
         self._boot_id = ""

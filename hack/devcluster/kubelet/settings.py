@@ -22,7 +22,7 @@ class KubeletSettings:
     ``lifeline``: FIFO that the owner of the pods' processes holds open; absent, they end with this kubelet.
     """
 
-    server: str
+    kubeconfig: Path
     node: str
     run_dir: Path
     simgpu_dir: Path | None = None

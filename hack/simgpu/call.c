@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "turns.h"
+
 enum { HANG_POLL_MS = 20 };
 
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
@@ -26,20 +28,12 @@ static bool strikes(struct fault *fault, const char *function)
     return nth >= fault->after && (fault->count == 0 || nth < fault->after + fault->count);
 }
 
-/* Lets go of the lock while time passes, so that a slow call holds up nobody else. */
+/* Lets go of the lock while time passes: whom a slow call holds up is a matter of turns, see turns.h. */
 static void wait_unlocked(unsigned int milliseconds)
 {
     state_unlock();
     sleep_ms(milliseconds);
     state_lock();
-}
-
-static void take_time(unsigned int milliseconds)
-{
-    if (state->one_call_at_a_time)
-        sleep_ms(milliseconds);
-    else
-        wait_unlocked(milliseconds);
 }
 
 /* By index, for the state may be mapped elsewhere by the time the lock is back. */
@@ -65,7 +59,7 @@ static void apply_faults(struct call *call, const char *function)
             continue;
         struct fault fault = *slot;
         if (fault.delay_ms > 0)
-            take_time(fault.delay_ms);
+            wait_unlocked(fault.delay_ms);
         if (fault.hang && state != NULL)
             hang_until_cleared(i);
         if (fault.death == DEATH_BEFORE)
@@ -83,24 +77,52 @@ nvmlReturn_t check_permission(void)
     return allowed ? NVML_SUCCESS : NVML_ERROR_NO_PERMISSION;
 }
 
-struct call call_begin(const char *function)
+static int turn_of(const struct gpu *changed)
 {
-    struct call call = {.refusal = NVML_SUCCESS};
+    if (state->one_call_at_a_time)
+        return take_turn(TURN_OF_DRIVER);
+    return changed == NULL ? NO_TURN : take_turn(index_of_gpu(changed));
+}
+
+/* `handle` NULL: nothing is changed. */
+static struct call begin(const char *function, const void *handle)
+{
+    struct call call = {.function = function, .refusal = NVML_SUCCESS, .turn = NO_TURN};
     state_lock();
     call.locked = true;
     if (state != NULL) {
         count_call(function);
-        apply_faults(&call, function);
+        call.turn = turn_of(handle == NULL ? NULL : gpu_of_handle(handle));
+        call.begun_ns = monotonic_ns();
     }
+    if (state != NULL)
+        apply_faults(&call, function);
     if (state == NULL)
         call.refusal = NVML_ERROR_UNINITIALIZED;
     return call;
+}
+
+struct call call_begin(const char *function) { return begin(function, NULL); }
+struct call change_begin(const char *function, const void *handle) { return begin(function, handle); }
+
+void give_way(struct call *call)
+{
+    leave_turn(call->turn);
+    call->turn = NO_TURN;
+}
+
+struct log_entry *log_change(const struct call *call, const struct gpu *gpu)
+{
+    struct log_entry *entry = log_begin(call->function, gpu);
+    entry->begun_ns = call->begun_ns;
+    return entry;
 }
 
 void call_end(struct call *call)
 {
     if (call->locked)
         state_unlock();
+    give_way(call);
     if (call->die_at_end)
         die();
 }

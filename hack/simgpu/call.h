@@ -15,18 +15,30 @@
 #include "state.h"
 
 struct call {
+    const char *function;
     nvmlReturn_t refusal; /* the session is closed, or a fault was asked for */
     bool locked;
     bool die_at_end;
+    int turn; /* see turns.h */
+    int64_t begun_ns;
 };
 
 /* NO_PERMISSION for a caller who may not change MIG mode or instances. */
 nvmlReturn_t check_permission(void);
 
 struct call call_begin(const char *function);
+/* A change of the GPU that the handle, of whatever kind, belongs to. */
+struct call change_begin(const char *function, const void *handle);
 void call_end(struct call *call);
 
+/* The entry of a change, with the time at which its turn began. */
+struct log_entry *log_change(const struct call *call, const struct gpu *gpu);
+/* Before a call waits for something that other calls bring about. */
+void give_way(struct call *call);
+
 #define NVML_LOCKED_CALL() __attribute__((cleanup(call_end))) struct call call = call_begin(__func__)
+
+#define NVML_CHANGE(handle) __attribute__((cleanup(call_end))) struct call call = change_begin(__func__, handle)
 
 #define NVML_CALL()                                                                                                    \
     NVML_LOCKED_CALL();                                                                                                \
@@ -45,6 +57,9 @@ nvmlDevice_t handle_of_gpu(const struct gpu *gpu);
 nvmlDevice_t handle_of_mig_device(const struct mig_device *device);
 nvmlGpuInstance_t handle_of_instance(const struct gpu *gpu, const struct gpu_instance *instance);
 nvmlComputeInstance_t handle_of_compute(const struct gpu *gpu, const struct compute_instance *compute);
+
+/* Whichever kind of handle it is; NULL when no GPU of the node has it. */
+const struct gpu *gpu_of_handle(const void *handle);
 
 /* The physical GPU; INVALID_ARGUMENT for a MIG handle, GPU_IS_LOST for one that fell off the bus. */
 nvmlReturn_t find_gpu(nvmlDevice_t device, struct gpu **gpu);

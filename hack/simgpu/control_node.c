@@ -114,7 +114,7 @@ int command_reset(const struct words *words)
         return refuse("%s is in use", gpu->uuid);
     struct log_entry *entry = log_begin("reset", gpu);
     reset_gpu(gpu);
-    entry->result = NVML_SUCCESS;
+    log_end(entry, NVML_SUCCESS);
     return EXIT_DONE;
 }
 
@@ -123,7 +123,7 @@ int command_reboot(const struct words *words)
     (void)words;
     struct log_entry *entry = log_begin("reboot", NULL);
     reboot_node();
-    entry->result = NVML_SUCCESS;
+    log_end(entry, NVML_SUCCESS);
     return EXIT_DONE;
 }
 

@@ -132,9 +132,10 @@ static void print_optional(const char *name, int32_t value)
 
 static void print_entry_json(const struct log_entry *entry, bool first)
 {
-    printf("%s{\"seq\":%llu,\"monotonic_ns\":%lld,\"wall_ns\":%lld,\"pid\":%d,\"function\":\"%s\",\"gpu\":\"%s\",",
-           comma(first), (unsigned long long)entry->seq, (long long)entry->monotonic_ns, (long long)entry->wall_ns,
-           entry->pid, entry->function, entry->gpu);
+    printf("%s{\"seq\":%llu,\"begun_ns\":%lld,\"monotonic_ns\":%lld,\"wall_ns\":%lld,\"pid\":%d,", comma(first),
+           (unsigned long long)entry->seq, (long long)entry->begun_ns, (long long)entry->monotonic_ns,
+           (long long)entry->wall_ns, entry->pid);
+    printf("\"function\":\"%s\",\"gpu\":\"%s\",", entry->function, entry->gpu);
     printf("\"profile\":\"%s\",", entry->profile);
     print_optional("mode", entry->mode);
     print_optional("start", entry->start);
@@ -142,9 +143,9 @@ static void print_entry_json(const struct log_entry *entry, bool first)
     print_optional("gi", entry->gi);
     print_optional("ci", entry->ci);
     if (entry->result == NO_RESULT)
-        printf("\"result\":null}");
+        printf("\"ended_ns\":null,\"result\":null}");
     else
-        printf("\"result\":%d}", entry->result);
+        printf("\"ended_ns\":%lld,\"result\":%d}", (long long)entry->ended_ns, entry->result);
 }
 
 static void print_entry(const struct log_entry *entry)

@@ -27,7 +27,8 @@ const char USAGE[] =
     "  xid --device UUID --xid N                    an Xid error, to who listens for events\n"
     "  permission all|root|nobody                   who may change MIG mode and instances; at first all\n"
     "  virtualization --gpu UUID --kind none|passthrough|vm|vgpu\n"
-    "  parallel on|off                              off: a slow call holds up the calls for other GPUs\n";
+    "  parallel on|off                              on (at first): a change holds up other changes of its GPU; off: every\n"
+    "                                               call holds up all others, whichever GPU they are for\n";
 
 const char *option(const struct words *words, const char *name)
 {

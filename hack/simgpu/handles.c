@@ -18,12 +18,24 @@ static bool is_kind(const void *handle, enum handle_kind kind)
 
 static uint64_t serial_of(const void *handle) { return (uint64_t)(uintptr_t)handle & SERIAL_MASK; }
 
-static nvmlReturn_t decode_gpu(const void *handle, struct gpu **gpu)
+static struct gpu *gpu_in(const void *handle)
 {
     uint64_t index = (uint64_t)(uintptr_t)handle >> GPU_SHIFT & 0xff;
-    if (index >= state->gpu_count)
+    return index < state->gpu_count ? &state->gpus[index] : NULL;
+}
+
+const struct gpu *gpu_of_handle(const void *handle)
+{
+    bool known = is_kind(handle, HANDLE_GPU) || is_kind(handle, HANDLE_MIG) || is_kind(handle, HANDLE_INSTANCE) ||
+                 is_kind(handle, HANDLE_COMPUTE);
+    return known ? gpu_in(handle) : NULL;
+}
+
+static nvmlReturn_t decode_gpu(const void *handle, struct gpu **gpu)
+{
+    *gpu = gpu_in(handle);
+    if (*gpu == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    *gpu = &state->gpus[index];
     return (*gpu)->lost ? NVML_ERROR_GPU_IS_LOST : NVML_SUCCESS;
 }
 

@@ -40,7 +40,7 @@ static void reset_one(nvmlDevice_t device)
         return;
     struct log_entry *entry = log_begin("nvidia-smi --gpu-reset", gpu);
     reset_gpu(gpu);
-    entry->result = NVML_SUCCESS;
+    log_end(entry, NVML_SUCCESS);
     printf("GPU %s was successfully reset.\n", gpu->uuid);
 }
 

@@ -157,40 +157,39 @@ static nvmlReturn_t create(const struct place *place, unsigned int profile_id,
     return NVML_SUCCESS;
 }
 
-static nvmlReturn_t create_logged(const struct call *call, const char *function, nvmlGpuInstance_t instance,
-                                  unsigned int profile_id, const nvmlComputeInstancePlacement_t *placement,
-                                  nvmlComputeInstance_t *handle)
+static nvmlReturn_t create_logged(const struct call *call, nvmlGpuInstance_t instance, unsigned int profile_id,
+                                  const nvmlComputeInstancePlacement_t *placement, nvmlComputeInstance_t *handle)
 {
     if (state == NULL)
         return call->refusal;
     struct place place = {0};
     nvmlReturn_t result = find_place(instance, &place);
-    struct log_entry *entry = log_begin(function, place.gpu);
+    struct log_entry *entry = log_change(call, place.gpu);
     if (result == NVML_SUCCESS)
         describe(entry, &place);
     if (call->refusal != NVML_SUCCESS)
         result = call->refusal;
     else if (result == NVML_SUCCESS)
         result = create(&place, profile_id, placement, handle, entry);
-    entry->result = (int32_t)result;
+    log_end(entry, (int32_t)result);
     return result;
 }
 
 nvmlReturn_t nvmlGpuInstanceCreateComputeInstance(nvmlGpuInstance_t instance, unsigned int profile_id,
                                                   nvmlComputeInstance_t *handle)
 {
-    NVML_LOCKED_CALL();
-    return create_logged(&call, __func__, instance, profile_id, NULL, handle);
+    NVML_CHANGE(instance);
+    return create_logged(&call, instance, profile_id, NULL, handle);
 }
 
 nvmlReturn_t nvmlGpuInstanceCreateComputeInstanceWithPlacement(nvmlGpuInstance_t instance, unsigned int profile_id,
                                                                const nvmlComputeInstancePlacement_t *placement,
                                                                nvmlComputeInstance_t *handle)
 {
-    NVML_LOCKED_CALL();
+    NVML_CHANGE(instance);
     if (call.refusal == NVML_SUCCESS && placement == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    return create_logged(&call, __func__, instance, profile_id, placement, handle);
+    return create_logged(&call, instance, profile_id, placement, handle);
 }
 
 static void describe_compute(struct log_entry *entry, const struct mig_device *device)
@@ -214,19 +213,19 @@ static nvmlReturn_t destroy(const struct mig_device *device)
 
 nvmlReturn_t nvmlComputeInstanceDestroy(nvmlComputeInstance_t handle)
 {
-    NVML_LOCKED_CALL();
+    NVML_CHANGE(handle);
     if (state == NULL)
         return call.refusal;
     struct mig_device device = {0};
     nvmlReturn_t result = find_compute(handle, &device);
-    struct log_entry *entry = log_begin(__func__, device.gpu);
+    struct log_entry *entry = log_change(&call, device.gpu);
     if (result == NVML_SUCCESS)
         describe_compute(entry, &device);
     if (call.refusal != NVML_SUCCESS)
         result = call.refusal;
     else if (result == NVML_SUCCESS)
         result = destroy(&device);
-    entry->result = (int32_t)result;
+    log_end(entry, (int32_t)result);
     return result;
 }
 

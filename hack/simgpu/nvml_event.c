@@ -110,8 +110,9 @@ static bool take_event(nvmlEventSet_t set, nvmlEventData_t *data)
 }
 
 /* The lock is let go between looks. */
-static nvmlReturn_t wait_for_event(nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms)
+static nvmlReturn_t wait_for_event(struct call *call, nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms)
 {
+    give_way(call);
     int64_t deadline = monotonic_ns() + (int64_t)timeout_ms * 1000000;
     for (;;) {
         if (state == NULL)
@@ -131,11 +132,11 @@ static nvmlReturn_t wait_for_event(nvmlEventSet_t set, nvmlEventData_t *data, un
 nvmlReturn_t nvmlEventSetWait(nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms)
 {
     NVML_CALL();
-    return wait_for_event(set, data, timeout_ms);
+    return wait_for_event(&call, set, data, timeout_ms);
 }
 
 nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms)
 {
     NVML_CALL();
-    return wait_for_event(set, data, timeout_ms);
+    return wait_for_event(&call, set, data, timeout_ms);
 }

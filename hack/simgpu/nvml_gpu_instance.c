@@ -172,36 +172,35 @@ static nvmlReturn_t create(nvmlDevice_t device, unsigned int profile_id, const n
     return create_at(gpu, profile, (unsigned int)start, handle, entry);
 }
 
-static nvmlReturn_t create_logged(const struct call *call, const char *function, nvmlDevice_t device,
-                                  unsigned int profile_id, const nvmlGpuInstancePlacement_t *placement,
-                                  nvmlGpuInstance_t *handle)
+static nvmlReturn_t create_logged(const struct call *call, nvmlDevice_t device, unsigned int profile_id,
+                                  const nvmlGpuInstancePlacement_t *placement, nvmlGpuInstance_t *handle)
 {
     struct gpu *gpu = NULL;
     if (state == NULL)
         return call->refusal;
     (void)find_gpu(device, &gpu);
-    struct log_entry *entry = log_begin(function, gpu);
+    struct log_entry *entry = log_change(call, gpu);
     nvmlReturn_t result = call->refusal;
     if (result == NVML_SUCCESS)
         result = create(device, profile_id, placement, handle, entry);
-    entry->result = (int32_t)result;
+    log_end(entry, (int32_t)result);
     return result;
 }
 
 nvmlReturn_t nvmlDeviceCreateGpuInstance(nvmlDevice_t device, unsigned int profile_id, nvmlGpuInstance_t *handle)
 {
-    NVML_LOCKED_CALL();
-    return create_logged(&call, __func__, device, profile_id, NULL, handle);
+    NVML_CHANGE(device);
+    return create_logged(&call, device, profile_id, NULL, handle);
 }
 
 nvmlReturn_t nvmlDeviceCreateGpuInstanceWithPlacement(nvmlDevice_t device, unsigned int profile_id,
                                                       const nvmlGpuInstancePlacement_t *placement,
                                                       nvmlGpuInstance_t *handle)
 {
-    NVML_LOCKED_CALL();
+    NVML_CHANGE(device);
     if (call.refusal == NVML_SUCCESS && placement == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    return create_logged(&call, __func__, device, profile_id, placement, handle);
+    return create_logged(&call, device, profile_id, placement, handle);
 }
 
 static nvmlReturn_t destroy(struct gpu *gpu, struct gpu_instance *instance)
@@ -223,20 +222,20 @@ static void describe(struct log_entry *entry, const struct gpu *gpu, const struc
 
 nvmlReturn_t nvmlGpuInstanceDestroy(nvmlGpuInstance_t handle)
 {
-    NVML_LOCKED_CALL();
+    NVML_CHANGE(handle);
     if (state == NULL)
         return call.refusal;
     struct gpu *gpu = NULL;
     struct gpu_instance *instance = NULL;
     nvmlReturn_t result = find_instance(handle, &gpu, &instance);
-    struct log_entry *entry = log_begin(__func__, gpu);
+    struct log_entry *entry = log_change(&call, gpu);
     if (result == NVML_SUCCESS)
         describe(entry, gpu, instance);
     if (call.refusal != NVML_SUCCESS)
         result = call.refusal;
     else if (result == NVML_SUCCESS)
         result = destroy(gpu, instance);
-    entry->result = (int32_t)result;
+    log_end(entry, (int32_t)result);
     return result;
 }
 

@@ -41,12 +41,12 @@ static nvmlReturn_t activate(struct gpu *gpu, unsigned int mode)
 /* Two results: the return tells whether the wish was accepted, `activation` whether it is in force. */
 nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t device, unsigned int mode, nvmlReturn_t *activation)
 {
-    NVML_LOCKED_CALL();
+    NVML_CHANGE(device);
     if (state == NULL)
         return call.refusal;
     struct gpu *gpu = NULL;
     nvmlReturn_t result = find_gpu(device, &gpu);
-    struct log_entry *entry = log_begin(__func__, gpu);
+    struct log_entry *entry = log_change(&call, gpu);
     entry->mode = (int32_t)mode;
     if (call.refusal != NVML_SUCCESS)
         result = call.refusal;
@@ -58,7 +58,7 @@ nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t device, unsigned int mode, nvmlRe
         result = NVML_ERROR_NO_PERMISSION;
     else if (result == NVML_SUCCESS)
         *activation = activate(gpu, mode);
-    entry->result = result == NVML_SUCCESS ? (int32_t)*activation : (int32_t)result;
+    log_end(entry, result == NVML_SUCCESS ? (int32_t)*activation : (int32_t)result);
     return result;
 }
 

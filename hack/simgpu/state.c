@@ -129,6 +129,15 @@ void state_unlock(void)
     pthread_mutex_unlock(&threads);
 }
 
+/* By the descriptor: the path may name another node by now, or none. */
+int state_open_again(void)
+{
+    char path[64];
+    open_own_lock();
+    snprintf(path, sizeof path, "/proc/self/fd/%d", lock_fd);
+    return open(path, O_RDWR | O_CLOEXEC);
+}
+
 uint64_t next_serial(void) { return ++state->last_serial; }
 
 static int64_t clock_ns(clockid_t clock)
@@ -240,7 +249,7 @@ struct log_entry *log_begin(const char *function, const struct gpu *gpu)
     struct log_entry *entry = &state->log[state->log_count % MAX_LOG];
     memset(entry, 0, sizeof *entry);
     entry->seq = state->log_count + 1;
-    entry->monotonic_ns = monotonic_ns();
+    entry->begun_ns = entry->monotonic_ns = monotonic_ns();
     entry->wall_ns = wall_ns();
     entry->pid = getpid();
     entry->mode = entry->start = entry->size = entry->gi = entry->ci = NO_VALUE;
@@ -250,4 +259,10 @@ struct log_entry *log_begin(const char *function, const struct gpu *gpu)
         snprintf(entry->gpu, sizeof entry->gpu, "%s", gpu->uuid);
     __atomic_store_n(&state->log_count, state->log_count + 1, __ATOMIC_RELEASE);
     return entry;
+}
+
+void log_end(struct log_entry *entry, int32_t result)
+{
+    entry->ended_ns = monotonic_ns();
+    entry->result = result;
 }

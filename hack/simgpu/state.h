@@ -153,7 +153,9 @@ enum { NO_RESULT = -1, NO_VALUE = -1 };
 
 struct log_entry {
     uint64_t seq;
-    int64_t monotonic_ns;
+    int64_t begun_ns;     /* CLOCK_MONOTONIC, as the next: when the call got its turn */
+    int64_t monotonic_ns; /* when it took effect, or was refused */
+    int64_t ended_ns;     /* 0 while it has no result */
     int64_t wall_ns;
     int32_t pid;
     char function[FUNCTION_NAME];
@@ -175,7 +177,7 @@ struct state {
     uint32_t fresh_mig_uuids; /* a new MIG UUID for each creation, instead of one per (GPU, GI id, CI id) */
     uint32_t driver_branch;
     uint32_t permission;         /* enum permission */
-    uint32_t one_call_at_a_time; /* a slow call holds up all others, whichever GPU they are for */
+    uint32_t one_call_at_a_time; /* see turns.h */
     uint64_t last_serial;
     uint64_t event_count;
     struct event events[MAX_EVENTS]; /* a ring */
@@ -196,6 +198,9 @@ enum state_problem { STATE_OK, STATE_MISSING, STATE_FOREIGN, STATE_SYSTEM };
 enum state_problem state_map(const char *path);
 void state_unmap(void);
 bool state_create(const char *path, const struct state *content);
+
+/* The mapped file, opened once more; negative when it cannot be. */
+int state_open_again(void);
 
 /* Thread and process lock in one. Safe after fork. */
 void state_lock(void);
@@ -219,5 +224,6 @@ unsigned int count_other_sessions(void);
 void count_call(const char *function);
 
 struct log_entry *log_begin(const char *function, const struct gpu *gpu);
+void log_end(struct log_entry *entry, int32_t result);
 
 #endif

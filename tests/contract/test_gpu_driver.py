@@ -1,7 +1,6 @@
 """What of a GPU changes with the driver, the caller's rights and the machine around it."""
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -228,29 +227,6 @@ class TestReset:
 
 
 class TestTime:
-    """Two calls of 200 ms each, for different GPUs, at once."""
-
-    def both(self, tmp_path: Path, parallel: str) -> float:
-        node = SimulatedGpus.create(tmp_path, f"{H100}:2")
-        session = Session(node)
-        gpus = [session.gpu, pynvml.nvmlDeviceGetHandleByIndex(1)]
-        node.run("parallel", parallel)
-        node.run("latency", "--function", "nvmlDeviceGetName", "--ms", "200")
-        threads = [threading.Thread(target=pynvml.nvmlDeviceGetName, args=(gpu,)) for gpu in gpus]
-        started = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        pynvml.nvmlShutdown()
-        return time.monotonic() - started
-
-    def test_calls_for_different_gpus_run_at_once(self, tmp_path: Path) -> None:
-        assert 0.2 <= self.both(tmp_path, "on") < 0.39
-
-    def test_or_one_after_the_other(self, tmp_path: Path) -> None:
-        assert self.both(tmp_path, "off") >= 0.4
-
     def test_every_call_may_take_time(self, session: Session) -> None:
         session.node.run("latency", "--function", "*", "--ms", "50")
         started = time.monotonic()

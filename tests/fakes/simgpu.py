@@ -41,7 +41,8 @@ class SimulatedGpus:
         return shown
 
     def log(self) -> list[dict[str, Any]]:
-        """Mutations, oldest first: seq, monotonic_ns, wall_ns, pid, function, gpu, profile, mode, start, size, gi, ci, result."""
+        """Mutations, oldest first: seq, begun_ns, monotonic_ns, ended_ns, wall_ns, pid, function, gpu, profile, mode, start,
+        size, gi, ci, result."""
         entries: list[dict[str, Any]] = json.loads(self.run("log", "--json"))
         return entries
 

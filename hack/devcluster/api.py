@@ -193,8 +193,7 @@ class Api:
             kind, rules.replacement(kind, shown_as(kind, old), rules.normalise(kind, new), subresource)
         )
         rules.check_values(kind, shown_as(kind, result))
-        if kind is kinds.PODS:
-            rules.check_pod_spec_unchanged(old, result)
+        rules.check_change(kind, old, result)
         if result == old:
             return shown_as(kind, old)
         shown, before = shown_as(kind, result), shown_as(kind, old)

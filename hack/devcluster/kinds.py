@@ -115,7 +115,7 @@ PRIORITY_CLASSES = Kind(
 QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota", short_names=("quota",), subresources=("status",))
 RESOURCE_SLICES = Kind(
     _DEVICES, "v1", "resourceslices", "ResourceSlice", namespaced=False,
-    selectable_fields=("spec.nodeName", "spec.driver"),
+    selectable_fields=("spec.nodeName", "spec.driver"), counts_generation=True,
 )  # fmt: skip
 DEVICE_CLASSES = Kind(_DEVICES, "v1", "deviceclasses", "DeviceClass", namespaced=False)
 RESOURCE_CLAIMS = Kind(_DEVICES, "v1", "resourceclaims", "ResourceClaim", subresources=("status",))

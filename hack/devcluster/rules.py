@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from hack.devcluster import kinds
+from hack.devcluster.dra import rules as device_rules
 from hack.devcluster.errors import ApiError, bad_request, forbidden, invalid
 from hack.devcluster.kinds import Kind
 from hack.devcluster.objects import Object, clone, containers_of, dig, name_of, namespace_of
@@ -82,6 +83,8 @@ def with_defaults(kind: Kind, obj: Object) -> Object:
             filled.setdefault("data", {})[key] = _base64(value)
     elif kind.has_status and kind is not kinds.NODES:
         filled["status"] = {}
+    if (claim := device_rules.claim_spec_of(kind, filled)) is not None:
+        device_rules.fill_in_claim(claim)
     if kind in (kinds.DEPLOYMENTS, kinds.REPLICASETS):
         filled.setdefault("spec", {}).setdefault("replicas", 1)
     if kind.counts_generation:
@@ -152,6 +155,7 @@ def check_values(kind: Kind, obj: Object) -> None:
         causes += _event_causes(kind, obj)
     if kind in (kinds.DAEMONSETS, kinds.DEPLOYMENTS, kinds.REPLICASETS) and not dig(obj, "spec.selector"):
         causes.append(("spec.selector", "Required value"))
+    causes += device_rules.causes(kind, obj)
     if causes:
         raise invalid(kind, name_of(obj), causes)
 
@@ -252,6 +256,14 @@ def _take(target: Object, source: Object, field: str) -> None:
         target[field] = clone(source[field])
     else:
         target.pop(field, None)
+
+
+def check_change(kind: Kind, old: Object, new: Object) -> None:
+    """Raises 422 for a change of what is fixed once written."""
+    if kind is kinds.PODS:
+        check_pod_spec_unchanged(old, new)
+    if causes := device_rules.change_causes(kind, old, new):
+        raise invalid(kind, name_of(old), causes)
 
 
 _CHANGEABLE_POD_SPEC = ("activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates")

@@ -8,7 +8,7 @@ are Kubernetes' own libraries (``authorizer``, quantities, URLs).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from celpy import celtypes
 from celpy.evaluation import CELEvalError
 
 _ENVIRONMENT = celpy.Environment()
+_NO_FUNCTIONS: Mapping[str, Callable[..., Any]] = {}
 _CHAIN = re.compile(r"""[A-Za-z_]\w*(?:\s*\.\??\s*[A-Za-z_]\w*(?!\s*\()|\[[^\[\]]*\])*\s*\.(orValue|hasValue)\(""")
 _LINK = re.compile(r"\.\??\s*[A-Za-z_]\w*|\[[^\[\]]*\]")
 
@@ -26,12 +27,13 @@ class ExpressionError(Exception):
 
 
 class Expression:
-    """One expression, read once. Raises ExpressionError."""
+    """One expression, read once; ``functions`` are known besides CEL's own. Raises ExpressionError."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, functions: Mapping[str, Callable[..., Any]] = _NO_FUNCTIONS) -> None:
         self.text = text
         try:
-            self._program = _ENVIRONMENT.program(_ENVIRONMENT.compile(without_optionals(text)))
+            compiled = _ENVIRONMENT.compile(without_optionals(text))
+            self._program = _ENVIRONMENT.program(compiled, functions=dict(functions))
         except celpy.CELParseError as error:
             raise ExpressionError(f"compilation failed: {error}") from error
 

@@ -15,6 +15,7 @@ from hack.devcluster.controllers.housekeeping import HOUSEKEEPING_CONTROLLERS
 from hack.devcluster.controllers.jobs import job_controller
 from hack.devcluster.controllers.loop import Controller, run_controller
 from hack.devcluster.controllers.node_lifecycle import lifecycle_controllers
+from hack.devcluster.controllers.resource_claims import resource_claim_controller
 from hack.devcluster.controllers.statefulsets import STATEFULSET_CONTROLLER
 from hack.devcluster.controllers.timings import Timings
 from hack.devcluster.controllers.workloads import workload_controllers
@@ -41,7 +42,8 @@ def controllers(timings: Timings) -> list[Controller]:
     """Of one control plane: some of them remember what they saw."""
     return [
         *workload_controllers(timings), STATEFULSET_CONTROLLER, job_controller(timings), BUDGET_CONTROLLER,
-        *lifecycle_controllers(timings), *HOUSEKEEPING_CONTROLLERS, QUOTA_CONTROLLER, SCHEDULER_CONTROLLER,
+        *lifecycle_controllers(timings), *HOUSEKEEPING_CONTROLLERS, QUOTA_CONTROLLER, resource_claim_controller(),
+        SCHEDULER_CONTROLLER,
     ]  # fmt: skip
 
 

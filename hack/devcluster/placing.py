@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hack.devcluster.dra.demand import Demand
 from hack.devcluster.objects import Object, dig, is_deleting, name_of, uid_of
 from hack.devcluster.pod_affinity import AFFINITY, affinity_reason
 from hack.devcluster.scheduling import lasting_reason_against, preference, shortages
@@ -38,6 +39,7 @@ class Cluster:
     nodes: Sequence[Object]
     bound: Sequence[Object]
     nominated: Sequence[Object]
+    demand: Demand | None = None  # of the one pod that is asked about, where it has claims on devices
 
     def verdict(self, pod: Object, node: Object) -> Verdict:
         return self._verdict(pod, node, [*self.bound, *self._promised(pod)])
@@ -68,6 +70,7 @@ class Cluster:
         """The message of the FailedScheduling event, preemption's part included, as 1.34 words it."""
         if not self.nodes:
             return "no nodes available to schedule pods"
+        problem = self.demand.problem() if self.demand is not None else ""
         verdicts = [self.verdict(pod, node) for node in self.nodes]
         total = len(self.nodes)
         reasons = Counter(reason for verdict in verdicts for reason in verdict.reasons)
@@ -78,7 +81,21 @@ class Cluster:
             tail = "not eligible due to preemptionPolicy=Never."
         else:
             tail = f"0/{total} nodes are available: {_counted(hopeless)}"
-        return f"0/{total} nodes are available: {_counted(reasons)}. no new claims to deallocate, preemption: {tail}"
+        said = problem or _counted(reasons)
+        return f"0/{total} nodes are available: {said}. {self._about_claims(problem)}, preemption: {tail}"
+
+    def _about_claims(self, problem: str) -> str:
+        if self.demand is None or problem:
+            return "no new claims to deallocate"
+        if self.stuck_claim() is not None:
+            return "deallocation of ResourceClaim completed"
+        return "still not schedulable"
+
+    def stuck_claim(self) -> Object | None:
+        """A claim of the pod's, unused by others, whose devices lie where the pod cannot go."""
+        if self.demand is None or self.demand.problem():
+            return None
+        return self.demand.stuck_claim(self.nodes)
 
     def _promised(self, pod: Object) -> list[Object]:
         return [
@@ -88,6 +105,8 @@ class Cluster:
         ]
 
     def _verdict(self, pod: Object, node: Object, bound: Sequence[Object]) -> Verdict:
+        if self.demand is not None and (problem := self.demand.problem()):
+            return Verdict([problem], lasting=True)
         if reason := lasting_reason_against(pod, node):
             return Verdict([reason], lasting=True)
         here = [other for other in bound if dig(other, "spec.nodeName") == name_of(node)]
@@ -95,8 +114,10 @@ class Cluster:
             # More than the node has when it is empty: nobody's leaving helps.
             return Verdict(missing, lasting=bool(shortages(pod, node, [])))
         by_name = {name_of(each): each for each in self.nodes}
-        reason = affinity_reason(pod, node, by_name, bound)
-        return Verdict([reason] if reason else [], lasting=reason == AFFINITY)
+        if reason := affinity_reason(pod, node, by_name, bound):
+            return Verdict([reason], lasting=reason == AFFINITY)
+        reason = self.demand.reason_against(node) if self.demand is not None else ""
+        return Verdict([reason] if reason else [], lasting=bool(reason))
 
     def _victims(self, pod: Object, node: Object, is_guarded: Guarded) -> list[Object]:
         """As few as possible: all of lower priority leave, then as many as fit come back, guarded and important first."""

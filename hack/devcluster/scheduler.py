@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 from hack.devcluster import kinds
 from hack.devcluster.api import Api
+from hack.devcluster.claim_binding import ClaimsMissing, deallocate, demand_of, reserve
 from hack.devcluster.controllers.loop import Controller
+from hack.devcluster.dra.allocator import AllocationError
+from hack.devcluster.dra.demand import Demand
 from hack.devcluster.objects import (
     Object,
     clone,
@@ -36,13 +39,29 @@ def sync_pending_pods(api: Api) -> None:
 
 
 def _schedule(api: Api, pod: Object) -> None:
-    cluster = _cluster(api)
-    node = cluster.best_node(pod)
+    try:
+        demand = demand_of(api, pod)
+    except ClaimsMissing:
+        return
+    cluster = _cluster(api, demand)
+    try:
+        node = cluster.best_node(pod)
+    except AllocationError as error:
+        _say_not_scheduled(api, pod, "SchedulerError", f'running "DynamicResources" filter plugin: {error}')
+        return
     if node is not None:
+        if demand is not None:
+            reserve(api, demand, node)
         _bind(api, pod, node)
         return
+    _stay_pending(api, pod, cluster)
+
+
+def _stay_pending(api: Api, pod: Object, cluster: Cluster) -> None:
     preemption = None if _may_not_preempt(cluster, pod) else cluster.preemption(pod, _guard(api))
-    _say_unschedulable(api, pod, cluster.explain(pod), preemption)
+    _say_not_scheduled(api, pod, "Unschedulable", cluster.explain(pod), preemption)
+    if (stuck := cluster.stuck_claim()) is not None:
+        deallocate(api, stuck)
     if preemption is not None:
         _push_aside(api, pod, preemption)
 
@@ -91,12 +110,13 @@ def _turn(pod: Object) -> tuple[int, str, str]:
     return -priority_of(pod), str(dig(pod, "metadata.creationTimestamp")), name_of(pod)
 
 
-def _cluster(api: Api) -> Cluster:
+def _cluster(api: Api, demand: Demand | None) -> Cluster:
     pods = [pod for pod in api.all(kinds.PODS) if not is_finished(pod)]
     return Cluster(
         nodes=list(api.all(kinds.NODES)),
         bound=[pod for pod in pods if dig(pod, "spec.nodeName")],
         nominated=[pod for pod in pods if not dig(pod, "spec.nodeName") and dig(pod, "status.nominatedNodeName")],
+        demand=demand,
     )
 
 
@@ -107,9 +127,9 @@ def _bind(api: Api, pod: Object, node: Object) -> None:
     _record(api, pod, "Normal", "Scheduled", "Binding", message)
 
 
-def _say_unschedulable(api: Api, pod: Object, message: str, preemption: Preemption | None) -> None:
+def _say_not_scheduled(api: Api, pod: Object, reason: str, message: str, preemption: Preemption | None = None) -> None:
     """Once per change of the message; the pod is tried again at every change of the cluster."""
-    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
     said = next((c for c in conditions_of(pod) if c["type"] == "PodScheduled"), {})
     if said.get("message") == message and preemption is None:
         return
@@ -150,4 +170,8 @@ def _record(api: Api, pod: Object, kind: str, reason: str, action: str, note: st
     api.create(kinds.NEW_EVENTS, namespace_of(pod), event)
 
 
-SCHEDULER_CONTROLLER = Controller("scheduler", (kinds.PODS, kinds.NODES, kinds.BUDGETS), sync_pending_pods)
+SCHEDULER_CONTROLLER = Controller(
+    "scheduler",
+    (kinds.PODS, kinds.NODES, kinds.BUDGETS, kinds.RESOURCE_CLAIMS, kinds.RESOURCE_SLICES, kinds.DEVICE_CLASSES),
+    sync_pending_pods,
+)

@@ -74,7 +74,12 @@ def matches_node_selection(pod: Object, node: Object) -> bool:
         return False
     path = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
     terms = dig(pod, path)
-    return terms is None or any(_matches_term(term, node) for term in terms)
+    return terms is None or matches_node_terms(terms, node)
+
+
+def matches_node_terms(terms: Iterable[Object], node: Object) -> bool:
+    """A ``core/v1`` NodeSelector: any of its terms."""
+    return any(_matches_term(term, node) for term in terms)
 
 
 def _matches_term(term: Object, node: Object) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hack.devcluster import kinds
 from hack.devcluster.api import Api
 from hack.devcluster.controllers.loop import Controller
+from hack.devcluster.kinds import Kind
 from hack.devcluster.objects import (
     Object,
     clone,
@@ -15,8 +18,14 @@ from hack.devcluster.objects import (
     uid_of,
 )
 
-_OWNERS = {
-    kind.name: kind for kind in (kinds.DAEMONSETS, kinds.REPLICASETS, kinds.DEPLOYMENTS, kinds.STATEFULSETS, kinds.JOBS)
+_WORKLOADS = (kinds.DAEMONSETS, kinds.REPLICASETS, kinds.DEPLOYMENTS, kinds.STATEFULSETS, kinds.JOBS)
+
+# What goes with its owner, and what can be the owner of each. Pods of a node (mirror pods) are no business of ours.
+_OWNED = {
+    kinds.REPLICASETS: _WORKLOADS,
+    kinds.PODS: _WORKLOADS,
+    kinds.RESOURCE_CLAIMS: (kinds.PODS,),
+    kinds.RESOURCE_SLICES: (kinds.NODES,),
 }
 
 
@@ -42,17 +51,18 @@ def _empty(api: Api, namespace: str) -> None:
 
 
 def sync_orphans(api: Api) -> None:
-    for kind in (kinds.REPLICASETS, kinds.PODS):
+    for kind, owners in _OWNED.items():
         for obj in api.all(kind):
-            if not is_deleting(obj) and _lost_its_owner(api, obj):
+            if not is_deleting(obj) and _lost_its_owner(api, obj, owners):
                 api.delete(kind, namespace_of(obj), name_of(obj))
 
 
-def _lost_its_owner(api: Api, obj: Object) -> bool:
+def _lost_its_owner(api: Api, obj: Object, owners: Sequence[Kind]) -> bool:
     reference = controller_of(obj)
-    if reference is None or reference["kind"] not in _OWNERS:
+    kind = next((kind for kind in owners if reference is not None and kind.name == reference["kind"]), None)
+    if reference is None or kind is None:
         return False
-    owner = api.find(_OWNERS[reference["kind"]], namespace_of(obj), reference["name"])
+    owner = api.find(kind, namespace_of(obj), reference["name"])
     return owner is None or uid_of(owner) != reference["uid"]
 
 
@@ -60,5 +70,5 @@ _NAMESPACED = tuple(kind for kind in kinds.ALL_KINDS if kind.namespaced)
 
 HOUSEKEEPING_CONTROLLERS = (
     Controller("namespaces", (kinds.NAMESPACES, *_NAMESPACED), sync_namespaces),
-    Controller("orphans", (kinds.PODS, *_OWNERS.values()), sync_orphans),
+    Controller("orphans", tuple({*_OWNED, *_WORKLOADS, kinds.NODES}), sync_orphans),
 )

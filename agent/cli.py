@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -150,8 +151,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from agent.reconcile.paper import plan_on_paper
+    from agent.report.drawing import drawn
 
-    return _say(*plan_on_paper(options.gpu, options.start, options.to, options.json))
+    answer = plan_on_paper(options.gpu, options.start, options.to, {})
+    return _say(0, _indented(answer.to_json()) if options.json else drawn(answer))
 
 
 def _layouts(options: argparse.Namespace) -> int:
@@ -178,6 +181,10 @@ def _cache(options: argparse.Namespace) -> int:
     from agent.commands import cache_command
 
     return asyncio.run(cache_command(_settings(options), options.action, options.names, print))
+
+
+def _indented(document: str) -> str:
+    return json.dumps(json.loads(document), indent=2)
 
 
 def _say(code: int, text: str) -> int:

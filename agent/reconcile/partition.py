@@ -46,8 +46,9 @@ from agent.observe.cluster import node_of
 from agent.observe.world import World, read_layouts
 from agent.plan.geometry import feasible
 from agent.plan.partition import UPGRADE_IDLE, Memory, Policy, decide
+from agent.reconcile.foretell import DryRun, is_dry_run
 from agent.reconcile.telling import EventSink, tell
-from agent.report.status import dry_run, said, status_event, status_of, worth_a_write
+from agent.report.status import said, status_event, status_of, worth_a_write
 
 log = logging.getLogger("warmslice.partition")
 
@@ -59,6 +60,9 @@ _SAY_FAULTS_AFTER_SECONDS = 30.0
 
 _ASK_AGAIN_SECONDS = 5.0
 """A refused eviction, or one whose effect the watch has not shown yet, is not asked for again before."""
+
+_ANSWER_SECONDS = 30.0
+"""A node that asks for a dry run is looked at so often: budgets change without an event of ours."""
 
 _FAILING: dict[type[Step], str] = {
     SetMode: "driver-failing",
@@ -129,6 +133,7 @@ class PartitionPass:
         self._asked: tuple[tuple[PodRef, ...], float] = ((), 0.0)
         self._after_asking = Waiting("draining", "")
         self._last_report = PartitionReport(0.0, (), (), None)
+        self._dry_run = DryRun(rules.policy, now)
 
     async def __call__(self) -> float:
         """One pass; after how many seconds to look again at the latest. A fault is reported, and raised for the loop."""
@@ -159,7 +164,8 @@ class PartitionPass:
             status = await self._report(outcome, wish, seen, last)
         self._last_report = self._summary(seen, status)
         self._publish(self._last_report)
-        return self._look_again(outcome)
+        wait = self._look_again(outcome)
+        return min(wait, _ANSWER_SECONDS) if is_dry_run(node) else wait
 
     async def _decide(self, node: Node, last: NodeStatus | None) -> tuple[Outcome, Wish, Snapshot]:
         if await self._stand_aside(node):
@@ -176,7 +182,7 @@ class PartitionPass:
         memory = Memory(operation, last, self._waits_for, self._waits_since, self._waits_message)
         outcome = decide(wish, seen, self._rules.policy, memory)
         change = outcome.change if isinstance(outcome, Plan | Waiting) else None
-        if change is not None and change.moves:
+        if is_dry_run(node) or (change is not None and change.moves):
             seen = replace(seen, budgets=await self._world.budgets())
             outcome = decide(wish, seen, self._rules.policy, memory)
         return outcome, wish, seen
@@ -257,7 +263,9 @@ class PartitionPass:
         status = None
         if isinstance(step, Begin | End):
             status = status_of(plan, wish, seen.gpus, last, self._now())
-        words = _with_dry_run(said(status), plan, seen, node) if status is not None else {}
+        words = said(status) if status is not None else {}
+        if labels.PLAN in node.annotations and status is not None:
+            words["annotations"][labels.PLAN] = None
         written = await self._hands.perform(step, node, words)
         log.info("step.done", extra={"step": type(step).__name__, **_named(step)})
         if written is None:
@@ -311,20 +319,25 @@ class PartitionPass:
         """Say on the node what changed; the status as it stands now."""
         node = self._world.node() or seen.node
         status = status_of(outcome, wish, seen.gpus, last, self._now())
-        if status is None or status == last or not worth_a_write(status, node, last):
-            return status
         if isinstance(outcome, Waiting) and outcome.reason == "conflict":
             # Gone with the next look, a moment from now.
             return last
-        midway = labels.OPERATION in node.annotations
-        if midway and self._now() - self._waits_since < _SAY_WAITS_AFTER_SECONDS:
+        answer = self._dry_run.news(wish, seen, node)
+        new = status if status is not None and status != last and worth_a_write(status, node, last) else None
+        if labels.OPERATION in node.annotations and self._now() - self._waits_since < _SAY_WAITS_AFTER_SECONDS:
             return status
+        if new is None and not answer:
+            return status
+        words = said(new) if new is not None else {"annotations": {}}
+        words["annotations"] |= answer
         try:
-            written = await self._hands.say(node, _with_dry_run(said(status), outcome, seen, node))
+            written = await self._hands.say(node, words)
         except ConflictError:
             return status
         self._store.put(written)
-        await self._tell(node, status)
+        self._dry_run.written(answer)
+        if new is not None:
+            await self._tell(node, new)
         return status
 
     async def _say_fault(self, message: str) -> None:
@@ -377,15 +390,6 @@ class PartitionPass:
 def _operation(node: Node) -> Operation | None:
     text = node.annotations.get(labels.OPERATION)
     return Operation.from_json(text) if text else None
-
-
-def _with_dry_run(patch: dict[str, Any], outcome: Outcome, seen: Snapshot, node: Node) -> dict[str, Any]:
-    """The answer to a dry run goes with the status, and goes away with the question."""
-    if isinstance(outcome, Waiting) and outcome.reason == "dry-run" and outcome.change is not None:
-        patch["annotations"][labels.PLAN] = dry_run(outcome.change, seen.gpus)
-    elif labels.PLAN in node.annotations:
-        patch["annotations"][labels.PLAN] = None
-    return patch
 
 
 def _named(step: Step) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -94,27 +93,6 @@ def worth_a_write(status: NodeStatus, node: Node, last: NodeStatus | None) -> bo
 def said(status: NodeStatus) -> dict[str, Any]:
     """The labels and annotations that carry a status."""
     return {"labels": {labels.STATE: status.state}, "annotations": {labels.STATUS: status.to_json()}}
-
-
-def dry_run(change: Change, gpus: tuple[Gpu, ...]) -> str:
-    """The annotation that answers a dry run."""
-    index = {gpu.uuid: gpu.index for gpu in gpus}
-    document = {
-        "gpus": [
-            {
-                "gpu": index.get(gpu.gpu),
-                "uuid": gpu.gpu,
-                "mode": gpu.mode,
-                "keep": [str(slot) for slot in gpu.keep],
-                "destroy": [f"{profile}@{placement}" for placement, profile in gpu.remove],
-                "create": [str(slot) for slot in (*gpu.finish, *gpu.create)],
-            }
-            for gpu in change.gpus
-        ],
-        "pods": [str(ref) for ref in change.moves],
-        "exact": change.exact,
-    }
-    return json.dumps(document)
 
 
 def in_words(change: Change, gpus: tuple[Gpu, ...]) -> str:

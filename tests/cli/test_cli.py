@@ -17,9 +17,11 @@ def test_a_plan_on_paper_keeps_four_destroys_three_and_creates_one(capsys: pytes
     arguments = ["plan", "--gpu", "H100-80GB-SXM", "--from", "7x1g.10gb", "--to", "1x3g.40gb_4x1g.10gb", "--json"]
     assert main(arguments) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["keep"] == [{"profile": "1g.10gb", "start": start, "size": 1} for start in range(4)]
-    assert plan["destroy"] == [{"profile": "1g.10gb", "start": start, "size": 1} for start in (4, 5, 6)]
-    assert plan["create"] == [{"profile": "3g.40gb", "start": 4, "size": 4}]
+    assert (plan["verdict"], plan["pods"], plan["unknown"]) == ("change", [], "")
+    gpu = plan["gpus"][0]
+    assert gpu["keep"] == [f"1g.10gb@{start}:1" for start in range(4)]
+    assert gpu["destroy"] == [f"1g.10gb@{start}:1" for start in (4, 5, 6)]
+    assert gpu["create"] == ["3g.40gb@4:4"]
 
 
 def test_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,13 +49,13 @@ def _gpu(gpu: GpuAnswer) -> Iterable[str]:
 def _bar(names: Iterable[str], slices: int) -> str:
     """Memory slices from left to right; ``.`` is a free one."""
     cell = _BAR // max(slices, 1)
-    cells = [".".center(cell)] * slices
+    bar = list("|" + ".".center(cell) * slices)
     for name in names:
         label, _, place = name.rpartition("@")
         start, size = (int(part) for part in place.split(":"))
         room = cell * size - 1
-        cells[start : start + size] = [_fitted(label, room).center(room, "-") + "|"] + [""] * (size - 1)
-    return "|" + "".join(cells)[:-1] + "|"
+        bar[cell * start : cell * (start + size) + 1] = f"|{_fitted(label, room).center(room, '-')}|"
+    return "".join(bar[:-1]) + "|"
 
 
 def _fitted(label: str, room: int) -> str:

@@ -88,7 +88,7 @@ def shapes_of(gpu: Gpu, asks: Iterable[Ask], where: str) -> tuple[Shape, ...]:
 def _profile_of(gpu: Gpu, ask: Ask, where: str) -> Profile:
     profile = gpu.profile(ask.profile)
     if profile is None:
-        offered = ", ".join(p.name for p in gpu.profiles) or "none while MIG mode is off (this driver lists none)"
+        offered = ", ".join(p.name for p in gpu.profiles) or "none"
         raise BadInputError(f"{where}: {gpu.name} (GPU {gpu.index}) has no profile {ask.profile}; it has {offered}")
     return profile
 

@@ -154,11 +154,16 @@ def _named_gpu(which: str, sources: Sources, gpus: list[Gpu]) -> Gpu:
 
 
 def _wish(gpu: Gpu, asked: _Asked, where: str, fits: Fits) -> GpuWish:
-    """Held against the GPU: every profile exists, and all fit together on an empty one."""
+    """Held against the GPU: every profile exists, and all fit together on an empty one.
+
+    Where the driver lists no profiles yet, MIG mode is all that can be asked for; the rest is held against it once it is on.
+    """
     if gpu.mig_enabled is None:
         raise _RefusedError("no-mig", f"{where}: {gpu.name} (GPU {gpu.index}) does not support MIG")
     if not asked.mig_enabled:
         return GpuWish(False)
+    if gpu.profiles_unknown:
+        return GpuWish(True)
     shapes = asked.shapes if asked.shapes is not None else shapes_of(gpu, asked.asks, where)
     if not fits(gpu, shapes):
         listed = ", ".join(str(shape) for shape in shapes)
@@ -173,6 +178,8 @@ def _wish(gpu: Gpu, asked: _Asked, where: str, fits: Fits) -> GpuWish:
 def _filled(gpu: Gpu, name: str) -> tuple[Shape, ...]:
     """``all-<profile>``: as many as the GPU can hold."""
     ask = parse_profile(name.removeprefix("all-"), 1, f"layout {name!r}")
+    if gpu.profiles_unknown:
+        return ()
     shapes = shapes_of(gpu, (ask,), f"layout {name!r}")
     profile = gpu.profile(shapes[0].profile)
     return shapes * _most(profile) if profile is not None else ()
@@ -189,6 +196,8 @@ def _most(profile: Profile) -> int:
 
 def _balanced(gpu: Gpu) -> tuple[Shape, ...]:
     """``all-balanced``: 2x1g + 1x2g + 1x3g on a board of seven compute slices, 2x1g + 1x2g on one of four."""
+    if gpu.profiles_unknown:
+        return ()
     plain = [profile for profile in gpu.profiles if not {"+", "-"} & set(profile.name)]
     smallest: dict[int, Profile] = {}
     for profile in sorted(plain, key=lambda p: p.memory_mib):

@@ -141,7 +141,8 @@ class Gpu:
     """One GPU as NVML shows it now.
 
     ``mig_enabled`` is None on a GPU that has no MIG. ``pending`` differs from ``mig_enabled`` while a reset is owed.
-    ``unknown`` says why the GPU could not be read; then nothing else of it can be trusted. The PCI ids are written as
+    ``unknown`` says why the GPU could not be read; then nothing else of it can be trusted. ``profiles_unknown``: MIG is off
+    and this driver lists profiles only while it is on, so ``profiles`` is empty and says nothing. The PCI ids are written as
     mig-parted's device filters have them: ``0x<device><vendor>``, ``0x233010DE``.
     """
 
@@ -158,6 +159,7 @@ class Gpu:
     processes: tuple[GpuProcess, ...] = ()
     unknown: str = ""
     pci_subsystem_id: str = ""
+    profiles_unknown: bool = False
 
     def profile(self, name: str) -> Profile | None:
         """The profile of that name; None where this GPU has none."""

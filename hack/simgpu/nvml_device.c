@@ -276,6 +276,8 @@ nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, nvmlMemoryErrorTyp
     return NVML_SUCCESS;
 }
 
+/* That profiles can be asked while MIG is off is a field which drivers that cannot do it do not know: 535's nvml.h ends
+ * before it (from memory). */
 static void fill_field(const struct gpu *gpu, nvmlFieldValue_t *field)
 {
     field->timestamp = wall_ns() / 1000;
@@ -284,8 +286,8 @@ static void fill_field(const struct gpu *gpu, nvmlFieldValue_t *field)
     field->nvmlReturn = NVML_SUCCESS;
     if (field->fieldId == NVML_FI_DEV_IS_RESETLESS_MIG_SUPPORTED)
         field->value.uiVal = model_of(gpu)->resetless_mig;
-    else if (field->fieldId == NVML_FI_DEV_IS_MIG_MODE_INDEPENDENT_MIG_QUERY_CAPABLE)
-        field->value.uiVal = driver()->profiles_without_mig;
+    else if (field->fieldId == NVML_FI_DEV_IS_MIG_MODE_INDEPENDENT_MIG_QUERY_CAPABLE && driver()->profiles_without_mig)
+        field->value.uiVal = 1;
     else
         field->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
 }

@@ -62,7 +62,7 @@ class TestDriver:
     @on("driven", [(H100, 535, False)], indirect=True)
     def test_an_old_driver_lists_no_profiles_while_mig_is_off(self, driven: Session) -> None:
         [capable] = pynvml.nvmlDeviceGetFieldValues(driven.gpu, [199])
-        assert (capable.value.uiVal, first_versions(driven.gpu)) == (0, {})
+        assert (capable.nvmlReturn, first_versions(driven.gpu)) == (pynvml.NVML_ERROR_NOT_SUPPORTED, {})
         pynvml.nvmlDeviceSetMigMode(driven.gpu, 1)
         assert len(first_versions(driven.gpu)) == 7
 

@@ -109,6 +109,15 @@ def test_a_missing_or_empty_label_asks_for_nothing() -> None:
     assert asked("") == Unasked()
 
 
+@pytest.mark.parametrize("value", ["7x1g.10gb", "1x3g.71gb", "all-1g.10gb", "all-balanced", "halves", "enabled"])
+def test_while_the_driver_lists_no_profiles_mig_mode_is_all_that_is_asked(value: str) -> None:
+    """What cannot be is refused once MIG is on: who does not know the profiles refuses none."""
+    off = replace(gpu_on_paper("H100-80GB-SXM"), mig_enabled=False, profiles=(), profiles_unknown=True)
+    assert wishes(asked(value, off)) == [GpuWish(True)]
+    assert refused(asked("4x1g10gb", off)).reason == "unparsable-layout"
+    assert refused(asked("all-1g10gb", off)).reason == "unknown-profile"
+
+
 def test_gpus_that_no_entry_names_are_left_alone() -> None:
     first, second = gpu_on_paper("H100-80GB-SXM", index=0), gpu_on_paper("H100-80GB-SXM", index=1)
     wish = asked("first-only", first, second)

@@ -179,10 +179,10 @@ class AgentNode:
 
 @asynccontextmanager
 async def agent_node(
-    folder: Path, *boards: str, mig: bool = True, deploy_labels: bool = True
+    folder: Path, *boards: str, mig: bool = True, deploy_labels: bool = True, driver: int = 580
 ) -> AsyncIterator[AgentNode]:
     """A node whose device plugin runs; the agent is not started yet, and is ended at the end."""
-    gpus = SimulatedGpus.create(folder, *(boards or ("H100-80GB-SXM",)), mig=mig)
+    gpus = SimulatedGpus.create(folder, *(boards or ("H100-80GB-SXM",)), mig=mig, driver=driver)
     async with dev_cluster(folder) as cluster:
         cluster.install_device_plugin()
         if not deploy_labels:

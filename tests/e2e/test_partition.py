@@ -80,6 +80,31 @@ async def test_the_node_is_given_back_as_it_was_found(tmp_path: Path, cordoned: 
         assert found["metadata"]["labels"] == {**before, labels.CONFIG: "2x3g.40gb", labels.STATE: "success"}
 
 
+async def test_under_a_driver_that_lists_profiles_with_mig_alone_the_mode_comes_first(tmp_path: Path) -> None:
+    async with agent_node(tmp_path, mig=False, driver=535) as node:
+        await node.start()
+        node.wish("4x1g.10gb_1x3g.40gb")
+        await node.until("success", "4x1g.10gb_1x3g.40gb")
+        assert sorted(s.partition("@")[0] for s in node.slices()) == ["1g.10gb"] * 4 + ["3g.40gb"]
+        assert node.gpus.log()[0]["function"] == "nvmlDeviceSetMigMode"
+
+
+async def test_there_what_cannot_be_is_tried_once_and_given_back(tmp_path: Path) -> None:
+    """That the GPU has no such profile shows only when MIG is on; then it is known."""
+    async with agent_node(tmp_path, mig=False, driver=535) as node:
+        await node.start()
+        node.wish("1x3g.71gb")
+        status = await node.until("failed", "1x3g.71gb")
+        assert (status["reason"], "has no profile 3g.71gb" in status["message"]) == ("unknown-profile", True)
+        node.wish("1x4g.71gb")
+        assert (await node.until("failed", "1x4g.71gb"))["reason"] == "unknown-profile"
+        assert [(entry["function"], entry["mode"]) for entry in node.gpus.log()] == [
+            ("nvmlDeviceSetMigMode", 1),
+            ("nvmlDeviceSetMigMode", 0),
+        ]
+        assert not node.node()["spec"].get("unschedulable")
+
+
 async def test_without_deploy_labels_the_plugins_pod_is_started_anew(tmp_path: Path) -> None:
     async with agent_node(tmp_path, deploy_labels=False) as node:
         node.cluster.label_node(NODE, {labels.DEVICE_PLUGIN: None})

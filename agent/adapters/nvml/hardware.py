@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pynvml
 
 from agent.adapters.nvml import calls, change
-from agent.adapters.nvml.read import read_gpu
+from agent.adapters.nvml.read import ListedProfiles, read_gpu
 from agent.model.errors import HardwareError, RetryError
 from agent.model.mig import Gpu, Placement, Shape
 
@@ -29,6 +29,7 @@ class Hardware:
         self._open = False
         self._hung: dict[str, Future[Any]] = {}
         self._last: dict[str, Gpu] = {}
+        self._listed = ListedProfiles()
 
     async def read(self) -> tuple[Gpu, ...]:
         """Every GPU, in PCI order. One that does not answer in time, or is lost, comes back as ``unknown``.
@@ -80,7 +81,7 @@ class Hardware:
                 return _unknown(known, "a call to the driver has not come back")
             del self._hung[known.uuid]
         try:
-            gpu = await self._on_reader(lambda: _read(index), self._read_seconds, known)
+            gpu = await self._on_reader(lambda: _read(index, self._listed), self._read_seconds, known)
         except (RetryError, HardwareError) as error:
             return _unknown(known or _nameless(index), str(error))
         self._last[gpu.uuid] = gpu
@@ -139,10 +140,10 @@ class Hardware:
                 pynvml.nvmlShutdown()
 
 
-def _read(index: int) -> Gpu:
+def _read(index: int, listed: ListedProfiles) -> Gpu:
     try:
         device = pynvml.nvmlDeviceGetHandleByIndex(index)
-        return read_gpu(device, index, calls.text(pynvml.nvmlDeviceGetUUID(device)))
+        return read_gpu(device, index, calls.text(pynvml.nvmlDeviceGetUUID(device)), listed)
     except pynvml.NVMLError as error:
         calls.fail(f"reading GPU {index}", error)
 

@@ -11,15 +11,35 @@ from agent.adapters.nvml import calls
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Profile
 
 _RESETLESS_FIELD = 184
+_PROFILES_WITHOUT_MIG_FIELD = 199
 _WIDTHS = {7: (1, 2, 3, 4, 7), 4: (1, 2, 4), 3: (1, 2, 3), 2: (1, 2), 1: (1,)}
 
 
-def read_gpu(device: Any, index: int, uuid: str) -> Gpu:
+class ListedProfiles:
+    """What each GPU can be cut into, as its driver last listed it.
+
+    Drivers before 550 list profiles only while MIG is on. What such a driver has listed once holds under that driver, so a
+    wish for what the GPU cannot be is not tried again by switching MIG on to ask.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], tuple[Profile, ...]] = {}
+
+    def of(self, device: Any, uuid: str, total_mib: int) -> tuple[Profile, ...]:
+        """The profiles of now, else those listed before; empty when there never were any."""
+        key = (uuid, calls.text(pynvml.nvmlSystemGetDriverVersion()))
+        found = _profiles(device, total_mib)
+        if found:
+            self._last[key] = found
+        return found or self._last.get(key, ())
+
+
+def read_gpu(device: Any, index: int, uuid: str, listed: ListedProfiles) -> Gpu:
     """Everything about one GPU. Raises NVMLError."""
     pci = pynvml.nvmlDeviceGetPciInfo(device)
     total_mib = pynvml.nvmlDeviceGetMemoryInfo(device).total >> 20
     mode = calls.optional(lambda: pynvml.nvmlDeviceGetMigMode(device), None)
-    profiles = _profiles(device, total_mib) if mode is not None else ()
+    profiles = listed.of(device, uuid, total_mib) if mode is not None else ()
     processes = _processes(device)
     return Gpu(
         uuid=uuid,
@@ -34,12 +54,22 @@ def read_gpu(device: Any, index: int, uuid: str) -> Gpu:
         profiles=profiles,
         instances=_instances(device, profiles) if mode is not None and mode[0] else (),
         processes=processes,
+        profiles_unknown=mode is not None and not mode[0] and not profiles and not _lists_without_mig(device),
     )
 
 
 def _resetless(device: Any) -> bool:
     """Field 184: MIG mode changes without a GPU reset. A driver that does not know the field is older than such GPUs."""
-    values = calls.optional(lambda: pynvml.nvmlDeviceGetFieldValues(device, [_RESETLESS_FIELD]), None)
+    return _says_yes(device, _RESETLESS_FIELD)
+
+
+def _lists_without_mig(device: Any) -> bool:
+    """Field 199: profiles can be asked while MIG is off. A driver that does not know the field is older than that."""
+    return _says_yes(device, _PROFILES_WITHOUT_MIG_FIELD)
+
+
+def _says_yes(device: Any, field: int) -> bool:
+    values = calls.optional(lambda: pynvml.nvmlDeviceGetFieldValues(device, [field]), None)
     return bool(values and values[0].nvmlReturn == pynvml.NVML_SUCCESS and values[0].value.uiVal)
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from math import ceil
 from typing import Any
 
 import pynvml
 
 _WHOLE = "nvidia.com/gpu"
+_MEDIA_EXTENSIONS = frozenset({7, 8})
+"""Enumerators of 1g+me and 2g+me, all that a driver without names knows of."""
 
 
 def main() -> int:
@@ -80,14 +83,30 @@ def _gpu_instance_profile_name(gpu: Any, profile_id: int) -> str:
     number = 0
     while True:
         try:
-            info = pynvml.nvmlDeviceGetGpuInstanceProfileInfo(gpu, number, version=2)
+            info = _profile_info(gpu, number)
         except pynvml.NVMLError_NotSupported:
             pass
         else:
             if info.id == profile_id:
-                name = info.name
+                name = getattr(info, "name", None) or _name_by_memory(gpu, number, info)
                 return str(name.decode() if isinstance(name, bytes) else name)
         number += 1
+
+
+def _profile_info(gpu: Any, number: int) -> Any:
+    """With the driver's own name where it has one; drivers of 535 and before know the first version alone."""
+    try:
+        return pynvml.nvmlDeviceGetGpuInstanceProfileInfo(gpu, number, version=2)
+    except pynvml.NVMLError_FunctionNotFound:
+        return pynvml.nvmlDeviceGetGpuInstanceProfileInfo(gpu, number, version=1)
+
+
+def _name_by_memory(gpu: Any, number: int, info: Any) -> str:
+    """As the device plugin computes it (go-nvlib's NewMigProfile): eighths of the board's memory, in whole GB."""
+    total = pynvml.nvmlDeviceGetMemoryInfo(gpu).total
+    eighths = ceil((info.memorySizeMB << 20) / total * 8) / 8
+    extension = "+me" if number in _MEDIA_EXTENSIONS else ""
+    return f"{info.sliceCount}g.{int(eighths * ceil(total / (1 << 30)) + 0.5)}gb{extension}"
 
 
 if __name__ == "__main__":

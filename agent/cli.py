@@ -172,13 +172,13 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from agent.commands import print_status
+    from agent.commands.status import print_status
 
     return _say(*asyncio.run(print_status(options.node, options.kubeconfig, options.json)))
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from agent.commands import cache_command
+    from agent.commands.cache import cache_command
 
     return asyncio.run(cache_command(_settings(options), options.action, options.names, print))
 

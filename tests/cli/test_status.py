@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from agent.commands import print_status
+from agent.commands.status import print_status
 from hack.devcluster import kinds
 from tests.fakes.devcluster import bare_node, dev_cluster
 

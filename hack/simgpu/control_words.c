@@ -16,7 +16,7 @@ const char USAGE[] =
     "  proc attach --device UUID --pid PID [--memory-mib N] | detach --pid PID | list\n"
     "  util --device UUID [--graphics R] [--sm R] [--occupancy R] [--tensor R] [--dram R]     R in 0..1\n"
     "       [--integer R] [--dfma R] [--hmma R] [--dmma R] [--imma R] [--fp64 R] [--fp32 R] [--fp16 R]\n"
-    "       [--pcie-tx M] [--pcie-rx M] [--nvlink-tx M] [--nvlink-rx M]     M in MiB/s, of the whole GPU\n"
+    "       [--pcie-tx M] [--pcie-rx M] [--nvlink-tx M] [--nvlink-rx M] [--c2c-tx M] [--c2c-rx M]     M in MiB/s\n"
     "  fault add --function NAME [--after N] [--count N] [--code NAME|INT] [--delay-ms N] [--hang] [--die before|after]\n"
     "  fault list | clear                           NAME may be * for every function\n"
     "  latency --function NAME --ms N               every call of it; 0 takes it back\n"

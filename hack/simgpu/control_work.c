@@ -109,6 +109,7 @@ static const char *const KINDS[UTILIZATIONS] = {
     [UTIL_IMMA] = "--imma",         [UTIL_FP64] = "--fp64",       [UTIL_FP32] = "--fp32",
     [UTIL_FP16] = "--fp16",         [UTIL_PCIE_TX] = "--pcie-tx", [UTIL_PCIE_RX] = "--pcie-rx",
     [UTIL_NVLINK_RX] = "--nvlink-rx", [UTIL_NVLINK_TX] = "--nvlink-tx",
+    [UTIL_C2C_TX] = "--c2c-tx",     [UTIL_C2C_RX] = "--c2c-rx",
 };
 
 /* Negative when the words do not name it. */
@@ -136,6 +137,13 @@ static bool fits_device(const double ratios[UTILIZATIONS], bool mig_device, bool
     return true;
 }
 
+static bool has_links(const struct gpu_model *model, const double ratios[UTILIZATIONS])
+{
+    bool nvlink = ratios[UTIL_NVLINK_RX] >= 0 || ratios[UTIL_NVLINK_TX] >= 0;
+    bool c2c = ratios[UTIL_C2C_RX] >= 0 || ratios[UTIL_C2C_TX] >= 0;
+    return (!nvlink || model->nvlinks > 0) && (!c2c || model->c2c_links > 0);
+}
+
 int command_util(const struct words *words)
 {
     struct mig_device device = required_device(words);
@@ -144,6 +152,8 @@ int command_util(const struct words *words)
         ratios[k] = wish(words, (enum utilization_kind)k);
     if (!fits_device(ratios, device.compute != NULL, device.gpu->mig_current))
         return refuse("in MIG mode links are the GPU's and all else is a MIG device's: name that");
+    if (!has_links(model_of(device.gpu), ratios))
+        return refuse("%s has no such links", device.gpu->model);
     if (device.compute == NULL) {
         set_utilization(&device.gpu->utilization, ratios);
         return EXIT_DONE;

@@ -57,6 +57,8 @@ struct gpu_model {
     unsigned int max_mig_devices;
     bool resetless_mig;
     bool gpm;
+    unsigned int nvlinks;   /* 0: none, or only where a bridge is fitted */
+    unsigned int c2c_links; /* to the CPU of the same package */
     bool mode_survives_reboot;
     struct gpu_profile profiles[MAX_GPU_PROFILES];
     unsigned int profile_count;

@@ -81,49 +81,84 @@ nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned int instance_id, 
     return NVML_ERROR_INVALID_ARGUMENT;
 }
 
-static int kind_of_metric(unsigned int metric)
+/* The reading that a metric shows; a single link shows its even share of it. `links` 0: the board has nothing of the kind. */
+struct source {
+    enum utilization_kind kind;
+    unsigned int links;
+};
+
+enum { NVLINK_METRICS_PER_LINK = 2, C2C_METRICS_PER_LINK = 4 };
+
+static const struct source NOTHING = {0, 0};
+
+static struct source source_of_links(const struct gpu_model *model, unsigned int metric)
+{
+    static const enum utilization_kind C2C[] = {UTIL_C2C_TX, UTIL_C2C_RX, UTIL_C2C_TX, UTIL_C2C_RX};
+    if (metric >= NVML_GPM_METRIC_NVLINK_L0_RX_PER_SEC && metric <= NVML_GPM_METRIC_NVLINK_L17_TX_PER_SEC) {
+        unsigned int place = metric - NVML_GPM_METRIC_NVLINK_L0_RX_PER_SEC;
+        if (place / NVLINK_METRICS_PER_LINK >= model->nvlinks)
+            return NOTHING;
+        return (struct source){place % 2 == 0 ? UTIL_NVLINK_RX : UTIL_NVLINK_TX, model->nvlinks};
+    }
+    if (metric >= NVML_GPM_METRIC_C2C_LINK0_TOTAL_TX_PER_SEC && metric <= NVML_GPM_METRIC_C2C_LINK13_DATA_RX_PER_SEC) {
+        unsigned int place = metric - NVML_GPM_METRIC_C2C_LINK0_TOTAL_TX_PER_SEC;
+        if (place / C2C_METRICS_PER_LINK >= model->c2c_links)
+            return NOTHING;
+        return (struct source){C2C[place % C2C_METRICS_PER_LINK], model->c2c_links};
+    }
+    return NOTHING;
+}
+
+/* That all of C2C's traffic is data is a choice. */
+static struct source source_of(const struct gpu_model *model, unsigned int metric)
 {
     switch (metric) {
-    case NVML_GPM_METRIC_GRAPHICS_UTIL: return UTIL_GRAPHICS;
-    case NVML_GPM_METRIC_SM_UTIL: return UTIL_SM;
-    case NVML_GPM_METRIC_SM_OCCUPANCY: return UTIL_OCCUPANCY;
-    case NVML_GPM_METRIC_ANY_TENSOR_UTIL: return UTIL_TENSOR;
-    case NVML_GPM_METRIC_DRAM_BW_UTIL: return UTIL_DRAM;
-    case NVML_GPM_METRIC_INTEGER_UTIL: return UTIL_INTEGER;
-    case NVML_GPM_METRIC_DFMA_TENSOR_UTIL: return UTIL_DFMA;
-    case NVML_GPM_METRIC_HMMA_TENSOR_UTIL: return UTIL_HMMA;
-    case NVML_GPM_METRIC_DMMA_TENSOR_UTIL: return UTIL_DMMA;
-    case NVML_GPM_METRIC_IMMA_TENSOR_UTIL: return UTIL_IMMA;
-    case NVML_GPM_METRIC_FP64_UTIL: return UTIL_FP64;
-    case NVML_GPM_METRIC_FP32_UTIL: return UTIL_FP32;
-    case NVML_GPM_METRIC_FP16_UTIL: return UTIL_FP16;
-    case NVML_GPM_METRIC_PCIE_TX_PER_SEC: return UTIL_PCIE_TX;
-    case NVML_GPM_METRIC_PCIE_RX_PER_SEC: return UTIL_PCIE_RX;
-    case NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC: return UTIL_NVLINK_RX;
-    case NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC: return UTIL_NVLINK_TX;
-    default: return NO_VALUE;
+    case NVML_GPM_METRIC_GRAPHICS_UTIL: return (struct source){UTIL_GRAPHICS, 1};
+    case NVML_GPM_METRIC_SM_UTIL: return (struct source){UTIL_SM, 1};
+    case NVML_GPM_METRIC_SM_OCCUPANCY: return (struct source){UTIL_OCCUPANCY, 1};
+    case NVML_GPM_METRIC_ANY_TENSOR_UTIL: return (struct source){UTIL_TENSOR, 1};
+    case NVML_GPM_METRIC_DRAM_BW_UTIL: return (struct source){UTIL_DRAM, 1};
+    case NVML_GPM_METRIC_INTEGER_UTIL: return (struct source){UTIL_INTEGER, 1};
+    case NVML_GPM_METRIC_DFMA_TENSOR_UTIL: return (struct source){UTIL_DFMA, 1};
+    case NVML_GPM_METRIC_HMMA_TENSOR_UTIL: return (struct source){UTIL_HMMA, 1};
+    case NVML_GPM_METRIC_DMMA_TENSOR_UTIL: return (struct source){UTIL_DMMA, 1};
+    case NVML_GPM_METRIC_IMMA_TENSOR_UTIL: return (struct source){UTIL_IMMA, 1};
+    case NVML_GPM_METRIC_FP64_UTIL: return (struct source){UTIL_FP64, 1};
+    case NVML_GPM_METRIC_FP32_UTIL: return (struct source){UTIL_FP32, 1};
+    case NVML_GPM_METRIC_FP16_UTIL: return (struct source){UTIL_FP16, 1};
+    case NVML_GPM_METRIC_PCIE_TX_PER_SEC: return (struct source){UTIL_PCIE_TX, 1};
+    case NVML_GPM_METRIC_PCIE_RX_PER_SEC: return (struct source){UTIL_PCIE_RX, 1};
+    case NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC: return (struct source){UTIL_NVLINK_RX, model->nvlinks > 0};
+    case NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC: return (struct source){UTIL_NVLINK_TX, model->nvlinks > 0};
+    case NVML_GPM_METRIC_C2C_TOTAL_TX_PER_SEC:
+    case NVML_GPM_METRIC_C2C_DATA_TX_PER_SEC: return (struct source){UTIL_C2C_TX, model->c2c_links > 0};
+    case NVML_GPM_METRIC_C2C_TOTAL_RX_PER_SEC:
+    case NVML_GPM_METRIC_C2C_DATA_RX_PER_SEC: return (struct source){UTIL_C2C_RX, model->c2c_links > 0};
+    default: return source_of_links(model, metric);
     }
 }
 
 static bool is_of_instance(nvmlGpmSample_t sample) { return sample->source >> 8 != 0; }
+static const struct gpu *gpu_of(nvmlGpmSample_t sample) { return &state->gpus[(sample->source & 0xff) - 1]; }
 
 /* Links belong to the board; that an instance has no figures for them is a choice. */
 static void fill_metric(nvmlGpmMetric_t *metric, nvmlGpmSample_t older, nvmlGpmSample_t newer)
 {
-    int kind = kind_of_metric(metric->metricId);
-    bool is_rate = kind >= UTIL_PCIE_TX;
+    struct source source = source_of(model_of(gpu_of(older)), metric->metricId);
+    bool is_rate = source.kind >= UTIL_PCIE_TX;
     metric->value = 0;
     if (metric->metricId >= driver()->gpm_metrics) {
         metric->nvmlReturn = NVML_ERROR_INVALID_ARGUMENT;
         return;
     }
-    if (kind == NO_VALUE || (is_rate && is_of_instance(older))) {
+    if (source.links == 0 || (is_rate && is_of_instance(older))) {
         metric->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
         return;
     }
     double seconds = (double)(newer->taken_ns - older->taken_ns) / 1e9;
+    double busy_seconds = newer->busy_seconds[source.kind] - older->busy_seconds[source.kind];
     metric->nvmlReturn = NVML_SUCCESS;
-    metric->value = (is_rate ? 1 : 100) * (newer->busy_seconds[kind] - older->busy_seconds[kind]) / seconds;
+    metric->value = (is_rate ? 1 : 100) * busy_seconds / seconds / source.links;
 }
 
 nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *request)

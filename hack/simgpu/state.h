@@ -47,6 +47,8 @@ enum utilization_kind {
     UTIL_PCIE_RX,
     UTIL_NVLINK_RX,
     UTIL_NVLINK_TX,
+    UTIL_C2C_TX,
+    UTIL_C2C_RX,
     UTILIZATIONS,
 };
 

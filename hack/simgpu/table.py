@@ -9,6 +9,10 @@ Estimates, none of which goes back into the table:
 * engines: those of H100 or B200 for the same enum;
 * placements of compute instances: multiples of their width rounded up to a power of two.
 
+Links are not in the table; they are from memory of NVIDIA's data sheets. PCIe cards, where NVLink needs a bridge, are
+simulated without one. Ten C2C links are what ``nvidia-smi c2c -s`` lists on a GH200; that GB200 and GB300 have as many is a
+choice.
+
 Some boards read differently under older drivers (``variants``). What differs is known; below which branch is a choice.
 """
 
@@ -27,6 +31,21 @@ PCI_DEVICE_IDS = {"H20-96GB": "0x232910DE"}
 BLACKWELL_SLICE = 18
 ENGINES = ("copy_engines", "decoders", "encoders", "jpeg", "ofa")
 EVERY_BRANCH = 9999
+NVLINKS = {"A100-SXM4-40GB": 12, "A100-80GB": 12} | dict.fromkeys(
+    (
+        "H100-80GB-SXM",
+        "H200-141GB",
+        "H20-96GB",
+        "GH200-96GB",
+        "GH200-144GB",
+        "B200-180GB",
+        "GB200-186GB",
+        "B300",
+        "GB300",
+    ),
+    18,
+)
+C2C_LINKS = dict.fromkeys(("GH200-96GB", "GH200-144GB", "GB200-186GB", "GB300"), 10)
 REFERENCE_BOARD = {"hopper": "H100-80GB-SXM", "blackwell": "B200-180GB"}
 
 
@@ -155,6 +174,7 @@ def board_row(board: Board, before_branch: int = EVERY_BRANCH) -> str:
         f".memory_mib = {board.memory_mib()}, .memory_slices = {row['memory_slices']}, "
         f".multiprocessors = {board.multiprocessors()}, .max_mig_devices = {row['max_mig_devices']}, "
         f".resetless_mig = {int(row['resetless_mig'])}, .gpm = {int(row['gpm'])}, "
+        f".nvlinks = {NVLINKS.get(board.key, 0)}, .c2c_links = {C2C_LINKS.get(board.key, 0)}, "
         f".mode_survives_reboot = {int(row['mig_mode_survives_reboot'])},\n"
         f".profile_count = {len(row['profiles'])}, .profiles = {{\n{profiles}\n}}}},"
     )

@@ -1,5 +1,6 @@
 """Utilization per GPU instance, as GPM tells it on Hopper and later."""
 
+from subprocess import CalledProcessError
 from typing import Any
 
 import pynvml
@@ -16,6 +17,13 @@ class TestGpm:
 
     def sample(self, gpu: Any, instance_id: int) -> Any:
         return pynvml.nvmlGpmMigSampleGet(gpu, instance_id, pynvml.nvmlGpmSampleAlloc())
+
+    def of_the_whole(self, session: Session) -> list[Any]:
+        """Two samples of the GPU, one after the other."""
+        samples = [pynvml.nvmlGpmSampleAlloc() for _ in range(2)]
+        for sample in samples:
+            pynvml.nvmlGpmSampleGet(session.gpu, sample)
+        return samples
 
     def metrics(self, older: Any, newer: Any, *ids: int) -> list[Any]:
         request = pynvml.c_nvmlGpmMetricsGet_t()
@@ -72,20 +80,47 @@ class TestGpm:
         assert {row.nvmlReturn for row in told[:13]} == {pynvml.NVML_SUCCESS}
         assert {row.nvmlReturn for row in told[13:]} == {pynvml.NVML_ERROR_NOT_SUPPORTED}
 
+    @on(
+        ("session", "links"),
+        [
+            ("H100-80GB-SXM", {"PCIe", "NVLink"}),
+            ("H100-80GB-PCIe", {"PCIe"}),
+            ("GH200-144GB", {"PCIe", "NVLink", "C2C"}),
+            ("B200-180GB", {"PCIe", "NVLink"}),
+            ("RTX-PRO-6000-96GB", {"PCIe"}),
+        ],
+        indirect=["session"],
+    )
+    def test_a_metric_of_links_that_a_board_has_not_is_refused_alone(self, session: Session, links: set[str]) -> None:
+        metrics = {"PCIe": [20, 21], "NVLink": [60, 61, 62, 97], "C2C": [100, 101, 102, 103, 104, 143]}
+        for kind, ids in metrics.items():
+            told = self.metrics(*self.of_the_whole(session), 1, *ids)
+            expected = pynvml.NVML_SUCCESS if kind in links else pynvml.NVML_ERROR_NOT_SUPPORTED
+            assert [row.nvmlReturn for row in told] == [pynvml.NVML_SUCCESS] + [expected] * len(ids), kind
+
+    @on("session", ["GH200-144GB"], indirect=True)
+    def test_a_single_link_has_its_share(self, session: Session) -> None:
+        words = ("--nvlink-rx", "1800", "--nvlink-tx", "900", "--c2c-tx", "100", "--c2c-rx", "50")
+        session.node.run("util", "--device", pynvml.nvmlDeviceGetUUID(session.gpu), *words)
+        ids = {60: 1800, 61: 900, 62: 100, 63: 50, 96: 100, 97: 50, 100: 100, 101: 50, 102: 100, 103: 50}
+        ids |= {104: 10, 105: 5, 106: 10, 107: 5, 142: 10, 143: 5}
+        told = self.metrics(*self.of_the_whole(session), *ids)
+        assert [row.value for row in told] == pytest.approx(list(ids.values()))
+        beyond = self.metrics(*self.of_the_whole(session), 144, 159)
+        assert {row.nvmlReturn for row in beyond} == {pynvml.NVML_ERROR_NOT_SUPPORTED}
+
+    def test_a_rate_on_links_that_are_not_there_cannot_be_set(self, session: Session) -> None:
+        with pytest.raises(CalledProcessError):
+            session.node.run("util", "--device", pynvml.nvmlDeviceGetUUID(session.gpu), "--c2c-tx", "1")
+
     def test_links_are_told_of_the_whole_gpu_in_mib_per_second(self, session: Session) -> None:
         words = ("--pcie-tx", "100", "--pcie-rx", "200", "--nvlink-rx", "300", "--nvlink-tx", "400")
         session.node.run("util", "--device", pynvml.nvmlDeviceGetUUID(session.gpu), *words)
-        samples = [pynvml.nvmlGpmSampleAlloc() for _ in range(2)]
-        for sample in samples:
-            pynvml.nvmlGpmSampleGet(session.gpu, sample)
-        told = self.metrics(*samples, *self.LINKS)
+        told = self.metrics(*self.of_the_whole(session), *self.LINKS)
         assert [row.value for row in told] == pytest.approx(list(self.LINKS.values()))
 
     def test_a_gpu_is_as_busy_as_its_instances_by_their_share(self, session: Session) -> None:
         _, _, device = session.create_slice("3g.40gb", 0)
         session.node.run("util", "--device", pynvml.nvmlDeviceGetUUID(device), "--sm", "0.5")
-        samples = [pynvml.nvmlGpmSampleAlloc() for _ in range(2)]
-        for sample in samples:
-            pynvml.nvmlGpmSampleGet(session.gpu, sample)
-        [told] = self.metrics(*samples, pynvml.NVML_GPM_METRIC_SM_UTIL)
+        [told] = self.metrics(*self.of_the_whole(session), pynvml.NVML_GPM_METRIC_SM_UTIL)
         assert told.value == pytest.approx(100 * 0.5 * 4 / 8)

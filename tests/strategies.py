@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from agent.model.mig import ComputeInstance, Gpu, GpuInstance, Placement, Shape, Slot
+from agent.model.mig import ComputeInstance, Gpu, GpuInstance, Part, Shape, Slot
 from agent.observe.paper import gpu_on_paper
 from agent.plan.geometry import media_allowed
 
@@ -50,7 +50,7 @@ def gpus(draw: st.DrawFn) -> Gpu:
 
 
 @st.composite
-def fixed_placements(draw: st.DrawFn, gpu: Gpu) -> frozenset[Placement]:
+def fixed_slices(draw: st.DrawFn, gpu: Gpu) -> frozenset[Part]:
     """Some of the slices, held by somebody who cannot be moved."""
-    places = [slot.placement for slot in gpu.layout]
-    return draw(st.frozensets(st.sampled_from(places))) if places else frozenset()
+    parts = [Part(instance.placement, compute.start) for instance in gpu.instances for compute in instance.compute]
+    return draw(st.frozensets(st.sampled_from(parts))) if parts else frozenset()

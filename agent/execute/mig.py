@@ -27,6 +27,10 @@ class Gpus:
         """See Hardware.destroy."""
         await self._hardware.destroy(gpu, placement, profile)
 
+    async def trim(self, gpu: str, placement: Placement, profile: str, parts: tuple[Placement, ...]) -> None:
+        """See Hardware.trim."""
+        await self._hardware.trim(gpu, placement, profile, parts)
+
     async def set_mode(self, gpu: str, enabled: bool) -> None:
         """Switch, and reset that GPU alone where the switch stays pending. InUseError while somebody holds the GPU."""
         if await self._hardware.set_mode(gpu, enabled):

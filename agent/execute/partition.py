@@ -20,6 +20,7 @@ from agent.model.steps import (
     Resume,
     SetMode,
     Step,
+    Trim,
     Turn,
 )
 
@@ -43,6 +44,8 @@ class Gpus(Protocol):
     async def create(self, gpu: str, placement: Placement, shape: Shape) -> None: ...
 
     async def destroy(self, gpu: str, placement: Placement, profile: str) -> None: ...
+
+    async def trim(self, gpu: str, placement: Placement, profile: str, parts: tuple[Placement, ...]) -> None: ...
 
     async def set_mode(self, gpu: str, enabled: bool) -> None: ...
 
@@ -75,6 +78,8 @@ class Hands:
                 await self._gpus.set_mode(gpu, enabled)
             case Destroy(gpu, placement, profile):
                 await self._gpus.destroy(gpu, placement, profile)
+            case Trim(gpu, placement, profile, parts):
+                await self._gpus.trim(gpu, placement, profile, parts)
             case Create(gpu, placement, shape):
                 await self._gpus.create(gpu, placement, shape)
             case Refresh():

@@ -6,6 +6,7 @@ instance ids, indices and MIG UUIDs are re-used by the driver and are facts abou
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -27,6 +28,25 @@ class Placement:
 
     def __str__(self) -> str:
         return f"{self.start}:{self.size}"
+
+
+def arrange(
+    widths: Iterable[int], rooms: Sequence[Placement], kept: Iterable[Placement]
+) -> tuple[Placement, ...] | None:
+    """Where compute instances of these widths go beside the kept ones, in the order of ``widths``; None where they do not fit.
+
+    Each width takes the first of its rooms that leaves a room to all that come after it.
+    """
+    todo, taken = list(widths), list(kept)
+    if not todo:
+        return ()
+    for room in rooms:
+        if room.size != todo[0] or any(room.overlaps(other) for other in taken):
+            continue
+        rest = arrange(todo[1:], rooms, [*taken, room])
+        if rest is not None:
+            return room, *rest
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +117,35 @@ class ComputeInstance:
     """A compute instance as it is now; with its GPU instance it is one MIG device. ``uuid`` is ``MIG-...``.
 
     ``full``: it has every multiprocessor that one compute instance of this GPU instance can have. The number of slices
-    alone does not say so: 1g.20gb on Hopper offers 16 and 26 multiprocessors to one slice.
+    alone does not say so: 1g.20gb on Hopper offers 16 and 26 multiprocessors to one slice. ``start`` is its first compute
+    slice within the GPU instance.
     """
 
     id: int
     slices: int
     full: bool
     uuid: str
+    start: int = 0
+
+    @property
+    def placement(self) -> Placement:
+        """Its run of compute slices within the GPU instance."""
+        return Placement(self.start, self.slices)
 
 
 @dataclass(frozen=True, slots=True)
 class GpuInstance:
-    """A GPU instance as it is now. Without a compute instance it is an orphan: no MIG device, but the memory is taken."""
+    """A GPU instance as it is now. Without a compute instance it is an orphan: no MIG device, but the memory is taken.
+
+    ``rooms`` are the placements (in compute slices) that its compute instances can have, occupied or not; empty where they
+    are not known, or do not matter because one of full size has it all.
+    """
 
     id: int
     profile: str
     placement: Placement
     compute: tuple[ComputeInstance, ...] = ()
+    rooms: tuple[Placement, ...] = ()
 
     @property
     def shape(self) -> Shape | None:
@@ -123,6 +155,16 @@ class GpuInstance:
         if len(self.compute) == 1 and self.compute[0].full:
             return Shape(self.profile)
         return Shape(self.profile, tuple(sorted((c.slices for c in self.compute), reverse=True)))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Part:
+    """A slice of one GPU, what a pod holds: the compute instance that starts at compute slice ``compute`` of the GPU instance
+    at ``placement``. Together with the GPU's UUID it lasts while the slice does.
+    """
+
+    placement: Placement
+    compute: int = 0
 
 
 @dataclass(frozen=True, slots=True)

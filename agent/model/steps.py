@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.model.desired import Refusal
-from agent.model.mig import Layout, Placement, Shape
+from agent.model.mig import Layout, Part, Placement, Shape
 from agent.model.node import PodRef
 from agent.model.operation import Operation
 
@@ -70,8 +70,18 @@ class Destroy:
 
 
 @dataclass(frozen=True, slots=True)
+class Trim:
+    """Remove some compute instances, by their compute slices, of a GPU instance that stays."""
+
+    gpu: str
+    placement: Placement
+    profile: str
+    parts: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Create:
-    """Make one GPU instance with its compute instances; finishes one that is there without them."""
+    """Make one GPU instance with its compute instances; one that is there gets those that it lacks."""
 
     gpu: str
     placement: Placement
@@ -108,12 +118,28 @@ class End:
     uncordon: bool
 
 
-Step = Begin | Recordon | Turn | Evict | Pause | SetMode | Destroy | Create | Refresh | Resume | RestartClient | End
+Step = (
+    Begin | Recordon | Turn | Evict | Pause | SetMode | Destroy | Trim | Create | Refresh | Resume | RestartClient | End
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trimming:
+    """A GPU instance that stays, and those of its compute instances that go, by their compute slices."""
+
+    placement: Placement
+    profile: str
+    parts: tuple[Placement, ...]
+
+    def __str__(self) -> str:
+        gone = "+".join(f"{part.size}c" for part in self.parts)
+        return f"{gone}.{self.profile}@{self.placement}"
 
 
 @dataclass(frozen=True, slots=True)
 class GpuChange:
-    """What happens to one GPU. ``remove`` are instances (complete or orphaned), ``finish`` orphans that get their compute.
+    """What happens to one GPU. ``remove`` are instances (complete or orphaned), ``finish`` those that get compute they lack:
+    orphans, and instances whose split of the compute changes, after ``trim`` has taken from them what is not wanted.
 
     ``in_force``: the GPU has that ``mode`` already, and only another one that a reset would bring is called off.
     """
@@ -125,6 +151,21 @@ class GpuChange:
     finish: Layout = ()
     mode: bool | None = None
     in_force: bool = False
+    trim: tuple[Trimming, ...] = ()
+
+    def removes(self, part: Part) -> bool:
+        """Whether this slice goes."""
+        if any(placement == part.placement for placement, _ in self.remove):
+            return True
+        return any(
+            trim.placement == part.placement and any(gone.start == part.compute for gone in trim.parts)
+            for trim in self.trim
+        )
+
+    @property
+    def destroyed(self) -> tuple[str, ...]:
+        """What goes, as people read it: ``3g.40gb@4:4``, or ``1c+1c.3g.40gb@4:4`` of an instance that stays."""
+        return (*(f"{profile}@{placement}" for placement, profile in self.remove), *map(str, self.trim))
 
     @property
     def switches(self) -> bool:
@@ -134,7 +175,7 @@ class GpuChange:
     @property
     def empty(self) -> bool:
         """Nothing to do on this GPU."""
-        return not (self.remove or self.create or self.finish) and self.mode is None
+        return not (self.remove or self.create or self.finish or self.trim) and self.mode is None
 
 
 @dataclass(frozen=True, slots=True)

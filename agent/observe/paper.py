@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from agent.model.errors import BadInputError
-from agent.model.mig import ComputeInstance, Gpu, GpuInstance, Layout, Placement, Profile, Slot
+from agent.model.mig import ComputeInstance, Gpu, GpuInstance, Layout, Placement, Profile, Slot, arrange
 
 
 @cache
@@ -38,7 +38,10 @@ def gpu_on_paper(model: str, layout: Layout = (), index: int = 0) -> Gpu:
         mig_pending=True,
         resetless=row["resetless_mig"],
         profiles=profiles,
-        instances=tuple(_instance(number, slot, profiles) for number, slot in enumerate(layout)),
+        instances=tuple(
+            instance_on_paper(number, slot, next(p for p in profiles if p.name == slot.shape.profile))
+            for number, slot in enumerate(layout)
+        ),
     )
 
 
@@ -55,10 +58,24 @@ def _profile(row: dict[str, Any]) -> Profile:
     )
 
 
-def _instance(number: int, slot: Slot, profiles: tuple[Profile, ...]) -> GpuInstance:
-    profile = next(p for p in profiles if p.name == slot.shape.profile)
-    widths = [(width, False) for width in slot.shape.compute] or [(profile.slices, True)]
+def instance_on_paper(number: int, slot: Slot, profile: Profile, uuids: str = "MIG") -> GpuInstance:
+    """A GPU instance at that slot; its MIG devices are called ``<uuids>-<number>-<n>``."""
+    rooms = _rooms(profile)
+    split = slot.shape.compute
+    places = arrange(split, rooms, ()) if split else (Placement(0, profile.slices),)
+    if places is None:
+        raise BadInputError(f"{slot}: {profile.name} has no room for that split")
     compute = tuple(
-        ComputeInstance(part, width, full, f"MIG-{number}-{part}") for part, (width, full) in enumerate(widths)
+        ComputeInstance(part, place.size, not split, f"{uuids}-{number}-{part}", place.start)
+        for part, place in enumerate(places)
     )
-    return GpuInstance(number, profile.name, slot.placement, compute)
+    return GpuInstance(number, profile.name, slot.placement, compute, rooms if split else ())
+
+
+def _rooms(profile: Profile) -> tuple[Placement, ...]:
+    """Where compute instances can be: every ``width`` slices, rounded up to a power of two (as GPU instances on the boards)."""
+    return tuple(
+        Placement(start, width)
+        for width in profile.compute
+        for start in range(0, profile.slices - width + 1, 1 << (width - 1).bit_length())
+    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.model.labels import EVICT
-from agent.model.mig import Gpu, Placement
+from agent.model.mig import Gpu, Part
 from agent.model.node import Budget, Pod, PodRef
 from agent.model.snapshot import Snapshot
 from agent.plan.placement import Tenants
@@ -22,10 +22,10 @@ class DrainPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """The holders of one GPU, and for each placement that cannot be freed who is in the way and why."""
+    """The holders of one GPU, and for each slice that cannot be freed who is in the way and why."""
 
     tenants: Tenants
-    reasons: Mapping[Placement, tuple[str, ...]] = field(default_factory=dict)
+    reasons: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
 
 
 def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, midway: bool) -> Holdings:
@@ -35,24 +35,24 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, midway: bool) -> Hol
     evicted pod leaves behind for a moment, and the change waits for it.
     """
     census = _Census(seen, policy)
-    movable: dict[Placement, frozenset[PodRef]] = {}
-    fixed: dict[Placement, tuple[str, ...]] = {}
-    leaving: dict[Placement, tuple[str, ...]] = {}
-    for instance in gpu.instances:
-        pods, reasons, strangers = census.holders(compute.uuid for compute in instance.compute)
+    movable: dict[Part, frozenset[PodRef]] = {}
+    fixed: dict[Part, tuple[str, ...]] = {}
+    leaving: dict[Part, tuple[str, ...]] = {}
+    for part, compute, device in _slices(gpu):
+        pods, reasons, strangers = census.holders([device])
         if not (pods or reasons or strangers):
-            strangers = _processes(gpu, instance.id)
+            strangers = _processes(gpu, *compute)
         if midway:
-            leaving[instance.placement] = strangers
+            leaving[part] = strangers
         else:
             reasons += strangers
         if pods:
-            movable[instance.placement] = pods
+            movable[part] = pods
         if reasons:
-            fixed[instance.placement] = reasons
+            fixed[part] = reasons
     whole, whole_reasons, whole_strangers = census.holders([gpu.uuid])
     if not (whole or whole_reasons or whole_strangers or gpu.mig_enabled):
-        whole_strangers = _processes(gpu, None)
+        whole_strangers = _processes(gpu, None, None)
     tenants = Tenants(
         fixed=frozenset(fixed),
         pods=movable,
@@ -65,11 +65,21 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, midway: bool) -> Hol
     return Holdings(tenants, fixed)
 
 
-def _processes(gpu: Gpu, instance: int | None) -> tuple[str, ...]:
+def _slices(gpu: Gpu) -> Iterator[tuple[Part, tuple[int, int | None], str]]:
+    """(slice, its GPU instance id and compute instance id, MIG UUID); an orphan has no compute instance and no UUID."""
+    for instance in gpu.instances:
+        if not instance.compute:
+            yield Part(instance.placement), (instance.id, None), ""
+        for compute in instance.compute:
+            yield Part(instance.placement, compute.start), (instance.id, compute.id), compute.uuid
+
+
+def _processes(gpu: Gpu, instance: int | None, compute: int | None) -> tuple[str, ...]:
+    """Processes there, in words. One that names no compute instance may use any of its GPU instance."""
     return tuple(
         f"process {process.pid} ({process.command or 'unknown command'}) outside any pod"
         for process in gpu.processes
-        if process.gpu_instance == instance
+        if process.gpu_instance == instance and (compute is None or process.compute_instance in (None, compute))
     )
 
 

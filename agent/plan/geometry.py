@@ -4,26 +4,65 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import combinations
 
-from agent.model.mig import Gpu, Layout, Placement, Profile, Shape, Slot
+from agent.model.mig import Gpu, GpuInstance, Layout, Part, Placement, Profile, Shape, Slot, arrange
 
 
 def feasible(gpu: Gpu, shapes: tuple[Shape, ...]) -> bool:
     """Whether an empty GPU of this kind can have these instances together."""
-    return next(completions(gpu, (), shapes), None) is not None
+    return next(completions(gpu, shapes), None) is not None
 
 
-def completions(gpu: Gpu, fixed: Layout, shapes: tuple[Shape, ...]) -> Iterator[Layout]:
-    """Every legal layout that has exactly these shapes and the fixed slots among them."""
-    rest = Counter(shapes)
-    rest.subtract(slot.shape for slot in fixed)
-    if any(count < 0 for count in rest.values()) or not media_allowed(gpu, shapes):
+def completions(gpu: Gpu, shapes: tuple[Shape, ...], held: frozenset[Part] = frozenset()) -> Iterator[Layout]:
+    """Every legal layout that has exactly these shapes, and in which the held slices can stay as they are."""
+    if not media_allowed(gpu, shapes):
         return
-    todo = sorted((shape for shape, n in rest.items() if n), key=lambda s: (-_size(gpu, s), s))
-    taken = 0
-    for slot in fixed:
-        taken |= mask_of(slot.placement)
-    yield from _place(gpu, [(shape, rest[shape]) for shape in todo], taken, fixed)
+    pinned = [i for i in gpu.instances if any(part.placement == i.placement for part in held)]
+    for placed, rest in _pin(pinned, Counter(shapes), held):
+        todo = sorted((shape for shape, n in rest.items() if n), key=lambda s: (-_size(gpu, s), s))
+        taken = 0
+        for slot in placed:
+            taken |= mask_of(slot.placement)
+        yield from _place(gpu, [(shape, rest[shape]) for shape in todo], taken, placed)
+
+
+def _pin(
+    pinned: list[GpuInstance], wanted: Counter[Shape], held: frozenset[Part]
+) -> Iterator[tuple[Layout, Counter[Shape]]]:
+    """The shapes that instances with held slices can have, and what is wanted besides."""
+    if not pinned:
+        yield (), wanted
+        return
+    first, *others = pinned
+    starts = frozenset(part.compute for part in held if part.placement == first.placement)
+    for shape in sorted(shape for shape, count in wanted.items() if count):
+        if any(starts <= kept for kept in keepable(first, shape)):
+            for placed, rest in _pin(others, wanted - Counter([shape]), held):
+                yield (Slot(first.placement, shape), *placed), rest
+
+
+def keepable(instance: GpuInstance, shape: Shape) -> tuple[frozenset[int], ...]:
+    """The largest sets of compute instances (by where they start) that can stay when a GPU instance gets a shape.
+
+    Empty where none can: then the whole instance is made anew.
+    """
+    if instance.profile != shape.profile:
+        return ()
+    if instance.shape == shape:
+        return (frozenset(compute.start for compute in instance.compute),)
+    found: list[frozenset[int]] = []
+    for size in range(len(instance.compute) if shape.compute else 0, 0, -1):
+        for kept in combinations(instance.compute, size):
+            starts = frozenset(compute.start for compute in kept)
+            missing = Counter(shape.compute)
+            missing.subtract(compute.slices for compute in kept)
+            if min(missing.values()) < 0 or any(starts < other for other in found):
+                continue
+            widths = sorted(missing.elements(), reverse=True)
+            if arrange(widths, instance.rooms, [compute.placement for compute in kept]) is not None:
+                found.append(starts)
+    return tuple(found)
 
 
 def media_allowed(gpu: Gpu, shapes: tuple[Shape, ...]) -> bool:

@@ -40,6 +40,7 @@ from agent.model.steps import (
     SetMode,
     Settled,
     Step,
+    Trim,
     Turn,
     Waiting,
 )
@@ -147,8 +148,8 @@ def _in_the_way(gpu: Gpu, wish: GpuWish, held: Holdings) -> list[str]:
     everyone = [f"{text} on GPU {gpu.index}" for texts in held.reasons.values() for text in texts]
     everyone += [f"{text} on GPU {gpu.index}" for text in held.tenants.whole_fixed]
     alone = []
-    for placement, texts in sorted(held.reasons.items()):
-        without: Tenants = replace(held.tenants, fixed=held.tenants.fixed - {placement})
+    for part, texts in sorted(held.reasons.items()):
+        without: Tenants = replace(held.tenants, fixed=held.tenants.fixed - {part})
         if solve(gpu, wish, without) is not None:
             alone += [f"{text} on GPU {gpu.index}" for text in texts]
     return alone or everyone
@@ -313,6 +314,7 @@ def hardware_steps(change: Change) -> tuple[Step, ...]:
     steps: list[Step] = []
     for gpu in change.gpus:
         steps += [Destroy(gpu.gpu, placement, profile) for placement, profile in gpu.remove]
+        steps += [Trim(gpu.gpu, trim.placement, trim.profile, trim.parts) for trim in gpu.trim]
         if gpu.mode is not None:
             steps.append(SetMode(gpu.gpu, gpu.mode))
         steps += [Create(gpu.gpu, slot.placement, slot.shape) for slot in (*gpu.finish, *gpu.create)]

@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import NamedTuple
 
-from agent.model.mig import Gpu, GpuWish, Layout, Placement, Profile
+from agent.model.mig import Gpu, GpuInstance, GpuWish, Layout, Part, Placement, Profile
 from agent.model.node import PodRef
-from agent.model.steps import GpuChange
-from agent.plan.geometry import completions, mask_of
+from agent.model.steps import GpuChange, Trimming
+from agent.plan.geometry import completions, keepable, mask_of
 
 MOST_JOINED = 40_000
 """Choices looked at in one decision over GPUs that share pods; about 20 ms."""
@@ -38,19 +39,19 @@ Kind = tuple[int, int, str]
 
 @dataclass(frozen=True, slots=True)
 class Tenants:
-    """Who holds the slices of one GPU: ``fixed`` placements cannot be freed, ``pods`` can be moved.
+    """Who holds the slices of one GPU: ``fixed`` ones cannot be freed, ``pods`` can be moved.
 
     ``whole`` are the pods that hold the GPU undivided, ``whole_fixed`` says of those that cannot be moved who they are:
     they matter to a change of mode. ``spent`` are the pods that no budget lets go now. ``leaving`` names, in mid-change, what
     an evicted pod leaves behind for a moment: nobody to move, but the slice (the GPU: ``whole_leaving``) is not free yet.
     """
 
-    fixed: frozenset[Placement] = frozenset()
-    pods: Mapping[Placement, Pods] = field(default_factory=dict)
+    fixed: frozenset[Part] = frozenset()
+    pods: Mapping[Part, Pods] = field(default_factory=dict)
     spent: Pods = frozenset()
     whole: Pods = frozenset()
     whole_fixed: tuple[str, ...] = ()
-    leaving: Mapping[Placement, tuple[str, ...]] = field(default_factory=dict)
+    leaving: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
     whole_leaving: tuple[str, ...] = ()
 
 
@@ -83,11 +84,18 @@ class Choice:
     exact: bool = True
 
 
+class _Target(NamedTuple):
+    """A layout to go to. ``kept`` are the slices that stay in instances whose split of the compute changes."""
+
+    layout: Layout
+    kept: tuple[Part, ...] = ()
+
+
 class _Way(NamedTuple):
-    """A layout to go to, and its cost without the shared pods."""
+    """Where to go, and what it costs without the shared pods."""
 
     cost: Cost
-    layout: Layout
+    target: _Target
 
 
 _Menu = dict[int, _Way]
@@ -97,15 +105,15 @@ _Menu = dict[int, _Way]
 def choose(asks: Sequence[Ask], most_joined: int = MOST_JOINED) -> Choice:
     """The best changes of all these GPUs together."""
     on_gpus = Counter(pod for ask in asks for pod in ask.movable)
-    layouts: dict[str, Layout] = {}
+    targets: dict[str, _Target] = {}
     exact = True
     for group in _groups(asks, Pods(pod for pod, gpus in on_gpus.items() if gpus > 1)):
         found = _Group(group, most_joined)
-        layouts |= found.layouts
+        targets |= found.targets
         exact = exact and found.exact
     return Choice(
-        tuple(_change(ask, layouts[ask.gpu.uuid]) for ask in asks if ask.gpu.uuid in layouts),
-        tuple(ask for ask in asks if ask.gpu.uuid not in layouts),
+        tuple(_change(ask, targets[ask.gpu.uuid]) for ask in asks if ask.gpu.uuid in targets),
+        tuple(ask for ask in asks if ask.gpu.uuid not in targets),
         exact,
     )
 
@@ -119,37 +127,47 @@ def moves(change: GpuChange, tenants: Tenants) -> Pods:
     """The pods that have to go for a change: holders of removed slices; for a change of mode everyone on that GPU."""
     if change.switches:
         return tenants.whole.union(*tenants.pods.values())
-    return _holders(tenants, (placement for placement, _ in change.remove))
+    return Pods().union(*(pods for part, pods in tenants.pods.items() if change.removes(part)))
 
 
 def not_free(change: GpuChange, tenants: Tenants) -> tuple[str, ...]:
     """What is still on slices that a change removes."""
-    gone = tenants.leaving if change.switches else {placement for placement, _ in change.remove}
     whole = tenants.whole_leaving if change.switches else ()
-    return whole + tuple(text for placement in sorted(gone) for text in tenants.leaving.get(placement, ()))
+    gone = [part for part in sorted(tenants.leaving) if change.switches or change.removes(part)]
+    return whole + tuple(text for part in gone for text in tenants.leaving[part])
 
 
-def difference(gpu: Gpu, target: Layout, mode: bool | None) -> GpuChange:
-    """The calls that lead from what the GPU has to the target: remove, finish orphans, create largest first."""
-    wanted = set(target)
-    have = set(gpu.layout)
+def difference(gpu: Gpu, target: _Target, mode: bool | None) -> GpuChange:
+    """The calls that lead from what the GPU has to the target: remove, finish what lacks compute, create largest first."""
+    wanted, have = set(target.layout), set(gpu.layout)
+    split = {part.placement for part in target.kept}
     orphans = {(i.placement, i.profile) for i in gpu.instances if not i.compute}
-    finish = tuple(slot for slot in target if (slot.placement, slot.shape.profile) in orphans)
+    finish = tuple(
+        slot
+        for slot in target.layout
+        if (slot.placement, slot.shape.profile) in orphans or (slot not in have and slot.placement in split)
+    )
     finished = {(slot.placement, slot.shape.profile) for slot in finish}
-    remove = [(s.placement, s.shape.profile) for s in have if s not in wanted]
+    remove = [(s.placement, s.shape.profile) for s in have if s not in wanted and s.placement not in split]
     remove += [orphan for orphan in orphans if orphan not in finished]
-    create = [slot for slot in target if slot not in have and slot not in finish]
+    create = [slot for slot in target.layout if slot not in have and slot not in finish]
     return GpuChange(
         gpu.uuid,
         keep=tuple(sorted(have & wanted)),
         remove=tuple(sorted(remove)),
         create=tuple(sorted(create, key=lambda s: (-s.placement.size, s.placement.start))),
         finish=finish,
+        trim=tuple(trim for i in gpu.instances if i.placement in split and (trim := _trim(i, target.kept)) is not None),
         mode=mode,
     )
 
 
-def _change(ask: Ask, target: Layout) -> GpuChange:
+def _trim(instance: GpuInstance, kept: tuple[Part, ...]) -> Trimming | None:
+    gone = tuple(c.placement for c in instance.compute if Part(instance.placement, c.start) not in kept)
+    return Trimming(instance.placement, instance.profile, gone) if gone else None
+
+
+def _change(ask: Ask, target: _Target) -> GpuChange:
     """The change towards a layout; a mode that the next reset or reboot would bring, against the wish, is called off."""
     gpu, wish = ask.gpu, ask.wish
     change = difference(gpu, target, wish.mig_enabled if ask.switches else None)
@@ -186,17 +204,20 @@ class _Group:
         self.exact = chosen is not None
         if chosen is None:
             chosen = self._one_by_one([menu for _, menu in menus])
-        self.layouts = {ask.gpu.uuid: layout for (ask, _), layout in zip(menus, chosen, strict=True)}
+        self.targets = {ask.gpu.uuid: target for (ask, _), target in zip(menus, chosen, strict=True)}
 
     def _menu(self, ask: Ask) -> _Menu:
         """What this GPU offers; nothing where every way would touch a fixed slice."""
         have, tenants, shared = ask.gpu.layout, ask.tenants, frozenset(self._shared)
         rooms = _rooms(ask.gpu, self._kinds)
+        parts = _parts(ask.gpu)
         everybody = ask.movable if ask.switches else None
         menu: dict[int, _Way] = {}
         disruptions: dict[int, Cost] = {}
-        for layout in _candidates(ask):
-            gone = [slot.placement for slot in have if slot not in layout]
+        for target in _targets(ask):
+            layout, kept = target
+            changed = [slot for slot in have if slot not in layout]
+            gone = [part for slot in changed for part in parts[slot.placement] if part not in kept]
             moved = _holders(tenants, gone) if everybody is None else everybody
             own = moved - shared
             bits = self._bits(moved & shared)
@@ -204,15 +225,15 @@ class _Group:
             if disruption > disruptions.get(bits, disruption):
                 continue
             # What only breaks ties is looked at only where there is one.
-            calls = len(gone) + sum(1 for slot in layout if slot not in have)
-            way = _Way(_packed(disruption, *_blocked(rooms, layout), calls), layout)
+            calls = len(gone if kept else changed) + sum(1 for slot in layout if slot not in have)
+            way = _Way(_packed(disruption, *_blocked(rooms, layout), calls), target)
             if bits not in menu or way < menu[bits]:
                 menu[bits], disruptions[bits] = way, disruption
         return _without_needless(menu)
 
-    def _jointly(self, menus: list[_Menu], most_joined: int) -> list[Layout] | None:
+    def _jointly(self, menus: list[_Menu], most_joined: int) -> list[_Target] | None:
         """The cheapest combination; None where there are too many to look at."""
-        halfway: dict[int, tuple[Cost, tuple[Layout, ...]]] = {0: (0, ())}
+        halfway: dict[int, tuple[Cost, tuple[_Target, ...]]] = {0: (0, ())}
         looked_at = 0
         for number, menu in enumerate(menus):
             later = 0
@@ -221,23 +242,23 @@ class _Group:
             looked_at += len(halfway) * len(menu)
             if looked_at > most_joined:
                 return None
-            further: dict[int, tuple[Cost, tuple[Layout, ...]]] = {}
-            for moved, (cost, layouts) in halfway.items():
+            further: dict[int, tuple[Cost, tuple[_Target, ...]]] = {}
+            for moved, (cost, targets) in halfway.items():
                 for bits, way in menu.items():
                     total = cost + way.cost + self._moving(bits & ~moved)
                     known = further.get(key := (moved | bits) & later)
                     if known is None or total < known[0]:
-                        further[key] = total, (*layouts, way.layout)
+                        further[key] = total, (*targets, way.target)
                     elif total == known[0]:
-                        further[key] = min(known, (total, (*layouts, way.layout)))
+                        further[key] = min(known, (total, (*targets, way.target)))
             halfway = further
         return list(halfway[0][1])
 
-    def _one_by_one(self, menus: list[_Menu]) -> list[Layout]:
+    def _one_by_one(self, menus: list[_Menu]) -> list[_Target]:
         moved, chosen = 0, []
         for menu in menus:
-            _, layout, bits = min((way.cost + self._moving(b & ~moved), way.layout, b) for b, way in menu.items())
-            chosen.append(layout)
+            _, target, bits = min((way.cost + self._moving(b & ~moved), way.target, b) for b, way in menu.items())
+            chosen.append(target)
             moved |= bits
         return chosen
 
@@ -252,10 +273,34 @@ class _Group:
         return sum(1 << number for number, pod in enumerate(self._shared) if pod in pods)
 
 
-def _candidates(ask: Ask) -> Iterable[Layout]:
-    """The layouts that fulfil the wish and touch nothing fixed."""
+def _targets(ask: Ask) -> Iterator[_Target]:
+    """The ways to fulfil the wish that touch nothing fixed."""
+    split = {i.placement: i for i in ask.gpu.instances if len(i.compute) > 1 or i.rooms}
+    for layout in _layouts(ask):
+        resplit = [
+            (slot.placement, sets)
+            for slot in layout
+            if slot.placement in split
+            and split[slot.placement].shape != slot.shape
+            and (sets := keepable(split[slot.placement], slot.shape))
+        ]
+        for choice in product(*(sets for _, sets in resplit)):
+            kept = (Part(place, start) for (place, _), starts in zip(resplit, choice, strict=True) for start in starts)
+            target = _Target(layout, tuple(sorted(kept)))
+            if not resplit or _leaves(ask, target):
+                yield target
+
+
+def _leaves(ask: Ask, target: _Target) -> bool:
+    """Whether the fixed slices of instances that get another split are among those that stay."""
+    split = {part.placement for part in target.kept}
+    return all(part in target.kept for part in ask.tenants.fixed if part.placement in split)
+
+
+def _layouts(ask: Ask) -> Iterable[Layout]:
+    """The layouts that fulfil the wish and in which what is fixed has its place."""
     gpu, wish, tenants = ask.gpu, ask.wish, ask.tenants
-    fixed = tuple(slot for slot in gpu.layout if slot.placement in tenants.fixed)
+    fixed = frozenset(part for parts in _parts(gpu).values() for part in parts) & tenants.fixed
     if fixed and (ask.switches or not wish.mig_enabled):
         return ()
     if ask.switches and tenants.whole_fixed:
@@ -263,21 +308,33 @@ def _candidates(ask: Ask) -> Iterable[Layout]:
     if not wish.mig_enabled:
         return ((),)
     if wish.placed is not None:
-        return (wish.placed,) if set(fixed) <= set(wish.placed) else ()
-    return completions(gpu, fixed, wish.shapes)
+        return (wish.placed,) if all(_stays(gpu, part, wish.placed) for part in fixed) else ()
+    return completions(gpu, wish.shapes, fixed)
+
+
+def _stays(gpu: Gpu, part: Part, layout: Layout) -> bool:
+    """Whether a slice can stay in a layout."""
+    here = [slot.shape for slot in layout if slot.placement == part.placement]
+    there = [instance for instance in gpu.instances if instance.placement == part.placement]
+    return any(part.compute in kept for shape in here for instance in there for kept in keepable(instance, shape))
+
+
+def _parts(gpu: Gpu) -> dict[Placement, tuple[Part, ...]]:
+    """The slices of each complete instance."""
+    return {i.placement: tuple(Part(i.placement, c.start) for c in i.compute) for i in gpu.instances if i.compute}
 
 
 def _without_needless(menu: _Menu) -> _Menu:
     """Without ways that move the same shared pods and more, and cost no less."""
     kept: _Menu = {}
-    for bits, way in sorted(menu.items(), key=lambda item: (item[1].cost, item[0].bit_count(), item[1].layout)):
+    for bits, way in sorted(menu.items(), key=lambda item: (item[1].cost, item[0].bit_count(), item[1].target)):
         if not any(other & ~bits == 0 for other in kept):
             kept[bits] = way
     return kept
 
 
-def _holders(tenants: Tenants, placements: Iterable[Placement]) -> Pods:
-    return Pods().union(*(tenants.pods.get(placement, Pods()) for placement in placements)) if tenants.pods else Pods()
+def _holders(tenants: Tenants, parts: Iterable[Part]) -> Pods:
+    return Pods().union(*(tenants.pods.get(part, Pods()) for part in parts)) if tenants.pods else Pods()
 
 
 def _rooms(gpu: Gpu, kinds: Sequence[Kind]) -> list[list[int]]:

@@ -39,6 +39,7 @@ from agent.model.steps import (
     RestartClient,
     SetMode,
     Step,
+    Trim,
     Turn,
     Waiting,
 )
@@ -67,6 +68,7 @@ _ANSWER_SECONDS = 30.0
 _FAILING: dict[type[Step], str] = {
     SetMode: "driver-failing",
     Destroy: "driver-failing",
+    Trim: "driver-failing",
     Create: "driver-failing",
     Refresh: "refresh-failing",
     Evict: "eviction-failing",
@@ -229,7 +231,7 @@ class PartitionPass:
             except ConflictError:
                 return Waiting("conflict", "the node changed while we decided", plan.change, 0.2)
             except RefusedError as error:
-                if isinstance(step, SetMode | Destroy | Create):
+                if isinstance(step, SetMode | Destroy | Trim | Create):
                     return await self._fail(operation, wish, str(error), node)
                 return self._held_up(step, Waiting("refused", str(error), plan.change, 60.0))
             except RetryError as error:
@@ -290,6 +292,10 @@ class PartitionPass:
         match step:
             case Destroy():
                 self._counts.slice_changed("destroyed")
+                self._counts.phase("destroy", seconds)
+            case Trim(parts=parts):
+                for _ in parts:
+                    self._counts.slice_changed("destroyed")
                 self._counts.phase("destroy", seconds)
             case Create():
                 self._counts.slice_changed("created")
@@ -397,6 +403,8 @@ def _named(step: Step) -> dict[str, str]:
     match step:
         case Destroy(gpu, placement, profile):
             return {"gpu": gpu, "placement": str(placement), "profile": profile}
+        case Trim(gpu, placement, profile, parts):
+            return {"gpu": gpu, "placement": str(placement), "profile": profile, "parts": ",".join(map(str, parts))}
         case Create(gpu, placement, shape):
             return {"gpu": gpu, "placement": str(placement), "profile": str(shape)}
         case Evict(pod):

@@ -79,7 +79,10 @@ def _gpu(gpu: Gpu, change: GpuChange | None, seen: Snapshot) -> GpuAnswer:
         mode=change.mode if change is not None else None,
         now=now,
         keep=kept,
-        destroy=tuple(name for name in now if _destroyed(name, change)),
+        destroy=(
+            *(name for name in now if _destroyed(name, change)),
+            *(map(str, change.trim) if change is not None else ()),
+        ),
         create=tuple(str(slot) for slot in (*change.finish, *change.create)) if change is not None else (),
         holders={_name(instance): names for instance in gpu.instances if (names := _holders(gpu, instance, seen))},
     )

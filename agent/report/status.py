@@ -105,8 +105,8 @@ def in_words(change: Change, gpus: tuple[Gpu, ...]) -> str:
         acts = []
         if gpu.mode is not None:
             acts.append(f"MIG {'on' if gpu.mode else 'off'}")
-        if gpu.remove:
-            acts.append("destroy " + ", ".join(f"{profile}@{placement}" for placement, profile in gpu.remove))
+        if gpu.destroyed:
+            acts.append("destroy " + ", ".join(gpu.destroyed))
         if gpu.finish or gpu.create:
             acts.append("create " + ", ".join(str(slot) for slot in (*gpu.finish, *gpu.create)))
         if gpu.keep:

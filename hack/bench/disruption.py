@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuWish, Layout, Shape, Slot
+from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuWish, Layout, Part, Shape, Slot
 from agent.observe.paper import gpu_on_paper
 from agent.plan.geometry import media_allowed
 from agent.plan.placement import Tenants, solve
@@ -95,7 +95,7 @@ def measure(gpu: Gpu, sample: int | None, busy: bool) -> Totals:
         totals.destroyed += len(change.remove)
         for slot in layout if busy else ():
             totals.held += 1
-            held = solve(cut, GpuWish(True, wish), Tenants(fixed=frozenset({slot.placement})))
+            held = solve(cut, GpuWish(True, wish), Tenants(fixed=frozenset({Part(slot.placement)})))
             totals.held_kept += held is not None
     return totals
 

@@ -145,7 +145,27 @@ CASES = {
 
 
 def test_every_kind_of_step_has_its_case() -> None:
-    assert {case.step for case in CASES.values()} == set(get_args(steps.Step))
+    assert {case.step for case in CASES.values()} | {steps.Trim} == set(get_args(steps.Step))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_killed_for_real_while_an_instance_gets_another_split(tmp_path: Path, moment: str) -> None:
+    """Two of four compute instances make room for a wider one; a pod on another does not notice."""
+    async with agent_node(tmp_path) as node:
+        await node.start()
+        node.wish("4x1c.4g.40gb")
+        await node.until("success", "4x1c.4g.40gb")
+        await node.run_deployment("serve", "nvidia.com/mig-1c.4g.40gb", replicas=1)
+        serving = set(node.pods("serve"))
+        node.gpus.fault("nvmlComputeInstanceDestroy", "--die", moment, "--count", "1")
+        node.wish("1x2c.4g.40gb_2x1c.4g.40gb")
+        await _dies(node)
+        await node.start()
+        await node.until("success", "1x2c.4g.40gb_2x1c.4g.40gb")
+        (instance,) = node.gpus.show()["gpus"][0]["instances"]
+        assert sorted(one["size"] for one in instance["cis"]) == [1, 1, 2]
+        assert set(node.pods("serve")) == serving
+        assert not node.evictions()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,11 @@ from typing import Any, Literal
 from agent.execute.partition import Hands
 from agent.model import labels
 from agent.model.errors import BudgetError, ConflictError, GoneError, HardwareError, InUseError
-from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Shape
+from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Profile, Shape, Slot, arrange
 from agent.model.node import DeviceOwner, PodRef
 from agent.model.report import PartitionReport
 from agent.model.steps import Step
-from agent.observe.paper import gpu_on_paper
+from agent.observe.paper import gpu_on_paper, instance_on_paper
 from agent.observe.world import World
 from agent.plan.partition import Policy
 from agent.reconcile.partition import PartitionPass, Rules
@@ -91,6 +92,9 @@ class MemoryGpus:
     async def create(self, gpu: str, placement: Placement, shape: Shape) -> None:
         self._effects.happen("create", lambda: self._create(gpu, placement, shape))
 
+    async def trim(self, gpu: str, placement: Placement, profile: str, parts: tuple[Placement, ...]) -> None:
+        self._effects.happen("trim", lambda: self._trim(gpu, placement, profile, parts))
+
     def _set_mode(self, uuid: str, enabled: bool) -> None:
         gpu = self.gpus[uuid]
         if gpu.instances or gpu.processes:
@@ -123,13 +127,40 @@ class MemoryGpus:
             self.log.append(("create", uuid, shape.profile, str(placement)))
             self.gpus[uuid] = replace(gpu, instances=tuple(sorted((*gpu.instances, there[0]), key=_by_placement)))
         self._effects.middle()
-        widths = [(width, False) for width in shape.compute] or [(profile.slices, True)]
-        compute = tuple(
-            ComputeInstance(number, width, full, f"MIG-{next(self._serial)}")
-            for number, (width, full) in enumerate(widths)
+        self._fill(uuid, there[0], shape, profile)
+
+    def _fill(self, uuid: str, there: GpuInstance, shape: Shape, profile: Profile) -> None:
+        """What is there already stays."""
+        fresh = instance_on_paper(next(self._serial), Slot(there.placement, shape), profile)
+        missing = Counter(one.slices for one in fresh.compute)
+        missing.subtract(one.slices for one in there.compute)
+        assert min(missing.values()) >= 0, "nobody asks for less than there is"
+        widths = sorted(missing.elements(), reverse=True)
+        rooms = fresh.rooms or (fresh.compute[0].placement,)
+        places = arrange(widths, rooms, [one.placement for one in there.compute])
+        if places is None:
+            raise HardwareError("insufficient resources")
+        ids = itertools.count(max((one.id for one in there.compute), default=-1) + 1)
+        made = tuple(
+            ComputeInstance(next(ids), place.size, not shape.compute, f"MIG-{next(self._serial)}", place.start)
+            for place in places
         )
+        self._replace(uuid, replace(there, compute=(*there.compute, *made), rooms=fresh.rooms))
+
+    def _trim(self, uuid: str, placement: Placement, profile: str, parts: tuple[Placement, ...]) -> None:
         gpu = self.gpus[uuid]
-        instances = tuple(replace(i, compute=compute) if i.id == there[0].id else i for i in gpu.instances)
+        found = next((i for i in gpu.instances if (i.placement, i.profile) == (placement, profile)), None)
+        if found is None:
+            return
+        gone = [one for one in found.compute if one.placement in parts]
+        if any((p.gpu_instance, p.compute_instance) == (found.id, one.id) for p in gpu.processes for one in gone):
+            raise InUseError("a process uses the slice")
+        self.log += [("destroy", uuid, f"{one.slices}c.{profile}", str(placement)) for one in gone]
+        self._replace(uuid, replace(found, compute=tuple(one for one in found.compute if one not in gone)))
+
+    def _replace(self, uuid: str, instance: GpuInstance) -> None:
+        gpu = self.gpus[uuid]
+        instances = tuple(instance if one.id == instance.id else one for one in gpu.instances)
         self.gpus[uuid] = replace(gpu, instances=instances)
 
     def set_processes(self, uuid: str, processes: tuple[GpuProcess, ...]) -> None:
@@ -262,10 +293,10 @@ class NodeWorld:
         self._follow_pods()
         return uid
 
-    def device(self, gpu: int, start: int) -> str:
-        """The MIG UUID of the slice that begins there."""
+    def device(self, gpu: int, start: int, compute: int = 0) -> str:
+        """The MIG UUID of the slice that begins there; ``compute`` counts the compute instances of one GPU instance."""
         found = list(self.gpus.gpus.values())[gpu]
-        return next(i.compute[0].uuid for i in found.instances if i.placement.start == start)
+        return next(i.compute[compute].uuid for i in found.instances if i.placement.start == start)
 
     def uids(self, name: str) -> list[str]:
         """UIDs of the pods of that name."""
@@ -288,9 +319,10 @@ class NodeWorld:
             self.gpus.set_processes(
                 uuid,
                 tuple(
-                    GpuProcess(1000 + i.id, i.id, 0, 1, "serve")
+                    GpuProcess(1000 + 10 * i.id + c.id, i.id, c.id, 1, "serve")
                     for i in gpu.instances
-                    if any(c.uuid in held for c in i.compute)
+                    for c in i.compute
+                    if c.uuid in held
                 )
                 + ((GpuProcess(999, None, None, 1, "serve"),) if uuid in held else ())
                 + self.strangers.get(uuid, ()),
@@ -325,7 +357,11 @@ class NodeWorld:
     def _shown_now(self) -> dict[str, int]:
         shown: dict[str, int] = {}
         for gpu in self.gpus.gpus.values():
-            names = [f"nvidia.com/mig-{i.profile.replace('+', '.')}" for i in gpu.instances for _ in i.compute]
+            names = [
+                f"nvidia.com/mig-{'' if c.full else f'{c.slices}c.'}{i.profile.replace('+', '.')}"
+                for i in gpu.instances
+                for c in i.compute
+            ]
             for name in names if gpu.mig_enabled else ["nvidia.com/gpu"]:
                 shown[name] = shown.get(name, 0) + 1
         return shown
@@ -457,16 +493,22 @@ def h100(layout: str = "", index: int = 0) -> Gpu:
 
 
 def cut(model: str, layout: str, index: int = 0) -> Gpu:
-    """A GPU of some model with such a layout, MIG on."""
+    """A GPU of some model with such a layout, MIG on; a split of the compute is written "2c+1c.3g.40gb@4:4"."""
     paper = gpu_on_paper(model, index=index)
     instances = []
-    for number, text in enumerate(layout.split()):
-        profile, _, place = text.partition("@")
-        start, _, size = place.partition(":")
-        slices = next(p.slices for p in paper.profiles if p.name == profile)
-        compute = (ComputeInstance(0, slices, True, f"MIG-{index}-{number}"),)
-        instances.append(GpuInstance(100 + number, profile, Placement(int(start), int(size)), compute))
+    for number, slot in enumerate(map(_slot, layout.split())):
+        profile = next(p for p in paper.profiles if p.name == slot.shape.profile)
+        instance = instance_on_paper(number, slot, profile, f"MIG-{index}")
+        instances.append(replace(instance, id=100 + number))
     return replace(paper, instances=tuple(sorted(instances, key=_by_placement)))
+
+
+def _slot(text: str) -> Slot:
+    shape, _, place = text.partition("@")
+    start, _, size = place.partition(":")
+    compute, _, profile = shape.rpartition("c.")
+    widths = tuple(int(width) for width in compute.split("c+")) if compute else ()
+    return Slot(Placement(int(start), int(size)), Shape(profile, widths))
 
 
 def _merge(target: Any, patch: Any) -> Any:

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.model.mig import Gpu, GpuWish, Layout, Placement, Shape, Slot
+from agent.model.mig import Gpu, GpuWish, Layout, Part, Placement, Shape, Slot
 from agent.model.node import PodRef
 from agent.observe.paper import gpu_on_paper, models
 from agent.plan.geometry import feasible, maximal_geometries
 from agent.plan.placement import Tenants, moves, solve
 from tests.fakes.world import h100
-from tests.strategies import fixed_placements, gpus, having, layouts
+from tests.strategies import fixed_slices, gpus, having, layouts
 
 H100 = "H100-80GB-SXM"
 
@@ -47,23 +47,23 @@ def _model(gpu: Gpu) -> str:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Gpu, tuple[Shape, ...], frozenset[Placement]]:
+def cases(draw: st.DrawFn) -> tuple[Gpu, tuple[Shape, ...], frozenset[Part]]:
     gpu = draw(gpus())
     wish = draw(layouts(gpu))
     shapes = tuple(slot.shape for slot in wish)
     if draw(st.booleans()):
         shapes += (Shape(draw(st.sampled_from([p.name for p in gpu.profiles]))),)
-    return gpu, tuple(sorted(shapes)), draw(fixed_placements(gpu))
+    return gpu, tuple(sorted(shapes)), draw(fixed_slices(gpu))
 
 
 @settings(max_examples=300, deadline=None)
 @given(cases())
 def test_a_change_keeps_the_fixed_slices_and_destroys_as_few_as_any_way_would(
-    case: tuple[Gpu, tuple[Shape, ...], frozenset[Placement]],
+    case: tuple[Gpu, tuple[Shape, ...], frozenset[Part]],
 ) -> None:
     gpu, shapes, fixed = case
     current = set(gpu.layout)
-    held = {slot for slot in current if slot.placement in fixed}
+    held = {slot for slot in current if Part(slot.placement) in fixed}
     ways = [
         layout
         for layout in every_layout(_model(gpu))
@@ -86,7 +86,7 @@ def test_a_change_keeps_the_fixed_slices_and_destroys_as_few_as_any_way_would(
 def test_no_way_moves_fewer_pods(gpu: Gpu, data: st.DataObject) -> None:
     wish = data.draw(layouts(gpu))
     pods = {
-        slot.placement: frozenset({PodRef("ns", f"pod-{number}", f"uid-{number}")})
+        Part(slot.placement): frozenset({PodRef("ns", f"pod-{number}", f"uid-{number}")})
         for number, slot in enumerate(gpu.layout)
         if data.draw(st.booleans())
     }
@@ -95,7 +95,7 @@ def test_no_way_moves_fewer_pods(gpu: Gpu, data: st.DataObject) -> None:
     change = solve(gpu, GpuWish(True, shapes), tenants)
     assert change is not None
     ways = [way for way in every_layout(_model(gpu)) if Counter(s.shape for s in way) == Counter(shapes)]
-    fewest = min(len([s for s in gpu.layout if s not in way and s.placement in pods]) for way in ways)
+    fewest = min(len([s for s in gpu.layout if s not in way and Part(s.placement) in pods]) for way in ways)
     assert len(moves(change, tenants)) == fewest
 
 
@@ -129,9 +129,9 @@ def test_two_pods_with_budget_are_moved_rather_than_one_without() -> None:
     gpu = h100("1g.10gb@0:1 1g.10gb@4:1 1g.10gb@5:1")
     one, two, spent = (PodRef("ns", name, name) for name in ("one", "two", "spent"))
     pods = {
-        Placement(0, 1): frozenset({spent}),
-        Placement(4, 1): frozenset({one}),
-        Placement(5, 1): frozenset({two}),
+        Part(Placement(0, 1)): frozenset({spent}),
+        Part(Placement(4, 1)): frozenset({one}),
+        Part(Placement(5, 1)): frozenset({two}),
     }
     tenants = Tenants(pods=pods, spent=frozenset({spent}))
     change = solve(gpu, GpuWish(True, (Shape("3g.40gb"), Shape("1g.10gb"))), tenants)

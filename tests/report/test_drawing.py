@@ -72,7 +72,7 @@ def test_every_layout_of_every_gpu_fits_a_terminal(model: str) -> None:
     gpu = gpu_on_paper(model)
     slices = max(place.end for profile in gpu.profiles for place in profile.placements)
     for shapes in maximal_geometries(gpu):
-        layout = next(completions(gpu, (), shapes))
+        layout = next(completions(gpu, shapes))
         names = tuple(str(slot) for slot in layout)
         bar = drawn(Answer("x", "nothing", "", "", (GpuAnswer(0, "", "", slices, now=names),))).splitlines()[2]
         assert len(bar) == 7 + 1 + 64 // slices * slices

@@ -54,6 +54,15 @@ def _mode_on() -> NodeWorld:
     return world
 
 
+def _resplit() -> NodeWorld:
+    """Three compute instances of one 3g: one pod stays on its own, one has to make room for a wider one."""
+    world = NodeWorld(h100("1c+1c+1c.3g.40gb@0:4 3g.40gb@4:4"))
+    world.add_pod("stays", world.device(0, 0, 2))
+    world.add_pod("goes", world.device(0, 0, 0))
+    world.label(value="1x2c.3g.40gb_1x1c.3g.40gb_1x3g.40gb")
+    return world
+
+
 def _rolled_back() -> NodeWorld:
     world = _drained()
     world.gpus.failures["3g.40gb", "4:4"] = HardwareError("creating 3g.40gb at 4:4: Insufficient Resources")
@@ -68,6 +77,7 @@ STORIES = (
     Story("cordoned before", lambda: _drained(cordoned=True), MIXED, "success", cordoned=True),
     Story("two idle GPUs", _idle, ("3g.40gb@0:4", "3g.40gb@4:4") * 2, "success"),
     Story("mode on", _mode_on, MIXED, "success"),
+    Story("another split", _resplit, ("2c+1c.3g.40gb@0:4", "3g.40gb@4:4"), "success"),
     Story("create fails", _rolled_back, tuple(SEVEN.split()), "failed"),
 )
 

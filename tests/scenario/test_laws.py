@@ -141,7 +141,7 @@ def _ways(gpu: Gpu, wish: str, immovable: dict[str, tuple[str, Any]]) -> list[La
 
     held = {slot for uuid, slot in immovable.values() if uuid == gpu.uuid}
     shapes = () if wish == "enabled" else shapes_of(gpu, parse_inline(wish), wish)
-    return [layout for layout in completions(gpu, (), shapes) if held <= set(layout)]
+    return [layout for layout in completions(gpu, shapes) if held <= set(layout)]
 
 
 def test_the_second_way_agrees_on_an_easy_case() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ctypes import byref, c_uint
+from functools import partial
 from math import ceil
 from typing import Any, NoReturn
 
@@ -122,6 +123,28 @@ def compute_instances(instance: Any, profile_id: int) -> list[Any]:
     count = c_uint(0)
     optional(lambda: pynvml.nvmlGpuInstanceGetComputeInstances(instance, profile_id, array, byref(count)), None)
     return [array[i] for i in range(count.value)]
+
+
+def compute_rooms(instance: Any, offered: Iterable[Any]) -> tuple[Placement, ...]:
+    """All placements, in compute slices, that compute instances of these profiles can have, occupied or not.
+
+    Empty where the driver is too old to say.
+    """
+    found: set[Placement] = set()
+    for info in offered:
+        count = c_uint(0)
+        ask = partial(pynvml.nvmlGpuInstanceGetComputeInstancePossiblePlacements, instance, info.id)
+        optional(partial(ask, None, byref(count)), None)
+        if count.value:
+            array = (pynvml.c_nvmlComputeInstancePlacement_t * count.value)()
+            ask(array, byref(count))
+            found |= {Placement(array[i].start, array[i].size) for i in range(count.value)}
+    return tuple(sorted(found))
+
+
+def compute_placement_struct(place: Placement) -> Any:
+    """By reference only, as ``placement_struct``."""
+    return byref(pynvml.c_nvmlComputeInstancePlacement_t(place.start, place.size))
 
 
 def placement_struct(place: Placement) -> Any:

@@ -8,7 +8,7 @@ import pynvml
 
 from agent.adapters.nvml import calls
 from agent.model.errors import HardwareError, InUseError
-from agent.model.mig import Placement, Shape
+from agent.model.mig import Placement, Shape, arrange
 
 
 def set_mode(device: Any, enabled: bool) -> bool:
@@ -44,6 +44,30 @@ def destroy(device: Any, placement: Placement, profile: str, total_mib: int) -> 
         calls.fail(what, error)
 
 
+def trim(device: Any, placement: Placement, profile: str, parts: tuple[Placement, ...], total_mib: int) -> None:
+    """Remove the compute instances at these compute slices of one GPU instance; what is gone already stays gone.
+
+    InUseError before anything is touched when a process is on one of them.
+    """
+    what = f"removing compute instances {', '.join(map(str, parts))} of {profile} at {placement}"
+    try:
+        _, handle = _find(device, placement, profile, total_mib)
+        if handle is None:
+            return
+        number = pynvml.nvmlGpuInstanceGetInfo(handle).id
+        found = [
+            (compute, seen.id)
+            for info in calls.compute_profiles(handle)
+            for compute in calls.compute_instances(handle, info.id)
+            if _compute_placement(seen := pynvml.nvmlComputeInstanceGetInfo(compute)) in parts
+        ]
+        _refuse_if_busy(device, number, what, {compute_id for _, compute_id in found})
+        for compute, _ in found:
+            pynvml.nvmlComputeInstanceDestroy(compute)
+    except pynvml.NVMLError as error:
+        calls.fail(what, error)
+
+
 def create(device: Any, placement: Placement, shape: Shape, total_mib: int) -> None:
     """Make the instance with its compute instances; one that is there already gets what it lacks.
 
@@ -69,14 +93,30 @@ def create(device: Any, placement: Placement, shape: Shape, total_mib: int) -> N
 
 
 def _fill(handle: Any, shape: Shape) -> None:
-    """Make the compute instances that the shape has and the instance lacks, largest first."""
+    """Make the compute instances that the shape has and the instance lacks, largest first, each where all others still fit."""
     offered = list(calls.compute_profiles(handle))
-    there = [info.id for info in offered for _ in calls.compute_instances(handle, info.id)]
+    there = [(info.id, compute) for info in offered for compute in calls.compute_instances(handle, info.id)]
+    ids = [profile_id for profile_id, _ in there]
+    lacking: list[int] = []
     for profile_id in _wanted(offered, shape):
-        if profile_id in there:
-            there.remove(profile_id)
+        if profile_id in ids:
+            ids.remove(profile_id)
+        else:
+            lacking.append(profile_id)
+    widths = {info.id: info.sliceCount for info in offered}
+    kept = [_compute_placement(pynvml.nvmlComputeInstanceGetInfo(compute)) for _, compute in there]
+    rooms = calls.compute_rooms(handle, offered) if shape.compute else ()
+    places = arrange([widths[profile_id] for profile_id in lacking], rooms, kept) or ()
+    for number, profile_id in enumerate(lacking):
+        if places:
+            place = calls.compute_placement_struct(places[number])
+            pynvml.nvmlGpuInstanceCreateComputeInstanceWithPlacement(handle, profile_id, place)
         else:
             pynvml.nvmlGpuInstanceCreateComputeInstance(handle, profile_id)
+
+
+def _compute_placement(info: Any) -> Placement:
+    return Placement(info.placement.start, info.placement.size)
 
 
 def _wanted(offered: list[Any], shape: Shape) -> list[int]:
@@ -117,8 +157,14 @@ def _find(device: Any, placement: Placement, profile: str, total_mib: int) -> tu
     return None, None
 
 
-def _refuse_if_busy(device: Any, gpu_instance: int, what: str) -> None:
+def _refuse_if_busy(device: Any, gpu_instance: int, what: str, compute: set[int] | None = None) -> None:
+    """InUseError while a process uses the GPU instance, or, with ``compute``, one of those compute instances of it."""
     rows = calls.optional(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses_v3(device), [])
-    busy = [row.pid for row in rows if row.gpuInstanceId == gpu_instance]
+    busy = [
+        row.pid
+        for row in rows
+        if row.gpuInstanceId == gpu_instance
+        and (compute is None or row.computeInstanceId in (None, calls.NO_INSTANCE, *compute))
+    ]
     if busy:
         raise InUseError(f"{what}: process {busy[0]} still uses it")

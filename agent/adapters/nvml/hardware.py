@@ -47,6 +47,10 @@ class Hardware:
         """See ``change.destroy``. InUseError, HardwareError, RetryError."""
         await self._change(gpu, lambda device, mib: change.destroy(device, placement, profile, mib))
 
+    async def trim(self, gpu: str, placement: Placement, profile: str, parts: tuple[Placement, ...]) -> None:
+        """See ``change.trim``. InUseError, HardwareError, RetryError."""
+        await self._change(gpu, lambda device, mib: change.trim(device, placement, profile, parts, mib))
+
     async def set_mode(self, gpu: str, enabled: bool) -> bool:
         """See ``change.set_mode``."""
         return await self._change(gpu, lambda device, _: change.set_mode(device, enabled))

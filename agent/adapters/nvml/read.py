@@ -99,7 +99,10 @@ def _instances(device: Any, profiles: tuple[Profile, ...]) -> tuple[GpuInstance,
         for handle in calls.gpu_instances(device, profile.id):
             info = pynvml.nvmlGpuInstanceGetInfo(handle)
             place = Placement(info.placement.start, info.placement.size)
-            found.append(GpuInstance(info.id, profile.name, place, _compute(handle, info.id, uuids)))
+            compute = _compute(handle, info.id, uuids)
+            split = any(not one.full for one in compute)
+            rooms = calls.compute_rooms(handle, calls.compute_profiles(handle)) if split else ()
+            found.append(GpuInstance(info.id, profile.name, place, compute, rooms))
     return tuple(sorted(found, key=lambda instance: instance.placement))
 
 
@@ -109,9 +112,10 @@ def _compute(handle: Any, gpu_instance: int, uuids: dict[tuple[int, int], str]) 
     found = []
     for info in offered:
         for compute in calls.compute_instances(handle, info.id):
-            number = pynvml.nvmlComputeInstanceGetInfo(compute).id
+            seen = pynvml.nvmlComputeInstanceGetInfo(compute)
+            uuid = uuids.get((gpu_instance, seen.id), "")
             full = info.multiprocessorCount == most
-            found.append(ComputeInstance(number, info.sliceCount, full, uuids.get((gpu_instance, number), "")))
+            found.append(ComputeInstance(seen.id, info.sliceCount, full, uuid, seen.placement.start))
     return tuple(sorted(found, key=lambda compute: compute.id))
 
 

@@ -5,6 +5,7 @@
 #include "control_commands.h"
 #include "lookup.h"
 #include "nvml_api.h"
+#include "peers.h"
 
 static const char *comma(bool first) { return first ? "" : ","; }
 
@@ -33,13 +34,28 @@ static void print_instance_json(struct gpu *gpu, struct gpu_instance *instance, 
     printf("]}");
 }
 
+static void print_peers_json(const struct gpu *gpu)
+{
+    bool first = true;
+    printf("\"peers\":[");
+    for (unsigned int i = 0; i < state->gpu_count; i++) {
+        if (!are_peers(gpu, &state->gpus[i]))
+            continue;
+        printf("%s\"%s\"", comma(first), state->gpus[i].uuid);
+        first = false;
+    }
+    printf("],");
+}
+
 static void print_gpu_json(struct gpu *gpu)
 {
     const struct gpu_model *model = model_of(gpu);
     printf("%s{\"index\":%u,\"uuid\":\"%s\",\"model\":\"%s\",\"name\":\"%s\",\"lost\":%s,\"memory_mib\":%u,"
-           "\"memory_slices\":%u,\"mode\":{\"current\":%u,\"pending\":%u},\"instances\":[",
+           "\"memory_slices\":%u,\"mode\":{\"current\":%u,\"pending\":%u},",
            comma(gpu == state->gpus), index_of_gpu(gpu), gpu->uuid, gpu->model, model->name,
            gpu->lost ? "true" : "false", model->memory_mib, model->memory_slices, gpu->mig_current, gpu->mig_pending);
+    print_peers_json(gpu);
+    printf("\"instances\":[");
     bool first = true;
     for (unsigned int start = 0; start < model->memory_slices; start++)
         for (int i = 0; i < MAX_GPU_INSTANCES; i++)
@@ -52,7 +68,7 @@ static void print_gpu_json(struct gpu *gpu)
 
 static int show_json(void)
 {
-    printf("{\"boot_id\":\"%s\",\"gpus\":[", state->boot_id);
+    printf("{\"boot_id\":\"%s\",\"nvswitch\":\"%s\",\"gpus\":[", state->boot_id, nvswitch_word());
     for (unsigned int i = 0; i < state->gpu_count; i++)
         print_gpu_json(&state->gpus[i]);
     printf("],\"processes\":");
@@ -113,10 +129,36 @@ static void show_gpu(struct gpu *gpu)
     }
 }
 
+static bool has_peers(const struct gpu *gpu)
+{
+    for (unsigned int i = 0; i < state->gpu_count; i++)
+        if (are_peers(gpu, &state->gpus[i]))
+            return true;
+    return false;
+}
+
+/* The peers by index: NVSwitch  0--1--3  Fabric Manager runs */
+static void draw_nvswitch(void)
+{
+    bool first = true;
+    if (state->nvswitch == NVSWITCH_NONE)
+        return;
+    printf("NVSwitch  ");
+    for (unsigned int i = 0; i < state->gpu_count; i++) {
+        if (!has_peers(&state->gpus[i]))
+            continue;
+        printf("%s%u", first ? "" : "--", i);
+        first = false;
+    }
+    printf("%s  Fabric Manager %s\n", first ? "joins none" : "",
+           state->nvswitch == NVSWITCH_MANAGED ? "runs" : "does not run");
+}
+
 int command_show(const struct words *words)
 {
     if (has_flag(words, "--json"))
         return show_json();
+    draw_nvswitch();
     for (unsigned int i = 0; i < state->gpu_count; i++)
         show_gpu(&state->gpus[i]);
     return EXIT_DONE;

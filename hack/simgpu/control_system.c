@@ -1,4 +1,4 @@
-/* simgpu permission, virtualization, parallel: what the system around the driver allows. */
+/* simgpu permission, virtualization, parallel, nvswitch: what the system around the driver allows. */
 #include <string.h>
 
 #include "control_commands.h"
@@ -42,5 +42,19 @@ int command_parallel(const struct words *words)
     if (found < 0)
         return misuse("parallel on or off?");
     state->one_call_at_a_time = (uint32_t)found;
+    return EXIT_DONE;
+}
+
+static const char *const NVSWITCH_WORDS[] = {
+    [NVSWITCH_NONE] = "none", [NVSWITCH_MANAGED] = "managed", [NVSWITCH_UNMANAGED] = "unmanaged"};
+
+const char *nvswitch_word(void) { return NVSWITCH_WORDS[state->nvswitch % 3]; }
+
+int command_nvswitch(const struct words *words)
+{
+    int found = position(first(words), NVSWITCH_WORDS, 3);
+    if (found < 0)
+        return misuse("nvswitch none, managed or unmanaged?");
+    state->nvswitch = (uint32_t)found;
     return EXIT_DONE;
 }

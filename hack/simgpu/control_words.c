@@ -28,7 +28,9 @@ const char USAGE[] =
     "  permission all|root|nobody                   who may change MIG mode and instances; at first all\n"
     "  virtualization --gpu UUID --kind none|passthrough|vm|vgpu\n"
     "  parallel on|off                              on (at first): a change holds up other changes of its GPU; off: every\n"
-    "                                               call holds up all others, whichever GPU they are for\n";
+    "                                               call holds up all others, whichever GPU they are for\n"
+    "  nvswitch none|managed|unmanaged              whether NVSwitches join the GPUs that have NVLink, and whether Fabric\n"
+    "                                               Manager runs; at first none\n";
 
 const char *option(const struct words *words, const char *name)
 {

@@ -3,6 +3,6 @@
 #define SIMGPU_NVIDIA_SMI_RESET_H
 
 /* A list of GPUs, or NULL for all. Returns the exit status. */
-int reset_gpus(const char *list);
+int reset_gpus(const char *text);
 
 #endif

@@ -146,6 +146,9 @@ struct event {
     uint32_t compute_instance;
 };
 
+/* Whether the GPUs that have NVLink are joined by NVSwitches, and whether Fabric Manager runs on the node. */
+enum nvswitch { NVSWITCH_NONE, NVSWITCH_MANAGED, NVSWITCH_UNMANAGED };
+
 struct counter {
     char function[FUNCTION_NAME];
     uint64_t calls;
@@ -179,6 +182,7 @@ struct state {
     uint32_t fresh_mig_uuids; /* a new MIG UUID for each creation, instead of one per (GPU, GI id, CI id) */
     uint32_t driver_branch;
     uint32_t permission;         /* enum permission */
+    uint32_t nvswitch;           /* enum nvswitch */
     uint32_t one_call_at_a_time; /* see turns.h */
     uint64_t last_serial;
     uint64_t event_count;

@@ -169,63 +169,6 @@ class TestMachine:
         assert pynvml.nvmlDeviceGetVirtualizationMode(session.gpu) == pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU
 
 
-class TestReset:
-    """``nvidia-smi --gpu-reset -i`` by its exit status."""
-
-    def reset(self, node: SimulatedGpus, which: str = "0") -> int:
-        return node.nvidia_smi("--gpu-reset", "-i", which).returncode
-
-    def test_a_reset_takes_the_instances_of_that_gpu_alone(self, tmp_path: Path) -> None:
-        node = SimulatedGpus.create(tmp_path, f"{H100}:2", mig=True)
-        node.nvidia_smi("mig", "-cgi", "9", "-C")
-        assert self.reset(node, node.gpu_uuids()[1]) == 0
-        assert [len(gpu["instances"]) for gpu in node.show()["gpus"]] == [1, 0]
-        assert node.log()[-1]["function"] == "nvidia-smi --gpu-reset"
-
-    def test_not_while_a_client_is_attached(self, session: Session) -> None:
-        assert self.reset(session.node) == 255
-
-    def test_not_in_a_guest(self, tmp_path: Path) -> None:
-        node = SimulatedGpus.create(tmp_path, A100)
-        node.run("virtualization", "--gpu", node.gpu_uuids()[0], "--kind", "passthrough")
-        assert self.reset(node) == 3
-
-    def test_not_without_the_right(self, tmp_path: Path) -> None:
-        node = SimulatedGpus.create(tmp_path, A100)
-        node.run("permission", "nobody")
-        assert self.reset(node) == 4
-
-    def test_not_of_a_gpu_that_is_not_there(self, tmp_path: Path) -> None:
-        assert self.reset(SimulatedGpus.create(tmp_path, A100), "7") == 6
-
-    def test_not_of_a_lost_gpu(self, tmp_path: Path) -> None:
-        node = SimulatedGpus.create(tmp_path, f"{A100}:2")
-        lost, _ = node.gpu_uuids()
-        node.run("lost", "--gpu", lost)
-        assert [self.reset(node, which) for which in (lost, "00000000:0F:00.0")] == [15, 15]
-        assert self.reset(node, "0") == 0  # the next one, which has moved up
-
-    def test_not_without_a_driver(self, tmp_path: Path) -> None:
-        node = SimulatedGpus.create(tmp_path, A100)
-        node.state.unlink()
-        assert self.reset(node) == 9
-
-    def test_all_of_a_list_or_none(self, tmp_path: Path) -> None:
-        node = SimulatedGpus.create(tmp_path, f"{A100}:2")
-        node.attach(node.gpu_uuids()[1])
-        assert self.reset(node, "0,1") == 255
-        assert node.log() == []
-
-    def test_a_reset_and_a_reboot_are_in_the_log(self, tmp_path: Path) -> None:
-        node = SimulatedGpus.create(tmp_path, A100)
-        node.run("reset", "--gpu", node.gpu_uuids()[0])
-        node.run("reboot")
-        assert [(entry["function"], entry["gpu"]) for entry in node.log()] == [
-            ("reset", node.gpu_uuids()[0]),
-            ("reboot", ""),
-        ]
-
-
 class TestTime:
     def test_every_call_may_take_time(self, session: Session) -> None:
         session.node.run("latency", "--function", "*", "--ms", "50")

@@ -10,8 +10,12 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import get_args, get_type_hints
 
+from agent.model.answer import Answer
 from agent.model.errors import AgentError, BadInputError
 from agent.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX, Settings, from_process
+
+_PLACES = ("node_name", "kubeconfig", "mig_config_label", "layouts_file", "pod_resources_socket")
+"""Settings that say where to look."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,13 +63,22 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "plan",
-        help="what a change of layout would keep, destroy and create",
-        description="Plan a change of one GPU on paper, without hardware: the GPU model comes from the geometry table.",
+        help="what a layout would keep, destroy and create, and whom it would move",
+        description="Say what a layout would do, and do nothing: to one GPU on paper (--gpu), to a node by its node object "
+        "(--node), or to this host with all that is known here (--here). Exit code 1: refused, 3: something is in the way.",
     )
-    parser.add_argument("--gpu", required=True, metavar="MODEL", help="GPU model, such as H100-80GB-SXM")
-    parser.add_argument("--from", dest="start", default="", metavar="LAYOUT", help="layout now (default: empty)")
-    parser.add_argument("--to", required=True, metavar="LAYOUT", help="layout wished, such as 1x3g.40gb_4x1g.10gb")
+    parser.add_argument("--gpu", metavar="MODEL", help="GPU model, such as H100-80GB-SXM")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--node", metavar="NAME", help="a node, through the API server")
+    where.add_argument("--here", action="store_true", help="this host: NVML, PodResources, and the API server if any")
+    parser.add_argument(
+        "--from", dest="start", default="", metavar="LAYOUT", help="on paper: layout now (default: empty)"
+    )
+    parser.add_argument(
+        "--to", metavar="LAYOUT", help="layout wished, such as 1x3g.40gb_4x1g.10gb (default: the label)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_settings(parser, _PLACES)
     parser.set_defaults(command=_plan)
 
 
@@ -121,11 +134,11 @@ def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         sub.set_defaults(command=_cache, action=action)
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str] = Settings.__struct_fields__) -> None:
     parser.add_argument("--settings", metavar="FILE", help=f"settings file (default: {DEFAULT_FILE}, if it is there)")
     defaults = Settings()
     hints = get_type_hints(Settings)
-    for name in Settings.__struct_fields__:
+    for name in names:
         choices = [value for value in get_args(hints[name]) if isinstance(value, str)]
         parser.add_argument(
             "--" + name.replace("_", "-"),
@@ -138,7 +151,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _settings(options: argparse.Namespace) -> Settings:
     flags = {
-        name: value for name in Settings.__struct_fields__ if (value := getattr(options, f"setting_{name}")) is not None
+        name: value
+        for name in Settings.__struct_fields__
+        if (value := getattr(options, f"setting_{name}", None)) is not None
     }
     return from_process(options.settings, flags)
 
@@ -150,11 +165,25 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from agent.reconcile.paper import plan_on_paper
     from agent.report.drawing import drawn
 
-    answer = plan_on_paper(options.gpu, options.start, options.to, {})
-    return _say(0, _indented(answer.to_json()) if options.json else drawn(answer))
+    answer = _answer(options)
+    print(_indented(answer.to_json()) if options.json else drawn(answer))
+    return {"refused": 1, "wait": 3}.get(answer.verdict, 0)
+
+
+def _answer(options: argparse.Namespace) -> Answer:
+    from agent.commands.plan import plan_for_node, plan_here
+    from agent.reconcile.paper import plan_on_paper
+
+    settings = _settings(options)
+    if options.here:
+        return asyncio.run(plan_here(settings, options.to))
+    if options.node:
+        return asyncio.run(plan_for_node(settings, options.node, options.to, options.gpu))
+    if not options.gpu or options.to is None:
+        raise BadInputError("say of what: --gpu MODEL with --to LAYOUT, --node NAME, or --here")
+    return plan_on_paper(options.gpu, options.start, options.to, settings.layouts_file)
 
 
 def _layouts(options: argparse.Namespace) -> int:

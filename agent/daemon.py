@@ -29,11 +29,10 @@ from agent.model.report import PartitionReport
 from agent.observe.cluster import node_of
 from agent.observe.telemetry import Telemetry
 from agent.observe.world import World
-from agent.plan.drain import DrainPolicy
-from agent.plan.partition import Policy
 from agent.reconcile.cache import CachePass, CacheRules
 from agent.reconcile.loop import keep_passing
 from agent.reconcile.partition import PartitionPass, Rules
+from agent.reconcile.policy import policy_of
 from agent.reconcile.telling import CacheNews
 from agent.report.exposition import application, serving
 from agent.report.health import Heartbeats, Readiness
@@ -139,7 +138,7 @@ class _Agent:
             self._kube,
             self._metrics,
             publish,
-            Rules(settings.layouts_file, settings.mig_config_label, _policy(settings), settings.resync_seconds),
+            Rules(settings.layouts_file, settings.mig_config_label, policy_of(settings), settings.resync_seconds),
             clock.now,
         )
         loops.append(self._start_loop(tasks, "partition", one_pass))
@@ -286,11 +285,6 @@ class _Host:
     async def refresh(self) -> None:
         """Run them all."""
         await command.refresh(self._commands)
-
-
-def _policy(settings: Settings) -> Policy:
-    drain = DrainPolicy(settings.evict_unmanaged, settings.evict_disk_scratch)
-    return Policy(drain, advertise_seconds=settings.advertise_seconds)
 
 
 def _changed_at(file: Path) -> tuple[int, int] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
@@ -42,3 +44,20 @@ class PodResources:
             for devices in container.devices
             if devices.resource_name.startswith("nvidia.com/")
         )
+
+
+class KubeletIfAny:
+    """The kubelet of a host that may have none.
+
+    The folder of the socket tells: a kubelet makes it once, and the socket in it anew at each start. So a kubelet that is
+    just away is not taken for none. Without a kubelet no pod holds anything.
+    """
+
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
+
+    async def owners(self) -> tuple[DeviceOwner, ...]:
+        """See PodResources.owners."""
+        if not self._socket or not Path(self._socket).parent.is_dir():
+            return ()
+        return await PodResources(self._socket).owners()

@@ -6,8 +6,15 @@ instance ids, indices and MIG UUIDs are re-used by the driver and are facts abou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+from agent.model.errors import BadInputError
+
+_SLOT = re.compile(
+    r"(?:(?P<compute>\d+c(?:\+\d+c)*)\.)?(?P<profile>\d+g\.\d+gb(?:[+-][a-z.]+)?)@(?P<start>\d+):(?P<size>[1-9]\d*)"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -106,6 +113,15 @@ class Slot:
 
     def __str__(self) -> str:
         return f"{self.shape}@{self.placement}"
+
+    @classmethod
+    def parse(cls, text: str) -> Slot:
+        """What ``str`` wrote. BadInputError for anything else."""
+        match = _SLOT.fullmatch(text)
+        if match is None:
+            raise BadInputError(f"{text!r} is not <profile>@<start>:<size> such as 3g.40gb@4:4")
+        widths = tuple(int(width) for width in re.findall(r"\d+", match["compute"] or ""))
+        return cls(Placement(int(match["start"]), int(match["size"])), Shape(match["profile"], widths))
 
 
 Layout = tuple[Slot, ...]

@@ -22,6 +22,12 @@ def models() -> tuple[str, ...]:
     return tuple(_table())
 
 
+def model_named(name: str) -> str | None:
+    """The model whose GPUs call themselves that; dashes and spaces count alike."""
+    plain = name.replace("-", " ")
+    return next((m for m, row in _table().items() if plain in [own.replace("-", " ") for own in row["names"]]), None)
+
+
 def gpu_on_paper(model: str, layout: Layout = (), index: int = 0) -> Gpu:
     """A GPU of that model in MIG mode that has that layout. BadInputError for a model not in the table."""
     row = _table().get(model)

@@ -6,8 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 
-from agent.desired.layout_file import Layouts
-from agent.desired.resolve import Sources, resolve
+from agent.desired.resolve import resolve
 from agent.model.answer import Answer
 from agent.model.desired import Desired, Refusal
 from agent.model.errors import BadInputError
@@ -20,19 +19,20 @@ from agent.plan.geometry import feasible, maximal_geometries
 from agent.plan.partition import Policy
 from agent.plan.placement import Tenants, solve
 from agent.reconcile.foretell import foretell
+from agent.reconcile.sources import sources_of
 
 
-def plan_on_paper(model: str, start: str, to: str, layouts: Layouts) -> Answer:
+def plan_on_paper(model: str, start: str, to: str, layouts_file: str) -> Answer:
     """What a change from one layout to another would keep, destroy and create on one GPU of that model, held by nobody."""
     empty = gpu_on_paper(model)
     before: Layout = ()
     if start:
-        placed = solve(empty, _wish(empty, start, layouts), Tenants())
+        placed = solve(empty, _wish(empty, start, layouts_file), Tenants())
         before = tuple(sorted(placed.create)) if placed is not None else ()
     gpu = gpu_on_paper(model, before)
-    _wish(gpu, to, layouts)
+    _wish(gpu, to, layouts_file)
     seen = Snapshot(0.0, node_on_paper({CONFIG: to}), (gpu,), (), ())
-    return foretell(Sources(CONFIG, {CONFIG: to}, layouts), seen, Policy())
+    return foretell(sources_of(CONFIG, layouts_file, {CONFIG: to}, None), seen, Policy())
 
 
 def node_on_paper(labels: Mapping[str, str], name: str = "") -> Node:
@@ -48,9 +48,9 @@ def layouts_on_paper(model: str, as_json: bool) -> tuple[int, str]:
     return 0, "\n".join([f"{model}: {len(found)} maximal geometries, as label values", *found])
 
 
-def _wish(gpu: Gpu, layout: str, layouts: Layouts) -> GpuWish:
+def _wish(gpu: Gpu, layout: str, layouts_file: str) -> GpuWish:
     """BadInputError for what cannot be: on paper it is a mistake of the caller."""
-    wish = resolve(Sources(CONFIG, {CONFIG: layout}, layouts), (gpu,), feasible)
+    wish = resolve(sources_of(CONFIG, layouts_file, {CONFIG: layout}, None), (gpu,), feasible)
     match wish:
         case Desired():
             return wish.wishes[gpu.uuid]

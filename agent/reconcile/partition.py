@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from agent.desired.layout_file import Layouts, parse_layouts
 from agent.desired.resolve import Sources, resolve
 from agent.execute.partition import Hands
 from agent.model import labels
@@ -44,10 +43,11 @@ from agent.model.steps import (
     Waiting,
 )
 from agent.observe.cluster import node_of
-from agent.observe.world import World, read_layouts
+from agent.observe.world import World
 from agent.plan.geometry import feasible
 from agent.plan.partition import UPGRADE_IDLE, Memory, Policy, decide
 from agent.reconcile.foretell import DryRun, is_dry_run
+from agent.reconcile.sources import sources_of
 from agent.reconcile.telling import EventSink, tell
 from agent.report.status import said, status_event, status_of, worth_a_write
 
@@ -198,14 +198,7 @@ class PartitionPass:
         return True
 
     def _sources(self, node: Node, last: NodeStatus | None) -> Sources:
-        text, error = read_layouts(self._rules.layouts_file)
-        layouts: Layouts = {}
-        if not error:
-            try:
-                layouts = parse_layouts(text, self._rules.layouts_file)
-            except BadInputError as mistake:
-                error = str(mistake)
-        return Sources(self._rules.label_key, node.labels, layouts, error, last.gpus if last is not None else None)
+        return sources_of(self._rules.label_key, self._rules.layouts_file, node.labels, last)
 
     async def _carry_out(self, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None) -> Outcome:
         """Take the plan's steps; the plan itself when all were taken, else what is waited for."""

@@ -1,0 +1,13 @@
+"""What the settings say about a change of layout."""
+
+from __future__ import annotations
+
+from agent.plan.drain import DrainPolicy
+from agent.plan.partition import Policy
+from agent.settings import Settings
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The same for the agent, for a question and for a change by hand."""
+    drain = DrainPolicy(settings.evict_unmanaged, settings.evict_disk_scratch)
+    return Policy(drain, advertise_seconds=settings.advertise_seconds)

@@ -11,6 +11,7 @@ from hack.devcluster.access.users import ANONYMOUS, User, kubelet
 from hack.devcluster.admission.quotas import status_of
 from hack.devcluster.api import Api
 from hack.devcluster.controllers.budgets import BUDGET_CONTROLLER
+from hack.devcluster.controllers.deployments import deployment_controller
 from hack.devcluster.controllers.housekeeping import HOUSEKEEPING_CONTROLLERS
 from hack.devcluster.controllers.jobs import job_controller
 from hack.devcluster.controllers.loop import Controller, run_controller
@@ -41,9 +42,9 @@ QUOTA_CONTROLLER = Controller(
 def controllers(timings: Timings) -> list[Controller]:
     """Of one control plane: some of them remember what they saw."""
     return [
-        *workload_controllers(timings), STATEFULSET_CONTROLLER, job_controller(timings), BUDGET_CONTROLLER,
-        *lifecycle_controllers(timings), *HOUSEKEEPING_CONTROLLERS, QUOTA_CONTROLLER, resource_claim_controller(),
-        SCHEDULER_CONTROLLER,
+        *workload_controllers(timings), deployment_controller(timings), STATEFULSET_CONTROLLER, job_controller(timings),
+        BUDGET_CONTROLLER, *lifecycle_controllers(timings), *HOUSEKEEPING_CONTROLLERS, QUOTA_CONTROLLER,
+        resource_claim_controller(), SCHEDULER_CONTROLLER,
     ]  # fmt: skip
 
 

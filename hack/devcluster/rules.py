@@ -11,6 +11,7 @@ from hack.devcluster.dra import rules as device_rules
 from hack.devcluster.errors import ApiError, bad_request, forbidden, invalid
 from hack.devcluster.kinds import Kind
 from hack.devcluster.objects import Object, clone, containers_of, dig, name_of, namespace_of
+from hack.devcluster.workload_defaults import with_workload_defaults
 
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -26,7 +27,8 @@ Causes = list[tuple[str, str]]
 
 
 def normalise(kind: Kind, obj: Object) -> Object:
-    """As a typed server would print it again: no nulls, no empty optional fields, no unknown type words."""
+    """As a typed server would print it again: no nulls, no empty optional fields, no unknown type words, and what a
+    workload leaves out filled in."""
     tidy: Object = _without_nulls(obj)
     tidy |= {"apiVersion": kind.api_version, "kind": kind.name}
     metadata = tidy.setdefault("metadata", {})
@@ -38,7 +40,7 @@ def normalise(kind: Kind, obj: Object) -> Object:
         for optional in ("unschedulable", "taints"):
             if not spec.get(optional, True):
                 del spec[optional]
-    return tidy
+    return with_workload_defaults(kind, tidy)
 
 
 def _without_nulls(value: Any) -> Any:
@@ -85,8 +87,6 @@ def with_defaults(kind: Kind, obj: Object) -> Object:
         filled["status"] = {}
     if (claim := device_rules.claim_spec_of(kind, filled)) is not None:
         device_rules.fill_in_claim(claim)
-    if kind in (kinds.DEPLOYMENTS, kinds.REPLICASETS):
-        filled.setdefault("spec", {}).setdefault("replicas", 1)
     if kind.counts_generation:
         filled["metadata"]["generation"] = 1
     return filled

@@ -209,10 +209,12 @@ _COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
         Column("Desired", _number("status.desiredNumberScheduled"), "integer"),
         Column("Current", _number("status.currentNumberScheduled"), "integer"),
         Column("Ready", _number("status.numberReady"), "integer"),
+        Column("Up-To-Date", _number("status.updatedNumberScheduled"), "integer"),
         Column("Available", _number("status.numberAvailable"), "integer"),
     ),
     ("apps", "deployments"): (
         Column("Ready", _ready_pods),
+        Column("Up-To-Date", _number("status.updatedReplicas"), "integer"),
         Column("Available", _number("status.availableReplicas"), "integer"),
     ),
     ("apps", "replicasets"): (

@@ -3,82 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from hack.kubectl import NoKubectlError, carried, version_of
+from tests.e2e.kubectl import SLICE, Kubectl
 from tests.fakes.devcluster import simple_pod
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-SLICE = "nvidia.com/mig-1g.10gb"
-
-
-@dataclass(frozen=True, slots=True)
-class Kubectl:
-    program: Path
-    environment: dict[str, str]
-
-    def __call__(self, *arguments: str, given: str = "") -> str:
-        """Its output. Raises AssertionError when it fails."""
-        ran = self.run(*arguments, given=given)
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
-
-    def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [self.program, *arguments],
-            env=self.environment,
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-
-    def started(self, *arguments: str) -> subprocess.Popen[str]:
-        """For what the caller will not wait for: kubectl tries a refused eviction again after 5 s."""
-        return subprocess.Popen(
-            [self.program, *arguments],
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-
-@pytest.fixture(scope="module")
-def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
-    """Two nodes of two slices each, in processes of their own."""
-    try:
-        program = carried("kubectl")
-    except NoKubectlError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("cluster")
-    (folder / "devices.json").write_text(json.dumps({SLICE: ["MIG-a", "MIG-b"]}))
-    command = [sys.executable, "-m", "hack.devcluster", "--nodes", "gpu-1,gpu-2", "--run-dir", str(folder)]
-    command += ["--devices-file", str(folder / "devices.json"), "--plugin-without-pod"]
-    command += ["--status-interval", "0.2", "--pod-start", "0.05"]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as cluster:
-        assert cluster.stdout is not None
-        cluster.stdout.readline()
-        environment = {"KUBECONFIG": str(folder / "kubeconfig"), "HOME": str(folder), "PATH": os.environ["PATH"]}
-        run = Kubectl(program, environment)
-        key = SLICE.replace(".", "\\.")
-        try:
-            for node in ("gpu-1", "gpu-2"):
-                run("wait", f"node/{node}", "--for=create", "--timeout=10s")
-                run("wait", f"node/{node}", f"--for=jsonpath={{.status.allocatable.{key}}}=2", "--timeout=10s")
-            yield run
-        finally:
-            cluster.send_signal(signal.SIGTERM)
-            assert cluster.wait(10) == 0
 
 
 @pytest.fixture

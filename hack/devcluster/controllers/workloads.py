@@ -1,4 +1,4 @@
-"""DaemonSets, ReplicaSets and Deployments: their pods appear, go, come back and follow the template."""
+"""DaemonSets and ReplicaSets: their pods appear, go, come back and, with DaemonSets, follow the template."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hack.devcluster import kinds
@@ -13,10 +14,12 @@ from hack.devcluster.api import Api
 from hack.devcluster.controllers.back_off import BackOff
 from hack.devcluster.controllers.loop import Controller
 from hack.devcluster.controllers.timings import Timings
+from hack.devcluster.errors import ApiError
 from hack.devcluster.kinds import Kind
 from hack.devcluster.objects import (
     Object,
     clone,
+    conditions_of,
     controller_of,
     dig,
     is_deleting,
@@ -25,7 +28,9 @@ from hack.devcluster.objects import (
     labels_of,
     name_of,
     namespace_of,
+    now,
     owner_reference,
+    parse_time,
     phase_of,
     uid_of,
 )
@@ -163,14 +168,12 @@ class ReplicaSets:
         pods = owned_pods(api, replicaset)
         active = [pod for pod in pods if not is_finished(pod) and not is_deleting(pod)]
         missing = int(dig(replicaset, "spec.replicas", 1)) - len(active)
+        refusal = ""
         if missing > 0 and self._may_replace(replicaset, pods):
-            for _ in range(missing):
-                api.create(kinds.PODS, namespace_of(replicaset), pod_from_template(replicaset))
+            refusal = _create_pods(api, replicaset, missing)
         for pod in _least_needed_first(active)[: max(-missing, 0)]:
             api.delete(kinds.PODS, namespace_of(pod), name_of(pod))
-        ready = sum(is_ready(pod) for pod in active)
-        counts = {"replicas": len(active), "readyReplicas": ready, "availableReplicas": ready}
-        write_status(api, kinds.REPLICASETS, replicaset, counts)
+        write_status(api, kinds.REPLICASETS, replicaset, _replicaset_status(replicaset, active, refusal))
 
     def _may_replace(self, replicaset: Object, pods: list[Object]) -> bool:
         rejected = [pod for pod in pods if phase_of(pod) == "Failed"]
@@ -179,65 +182,56 @@ class ReplicaSets:
         return self._backoff.is_over(uid_of(replicaset), ",".join(sorted(map(uid_of, rejected))))
 
 
+def _create_pods(api: Api, replicaset: Object, missing: int) -> str:
+    """Why one was refused, by a quota for example; the others are not tried then."""
+    try:
+        for _ in range(missing):
+            api.create(kinds.PODS, namespace_of(replicaset), pod_from_template(replicaset))
+    except ApiError as error:
+        return error.message
+    return ""
+
+
+def _replicaset_status(replicaset: Object, active: list[Object], refusal: str) -> Object:
+    for_s = int(dig(replicaset, "spec.minReadySeconds", 0))
+    status: Object = {
+        "replicas": len(active),
+        "readyReplicas": sum(is_ready(pod) for pod in active),
+        "availableReplicas": sum(is_available(pod, for_s) for pod in active),
+    }
+    if refusal:
+        status["conditions"] = conditions_of(replicaset) or [_failed_create(refusal)]
+    return status
+
+
+def _failed_create(refusal: str) -> Object:
+    """Said once: each refusal names another pod, and news of it would be a reason to try again at once."""
+    failed = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": refusal}
+    return failed | {"lastTransitionTime": now()}
+
+
+def is_available(pod: Object, for_s: int) -> bool:
+    """Whether it has been ready for so long (``minReadySeconds``)."""
+    ready = next((c for c in conditions_of(pod) if c["type"] == "Ready" and c["status"] == "True"), None)
+    if ready is None or not for_s:
+        return ready is not None
+    return parse_time(ready["lastTransitionTime"]) + timedelta(seconds=for_s) <= datetime.now(UTC)
+
+
 def _least_needed_first(pods: list[Object]) -> list[Object]:
     return sorted(pods, key=lambda pod: (bool(dig(pod, "spec.nodeName")), is_ready(pod)))
 
 
-def sync_deployments(api: Api) -> None:
-    for deployment in api.all(kinds.DEPLOYMENTS):
-        if not is_deleting(deployment):
-            _sync_deployment(api, deployment)
-
-
-def _sync_deployment(api: Api, deployment: Object) -> None:
-    namespace, current_name = namespace_of(deployment), f"{name_of(deployment)}-{template_hash(deployment)}"
-    if api.find(kinds.REPLICASETS, namespace, current_name) is None:
-        api.create(kinds.REPLICASETS, namespace, _replicaset(deployment, current_name))
-    replicas = int(dig(deployment, "spec.replicas", 1))
-    owned = [rs for rs in api.all(kinds.REPLICASETS, namespace) if _is_owned_by(rs, deployment)]
-    for replicaset in owned:
-        _scale(api, replicaset, replicas if name_of(replicaset) == current_name else 0)
-    current = api.get(kinds.REPLICASETS, namespace, current_name)
-    counts = {key: int(dig(current, f"status.{key}", 0)) for key in ("replicas", "readyReplicas", "availableReplicas")}
-    counts["updatedReplicas"] = counts["replicas"]
-    write_status(api, kinds.DEPLOYMENTS, deployment, counts)
-
-
-def template_hash(deployment: Object) -> str:
-    text = json.dumps(dig(deployment, "spec.template") or {}, sort_keys=True)
+def template_hash(workload: Object) -> str:
+    text = json.dumps(dig(workload, "spec.template") or {}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _replicaset(deployment: Object, name: str) -> Object:
-    own = {"pod-template-hash": template_hash(deployment)}
-    spec = clone(deployment["spec"])
-    template = spec["template"]
-    template.setdefault("metadata", {})["labels"] = {**(dig(template, "metadata.labels") or {}), **own}
-    selector = {**spec["selector"], "matchLabels": {**(spec["selector"].get("matchLabels") or {}), **own}}
-    return {
-        "metadata": {
-            "name": name,
-            "labels": template["metadata"]["labels"],
-            "ownerReferences": [owner_reference(deployment)],
-        },
-        "spec": {"replicas": spec.get("replicas", 1), "selector": selector, "template": template},
-    }
-
-
-def _scale(api: Api, replicaset: Object, replicas: int) -> None:
-    def scaled(current: Object) -> Object:
-        changed = clone(current)
-        changed["spec"]["replicas"] = replicas
-        return changed
-
-    api.change(kinds.REPLICASETS, namespace_of(replicaset), name_of(replicaset), scaled)
-
-
 def owned_pods(api: Api, owner: Object) -> list[Object]:
-    return [pod for pod in api.all(kinds.PODS, namespace_of(owner)) if _is_owned_by(pod, owner)]
+    return [pod for pod in api.all(kinds.PODS, namespace_of(owner)) if is_owned_by(pod, owner)]
 
 
-def _is_owned_by(obj: Object, owner: Object) -> bool:
+def is_owned_by(obj: Object, owner: Object) -> bool:
     reference = controller_of(obj)
     return reference is not None and reference.get("uid") == uid_of(owner)
 
@@ -268,5 +262,4 @@ def workload_controllers(timings: Timings) -> list[Controller]:
     return [
         Controller("daemonset", (kinds.DAEMONSETS, kinds.PODS, kinds.NODES), daemonsets.sync, tick),
         Controller("replicaset", (kinds.REPLICASETS, kinds.PODS), replicasets.sync, tick),
-        Controller("deployment", (kinds.DEPLOYMENTS, kinds.REPLICASETS), sync_deployments),
     ]

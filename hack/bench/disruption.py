@@ -1,7 +1,8 @@
-"""How many slices a change of layout destroys: the planner beside wiping the GPU, which is what mig-parted does.
+"""How many slices a change of layout destroys, and how long it takes to say: the planner beside wiping the GPU.
 
-From every layout of a board to every other geometry (multiset of profiles), all slices movable; then with each slice of every
-layout held in turn, so that it must stay. The empty layout is left out on both sides.
+Wiping is what mig-parted does. From every layout of a board to every other geometry (multiset of profiles), all slices
+movable; then with each slice of every layout held in turn, so that it must stay; then by how the geometry changes; then the
+time of a plan, for one GPU of every model and for eight that share pods. The empty layout is left out on both sides.
 
     python -m hack.bench.disruption            a seeded sample of the large boards, all of the small ones
     python -m hack.bench.disruption --full     every change of every board (some minutes)
@@ -12,15 +13,18 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuWish, Layout, Part, Shape, Slot
-from agent.observe.paper import gpu_on_paper
+from agent.model.node import PodRef
+from agent.observe.paper import gpu_on_paper, models
 from agent.plan.geometry import media_allowed
-from agent.plan.placement import Tenants, solve
+from agent.plan.placement import Ask, Tenants, choose, solve
 
 SAMPLE = 6_000
+EVERY = "to every other geometry"
 Geometry = tuple[Shape, ...]
 
 
@@ -34,14 +38,19 @@ class Board:
 
 @dataclass(slots=True)
 class Totals:
-    """What some changes cost. ``seconds`` holds the time of each plan."""
+    """What some changes cost."""
 
     changes: int = 0
     slices: int = 0
     destroyed: int = 0
     held: int = 0
     held_kept: int = 0
-    seconds: list[float] | None = None
+
+    def add(self, layout: Layout, destroyed: int) -> None:
+        """One more change."""
+        self.changes += 1
+        self.slices += len(layout)
+        self.destroyed += destroyed
 
 
 def boards() -> tuple[Board, ...]:
@@ -80,33 +89,81 @@ def having(gpu: Gpu, layout: Layout) -> Gpu:
     return replace(gpu, instances=instances)
 
 
-def measure(gpu: Gpu, sample: int | None, busy: bool) -> Totals:
-    """Plan every change, or a seeded sample of that many; with ``busy`` also each slice held in turn."""
-    totals = Totals(seconds=[])
-    for layout, wish in _changes(gpu, sample):
+def measure(gpu: Gpu, sample: int | None, busy: bool) -> dict[str, Totals]:
+    """Plan every change, or a seeded sample of that many; with ``busy`` also each slice held in turn. By kind of change."""
+    kinds = {kind: Totals() for kind in (EVERY, "one slice more", "one slice less", "one slice another")}
+    for layout, wish in changes(gpu, sample):
         cut = having(gpu, layout)
-        began = time.perf_counter()
         change = solve(cut, GpuWish(True, wish), Tenants())
-        assert totals.seconds is not None
-        totals.seconds.append(time.perf_counter() - began)
         assert change is not None, "every geometry fits an empty GPU"
-        totals.changes += 1
-        totals.slices += len(layout)
-        totals.destroyed += len(change.remove)
+        for kind in (EVERY, _kind(geometry(layout), wish)):
+            if kind:
+                kinds[kind].add(layout, len(change.remove))
         for slot in layout if busy else ():
-            totals.held += 1
             held = solve(cut, GpuWish(True, wish), Tenants(fixed=frozenset({Part(slot.placement)})))
-            totals.held_kept += held is not None
-    return totals
+            kinds[EVERY].held += 1
+            kinds[EVERY].held_kept += held is not None
+    return kinds
 
 
-def _changes(gpu: Gpu, sample: int | None) -> Iterator[tuple[Layout, Geometry]]:
+def _kind(now: Geometry, wish: Geometry) -> str:
+    more, less = Counter(wish) - Counter(now), Counter(now) - Counter(wish)
+    counts = more.total(), less.total()
+    return {(1, 0): "one slice more", (0, 1): "one slice less", (1, 1): "one slice another"}.get(counts, "")
+
+
+def times(cases: Iterable[Sequence[Ask]]) -> list[float]:
+    """Milliseconds of each plan, sorted; of this thread's own time, so that a busy machine does not count."""
+    found = []
+    for asks in cases:
+        began = time.thread_time()
+        choose(asks)
+        found.append((time.thread_time() - began) * 1000)
+    return sorted(found)
+
+
+def one_gpu(model: str, sample: int) -> Iterator[Sequence[Ask]]:
+    """Changes of one GPU of a model, between random layouts of it, every slice held by a pod of its own."""
+    gpu = gpu_on_paper(model)
+    for layout, wish in changes(gpu, sample):
+        yield (Ask(having(gpu, layout), GpuWish(True, wish), Tenants(pods=_pods(layout))),)
+
+
+def eight_gpus(sample: int) -> Iterator[Sequence[Ask]]:
+    """Changes of eight H100 of which every pod holds two slices, wherever they are."""
+    random_case = random.Random(1)
+    papers = [gpu_on_paper("H100-80GB-SXM", index=index) for index in range(8)]
+    every = layouts(papers[0])
+    for _ in range(sample):
+        now = [random_case.choice(every) for _ in papers]
+        wishes = [geometry(random_case.choice(every)) for _ in papers]
+        slots = [(index, Part(slot.placement)) for index, layout in enumerate(now) for slot in layout]
+        random_case.shuffle(slots)
+        pods: list[dict[Part, frozenset[PodRef]]] = [{} for _ in papers]
+        for number, (index, part) in enumerate(slots):
+            pods[index][part] = frozenset({PodRef("bench", f"pod-{number // 2}", str(number // 2))})
+        yield [
+            Ask(having(paper, layout), GpuWish(True, wish), Tenants(pods=held))
+            for paper, layout, wish, held in zip(papers, now, wishes, pods, strict=True)
+        ]
+
+
+def _pods(layout: Layout) -> dict[Part, frozenset[PodRef]]:
+    return {Part(slot.placement): frozenset({PodRef("bench", str(slot), str(slot))}) for slot in layout}
+
+
+def changes(gpu: Gpu, sample: int | None) -> Iterator[tuple[Layout, Geometry]]:
+    """Every layout with every other geometry, or a seeded sample."""
     every = layouts(gpu)
     geometries = sorted({geometry(layout) for layout in every})
-    pairs = [(layout, wish) for layout in every for wish in geometries if wish != geometry(layout)]
-    if sample is not None and sample < len(pairs):
-        pairs = random.Random(1).sample(pairs, sample)
-    yield from pairs
+    if sample is None or sample >= len(every) * len(geometries):
+        yield from ((layout, wish) for layout in every for wish in geometries if wish != geometry(layout))
+        return
+    choose_one = random.Random(1)
+    for _ in range(sample):
+        layout, wish = choose_one.choice(every), choose_one.choice(geometries)
+        if wish != geometry(layout):
+            yield layout, wish
 
 
 def _plain(gpu: Gpu) -> Gpu:
@@ -114,40 +171,33 @@ def _plain(gpu: Gpu) -> Gpu:
 
 
 def main() -> None:
-    """Print one table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="every change of every board")
     parser.add_argument("--no-busy", action="store_true", help="leave out the busy slices")
     options = parser.parse_args()
-    head = (
-        "board",
-        "layouts",
-        "geometries",
-        "changes",
-        "wiping destroys",
-        "planner destroys",
-        "ratio",
-        "held kept of",
-        "p99 ms",
-    )
-    print(" | ".join(head))
+    _row("board", "layouts", "geometries", "kind of change", "changes", "wiping", "planner", "ratio", "held kept of")
     for board in boards():
         every = layouts(board.gpu)
-        totals = measure(board.gpu, None if options.full else SAMPLE, not options.no_busy)
-        assert totals.seconds is not None
-        p99 = sorted(totals.seconds)[int(len(totals.seconds) * 0.99)] * 1000
-        row = (
-            board.name,
-            len(every),
-            len({geometry(layout) for layout in every}),
-            totals.changes,
-            totals.slices,
-            totals.destroyed,
-            f"{totals.destroyed / totals.slices:.3f}",
-            f"{totals.held_kept} of {totals.held}",
-            f"{p99:.2f}",
-        )
-        print(" | ".join(str(cell) for cell in row), flush=True)
+        geometries = len({geometry(layout) for layout in every})
+        for kind, totals in measure(board.gpu, None if options.full else SAMPLE, not options.no_busy).items():
+            held = f"{totals.held_kept} of {totals.held}" if totals.held else ""
+            ratio = f"{totals.destroyed / totals.slices:.3f}" if totals.slices else ""
+            _row(board.name, len(every), geometries, kind, totals.changes, totals.slices, totals.destroyed, ratio, held)
+    print()
+    _row("time of a plan", "plans", "median ms", "p99 ms", "limit ms", "p99 / limit")
+    for model in models():
+        _time(model, times(one_gpu(model, 100_000 if options.full else 1_000)), 5.0)
+    _time("eight H100, pods on two slices each", times(eight_gpus(2_000 if options.full else 200)), 40.0)
+
+
+def _time(name: str, found: list[float], limit: float) -> None:
+    p99 = found[int(len(found) * 0.99)]
+    _row(name, len(found), f"{found[len(found) // 2]:.2f}", f"{p99:.2f}", f"{limit:.0f}", f"{p99 / limit:.2f}")
+
+
+def _row(*cells: object) -> None:
+    print(" | ".join(str(cell) for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

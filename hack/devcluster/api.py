@@ -15,6 +15,7 @@ from typing import Any
 from hack.devcluster import kinds, managed_fields, rules
 from hack.devcluster.access.users import INTERNAL, Caller
 from hack.devcluster.admission.policies import Policies
+from hack.devcluster.admission.priorities import admit_priority_class, with_priority
 from hack.devcluster.admission.quotas import admit_within_quotas
 from hack.devcluster.admission.request import AdmissionRequest
 from hack.devcluster.errors import (
@@ -113,6 +114,7 @@ class Api:
 
     def admit(self, request: AdmissionRequest) -> None:
         """Raises ApiError for a write that a policy or a quota refuses."""
+        admit_priority_class(self.store, request)
         Policies(self.store).admit(request)
         admit_within_quotas(self.store, request)
 
@@ -130,6 +132,8 @@ class Api:
         if self.store.get(kind, namespace, name) is not None:
             raise already_exists(kind, name)
         fresh = rules.with_defaults(kind, fresh)
+        if kind is kinds.PODS:
+            fresh = with_priority(self.store, fresh)
         fresh["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": now()}
         self.admit(AdmissionRequest("CREATE", kind, "", namespace, name, fresh, None, by.user, dry_run))
         if not managed_fields.managers_of(fresh):

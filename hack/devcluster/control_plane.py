@@ -8,6 +8,7 @@ from hack.devcluster import kinds
 from hack.devcluster.access.certificates import Authority
 from hack.devcluster.access.rbac import create_first_roles
 from hack.devcluster.access.users import ANONYMOUS, User, kubelet
+from hack.devcluster.admission.priorities import first_priority_classes
 from hack.devcluster.admission.quotas import status_of
 from hack.devcluster.api import Api
 from hack.devcluster.controllers.budgets import BUDGET_CONTROLLER
@@ -90,6 +91,8 @@ class ControlPlane:
     async def __aenter__(self) -> ControlPlane:
         for namespace in FIRST_NAMESPACES:
             self.api.create(kinds.NAMESPACES, "", {"metadata": {"name": namespace}})
+        for priority_class in first_priority_classes():
+            self.api.create(kinds.PRIORITY_CLASSES, "", priority_class)
         create_first_roles(self.api)
         await self.server.start()
         self._tasks = [

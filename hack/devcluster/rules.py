@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from hack.devcluster import kinds
+from hack.devcluster.admission.priorities import PREEMPTS
 from hack.devcluster.dra import rules as device_rules
 from hack.devcluster.errors import ApiError, bad_request, forbidden, invalid
 from hack.devcluster.kinds import Kind
@@ -83,6 +84,8 @@ def with_defaults(kind: Kind, obj: Object) -> Object:
         filled.setdefault("type", "Opaque")
         for key, value in filled.pop("stringData", {}).items():
             filled.setdefault("data", {})[key] = _base64(value)
+    elif kind is kinds.PRIORITY_CLASSES:
+        filled.setdefault("preemptionPolicy", PREEMPTS)
     elif kind.has_status and kind is not kinds.NODES:
         filled["status"] = {}
     if (claim := device_rules.claim_spec_of(kind, filled)) is not None:
@@ -105,8 +108,6 @@ def _default_pod(pod: Object) -> None:
         ("serviceAccountName", "default"),
         ("schedulerName", "default-scheduler"),
         ("enableServiceLinks", True),
-        ("preemptionPolicy", "PreemptLowerPriority"),
-        ("priority", 0),
         ("securityContext", {}),
     ):
         spec.setdefault(field, value)

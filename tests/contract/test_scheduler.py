@@ -32,10 +32,22 @@ def gpu_node(name: str, gpus: int = 1, **labels: str) -> Object:
     return bare_node(name, labels={"kubernetes.io/hostname": name, **labels}, allocatable={GPU: str(gpus)})
 
 
-def create(api: Api, name: str, gpus: int = 0, labels: dict[str, str] | None = None, **spec: Any) -> None:
+def create(
+    api: Api, name: str, gpus: int = 0, labels: dict[str, str] | None = None, priority: int = 0, **spec: Any
+) -> None:
     pod = simple_pod(name, labels=labels, resources={GPU: gpus} if gpus else None)
     pod["spec"] |= spec
+    if priority:
+        pod["spec"]["priorityClassName"] = class_of(api, priority)
     api.create(kinds.PODS, "default", pod)
+
+
+def class_of(api: Api, value: int) -> str:
+    """A pod has its priority from a class and in no other way."""
+    name = f"priority-{value}"
+    if api.find(kinds.PRIORITY_CLASSES, "", name) is None:
+        api.create(kinds.PRIORITY_CLASSES, "", {"metadata": {"name": name}, "value": value})
+    return name
 
 
 def pod(api: Api, name: str) -> Object:
@@ -215,7 +227,10 @@ def test_who_must_not_preempt_waits() -> None:
     api = cluster_of(gpu_node("a"))
     create(api, "low", 1, priority=1)
     sync_pending_pods(api)
-    create(api, "polite", 1, priority=100, preemptionPolicy="Never")
+    polite = {"metadata": {"name": "polite"}, "value": 100, "preemptionPolicy": "Never"}
+    api.create(kinds.PRIORITY_CLASSES, "", polite)
+    create(api, "polite", 1, priorityClassName="polite")
+    assert dig(pod(api, "polite"), "spec.preemptionPolicy") == "Never"
     assert why_pending(api, "polite").endswith("preemption: not eligible due to preemptionPolicy=Never.")
     assert not is_deleting(pod(api, "low"))
 

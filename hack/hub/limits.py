@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 WINDOW_SECONDS = 300
@@ -24,11 +25,12 @@ class RateLimits:
     quotas: dict[str, int] = field(default_factory=lambda: {"api": _PLENTY, "resolvers": _PLENTY})
     window_seconds: float = WINDOW_SECONDS
     retry_after: bool = True
+    clock: Callable[[], float] = time.monotonic
     _windows: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
 
     def spend(self, caller: str, kind: str) -> tuple[bool, dict[str, str]]:
         """Whether the request is within the quota, and the headers that say so."""
-        now = time.monotonic()
+        now = self.clock()
         began, spent = self._windows.get((caller, kind), (now, 0))
         if now >= began + self.window_seconds:
             began, spent = now, 0

@@ -62,7 +62,8 @@ class Profile:
 
     ``name`` is the driver's own, without "MIG " in front: ``1g.10gb``, ``1g.10gb+me``. ``id`` is the profile id that create
     takes (19), not the enum (0). ``max_instances`` is a hint (A30 reports it wrong); ``placements`` are the truth.
-    ``compute`` lists how many compute slices its compute instances can have, the whole of it included.
+    ``compute`` lists how many compute slices its compute instances can have, the whole of it included. ``also`` are names that
+    other drivers give to the same profile of this GPU model (GB200: ``1g.23gb`` and ``1g.24gb``).
     """
 
     name: str
@@ -73,6 +74,7 @@ class Profile:
     max_instances: int
     placements: tuple[Placement, ...]
     compute: tuple[int, ...]
+    also: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -220,8 +222,9 @@ class Gpu:
     profiles_unknown: bool = False
 
     def profile(self, name: str) -> Profile | None:
-        """The profile of that name; None where this GPU has none."""
-        return next((p for p in self.profiles if p.name == name), None)
+        """The profile of that name, of this driver or another; None where this GPU has none."""
+        own = next((p for p in self.profiles if p.name == name), None)
+        return own if own is not None else next((p for p in self.profiles if name in p.also), None)
 
     @property
     def layout(self) -> Layout:

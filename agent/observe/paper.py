@@ -1,8 +1,10 @@
-"""GPUs on paper: what a model of the geometry table would report, for planning without hardware."""
+"""What the geometry table knows of GPU models: GPUs on paper, for planning without hardware, and names of other drivers."""
 
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -28,13 +30,29 @@ def model_named(name: str) -> str | None:
     return next((m for m, row in _table().items() if plain in [own.replace("-", " ") for own in row["names"]]), None)
 
 
+def with_other_names(gpu: Gpu) -> Gpu:
+    """The GPU as it is, and for each profile the names that other drivers give it on that model, by the table."""
+    aliases = next((row["name_aliases"] for row in _table().values() if gpu.name in row["names"]), {})
+    groups = [{name, *others} for name, others in aliases.items()]
+    return (
+        replace(gpu, profiles=tuple(_with_other_names(profile, groups) for profile in gpu.profiles)) if groups else gpu
+    )
+
+
+def _with_other_names(profile: Profile, groups: list[set[str]]) -> Profile:
+    base = re.split(r"[+-]", profile.name)[0]
+    attributes = profile.name.removeprefix(base)
+    also = tuple(sorted(name + attributes for group in groups if base in group for name in group - {base}))
+    return replace(profile, also=also)
+
+
 def gpu_on_paper(model: str, layout: Layout = (), index: int = 0) -> Gpu:
     """A GPU of that model in MIG mode that has that layout. BadInputError for a model not in the table."""
     row = _table().get(model)
     if row is None:
         raise BadInputError(f"GPU model {model!r} is not in the table; it has {', '.join(models())}")
     profiles = tuple(_profile(p) for p in row["profiles"])
-    return Gpu(
+    gpu = Gpu(
         uuid=f"GPU-{index:08x}-0000-0000-0000-000000000000",
         index=index,
         name=row["names"][0],
@@ -49,6 +67,7 @@ def gpu_on_paper(model: str, layout: Layout = (), index: int = 0) -> Gpu:
             for number, slot in enumerate(layout)
         ),
     )
+    return with_other_names(gpu)
 
 
 def _profile(row: dict[str, Any]) -> Profile:

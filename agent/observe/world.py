@@ -11,6 +11,7 @@ from agent.model.mig import Gpu
 from agent.model.node import Budget, DeviceOwner, Node
 from agent.model.snapshot import Snapshot
 from agent.observe.cluster import budget_of, node_of, pod_of
+from agent.observe.paper import with_other_names
 
 
 class Known(Protocol):
@@ -65,7 +66,7 @@ class World:
         """The world around that node, without budgets. RetryError while the driver, or the list of pods, is not there."""
         if not self._pods.synced:
             raise RetryError("the pods of this node are not known yet")
-        gpus = await self._gpus.read()
+        gpus = tuple(with_other_names(gpu) for gpu in await self._gpus.read())
         owners, owners_error = await self._owners()
         pods = tuple(pod_of(item) for item in self._pods.objects)
         return Snapshot(self._now(), node, gpus, pods, owners, owners_error)

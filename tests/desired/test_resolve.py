@@ -12,7 +12,7 @@ from agent.desired.resolve import Sources, resolve
 from agent.model.desired import Desired, Refusal, Unasked, Wish
 from agent.model.labels import CONFIG
 from agent.model.mig import Gpu, GpuWish, Shape
-from agent.observe.paper import gpu_on_paper
+from agent.observe.paper import gpu_on_paper, with_other_names
 from agent.plan.geometry import feasible
 
 FILE = """
@@ -179,3 +179,23 @@ def test_attributes_are_written_with_a_dot_and_read_with_a_plus() -> None:
         "1g.24gb+gfx",
         "2g.48gb-me",
     ]
+
+
+@pytest.mark.parametrize("wish", ["7x1g.23gb", "7x1g.24gb"])
+def test_a_profile_answers_to_the_names_of_older_and_newer_drivers(wish: str) -> None:
+    """GB200's 1g has two names, by the driver; a board of another model is not asked for by either."""
+    older = gpu_on_paper("GB200-186GB")
+    newer = with_other_names(
+        replace(
+            older,
+            profiles=tuple(replace(p, name=p.name.replace("1g.23gb", "1g.24gb"), also=()) for p in older.profiles),
+        )
+    )
+    assert [str(shape) for shape in wishes(asked(wish, older))[0].shapes] == ["1g.23gb"] * 7
+    assert [str(shape) for shape in wishes(asked(wish, newer))[0].shapes] == ["1g.24gb"] * 7
+    assert refused(asked("1x1g.24gb", gpu_on_paper("B200-180GB"))).reason == "unknown-profile"
+
+
+def test_a_name_of_another_driver_keeps_its_attributes() -> None:
+    gpu = gpu_on_paper("GB200-186GB")
+    assert [str(shape) for shape in wishes(asked("1x1g.24gb.me", gpu))[0].shapes] == ["1g.23gb+me"]

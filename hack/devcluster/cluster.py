@@ -14,7 +14,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from hack.devcluster import gpu_operator
+from hack.devcluster import gpu_operator, nvidia_dra_driver
 from hack.devcluster.access.users import ANONYMOUS
 from hack.devcluster.control_plane import ControlPlane
 from hack.devcluster.faults import read_faults
@@ -64,7 +64,7 @@ async def _run(options: argparse.Namespace) -> None:
     for fault in read_faults(options.faults) if options.faults else ():
         plane.server.faults.add(fault)
     async with plane as control_plane:
-        gpu_operator.install(control_plane.api)
+        (nvidia_dra_driver if options.dra else gpu_operator).install(control_plane.api)
         kubeconfig = options.run_dir / "kubeconfig"
         write_kubeconfig(kubeconfig, control_plane.access(control_plane.admin_token))
         nodes = [_kubelet(control_plane, options, lifeline, name) for name in options.nodes.split(",") if name]
@@ -97,6 +97,8 @@ def _node_options(options: argparse.Namespace, node: str) -> list[str]:
         given += ["--devices-file", str(options.devices_file)]
     if options.plugin_without_pod:
         given.append("--plugin-without-pod")
+    if options.dra:
+        given.append("--dra")
     if options.register_with_taints:
         given += ["--register-with-taints", options.register_with_taints]
     for label in labels:

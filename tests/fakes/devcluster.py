@@ -29,6 +29,9 @@ from hack.devcluster.request_log import LoggedRequest
 
 DEADLINE_S = 5.0
 
+# Resource name to device ids for the device plugin, entries of a ResourceSlice for the DRA driver.
+Devices = Mapping[str, Sequence[str]] | Sequence[Object]
+
 
 @dataclass(slots=True)
 class SimulatedKubelet:
@@ -44,7 +47,7 @@ class SimulatedKubelet:
         """Where PodResources is served."""
         return self.settings.socket
 
-    def set_devices(self, devices: Mapping[str, Sequence[str]]) -> None:
+    def set_devices(self, devices: Devices) -> None:
         """What the hardware has now; the plugin does not notice before it starts again."""
         self.devices_file.write_text(json.dumps(devices))
 
@@ -142,8 +145,8 @@ class DevCluster:
         """The DaemonSet whose pods make kubelets advertise their devices."""
         gpu_operator.install(self.api)
 
-    def add_kubelet(self, node: str, devices: Mapping[str, Sequence[str]], **settings: Any) -> SimulatedKubelet:
-        """A node with these devices (resource name to ids). ``settings`` are fields of KubeletSettings; by default
+    def add_kubelet(self, node: str, devices: Devices, **settings: Any) -> SimulatedKubelet:
+        """A node with these devices. ``settings`` are fields of KubeletSettings; by default
         the devices are advertised without the plugin's DaemonSet, and everything goes fast."""
         run_dir = self.folder / node
         run_dir.mkdir()

@@ -161,6 +161,14 @@ _FIRST_ROLES: tuple[tuple[Object, tuple[str, ...]], ...] = (
             _resource_rule([""], ["events"], ["create", "update", "patch"]),
             _resource_rule([""], ["serviceaccounts/token"], ["create"]),
             _resource_rule(["coordination.k8s.io"], ["leases"], ["create", "delete", "get", "update", "patch"]),
+            # A real kubelet may get claims and delete collections of slices. The rest is what NVIDIA's DRA driver may do,
+            # whose stand-in asks with its kubelet's token.
+            _resource_rule(["resource.k8s.io"], ["resourceclaims"], ["get"]),
+            _resource_rule(
+                ["resource.k8s.io"],
+                ["resourceslices"],
+                ["create", "delete", "deletecollection", "get", "list", "update", "watch"],
+            ),
         ),
         (NODES,),
     ),

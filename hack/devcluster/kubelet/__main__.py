@@ -50,6 +50,7 @@ def settings_from(options: argparse.Namespace) -> KubeletSettings:
         simgpu_state=options.simgpu_state and options.simgpu_state.absolute(),
         devices_file=options.devices_file,
         plugin_needs_pod=not options.plugin_without_pod,
+        uses_dra=options.dra,
         lifeline=options.lifeline,
         labels=dict(label.split("=", 1) for label in options.label),
         taints=tuple(_taint(text) for text in options.register_with_taints.split(",") if text),
@@ -86,8 +87,11 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
     state = os.environ.get("SIMGPU_STATE")
     parser.add_argument("--simgpu-dir", type=Path, help="folder with libnvidia-ml.so.1 and simgpu")
     parser.add_argument("--simgpu-state", type=Path, default=Path(state) if state else None)
-    parser.add_argument("--devices-file", type=Path, help="JSON of resource to device ids, instead of NVML")
+    parser.add_argument("--devices-file", type=Path, help="JSON of what the plugin or driver offers, not NVML")
     parser.add_argument("--plugin-without-pod", action="store_true", help="advertise devices without its DaemonSet")
+    parser.add_argument(
+        "--dra", action="store_true", help="offer devices by NVIDIA's DRA driver, not its device plugin"
+    )
     parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of a new node")
     parser.add_argument("--register-with-taints", default="", metavar="KEY=VALUE:EFFECT,...")
     parser.add_argument("--status-interval", type=float, default=10.0, metavar="SECONDS")

@@ -7,6 +7,7 @@ Then keeps its NVML session open, as the real one does, until its standard input
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def _by_strategy(strategy: str, gpus: list[Any]) -> dict[str, list[str]]:
     for gpu in gpus:
         for resource, device in _advertised(gpu):
             devices.setdefault(resource, []).append(device)
-    cut = [gpu for gpu in gpus if _mig_is_on(gpu)]
+    cut = [gpu for gpu in gpus if mig_is_on(gpu)]
     if strategy == "mixed" or not cut:
         return devices
     if len(cut) != len(gpus) or len(devices) > 1:
@@ -49,18 +50,21 @@ def _by_strategy(strategy: str, gpus: list[Any]) -> dict[str, list[str]]:
 
 def _advertised(gpu: Any) -> Iterator[tuple[str, str]]:
     """(resource, device id): the whole GPU where MIG is off, each of its slices where it is on."""
-    if not _mig_is_on(gpu):
+    if not mig_is_on(gpu):
         yield _WHOLE, pynvml.nvmlDeviceGetUUID(gpu)
         return
+    for slice_ in mig_devices(gpu):
+        resource = profile_name(gpu, slice_).replace("+", ".")
+        yield f"nvidia.com/mig-{resource}", pynvml.nvmlDeviceGetUUID(slice_)
+
+
+def mig_devices(gpu: Any) -> Iterator[Any]:
     for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
-        try:
-            slice_ = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index)
-        except pynvml.NVMLError_NotFound:
-            continue
-        yield f"nvidia.com/mig-{_profile(gpu, slice_)}", pynvml.nvmlDeviceGetUUID(slice_)
+        with contextlib.suppress(pynvml.NVMLError_NotFound):
+            yield pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index)
 
 
-def _mig_is_on(gpu: Any) -> bool:
+def mig_is_on(gpu: Any) -> bool:
     try:
         current, _ = pynvml.nvmlDeviceGetMigMode(gpu)
     except pynvml.NVMLError_NotSupported:
@@ -68,18 +72,20 @@ def _mig_is_on(gpu: Any) -> bool:
     return bool(current == pynvml.NVML_DEVICE_MIG_ENABLE)
 
 
-def _profile(gpu: Any, slice_: Any) -> str:
-    """As in resource names: ``1g.10gb``, ``1g.10gb.me``, ``1c.2g.20gb`` for a part of an instance."""
+def profile_name(gpu: Any, slice_: Any) -> str:
+    """``1g.10gb``, ``1g.10gb+me``, ``1c.2g.20gb`` for a part of an instance."""
     instance = pynvml.nvmlDeviceGetGpuInstanceById(gpu, pynvml.nvmlDeviceGetGpuInstanceId(slice_))
-    profile = pynvml.nvmlGpuInstanceGetInfo(instance).profileId
-    name = _gpu_instance_profile_name(gpu, profile).removeprefix("MIG ").replace("+", ".")
+    number, profile = gpu_instance_profile(gpu, pynvml.nvmlGpuInstanceGetInfo(instance).profileId)
+    given = getattr(profile, "name", None) or _name_by_memory(gpu, number, profile)
+    name = (given.decode() if isinstance(given, bytes) else str(given)).removeprefix("MIG ")
     attributes = pynvml.nvmlDeviceGetAttributes_v2(slice_)
     compute, whole = attributes.computeInstanceSliceCount, attributes.gpuInstanceSliceCount
     return name if compute == whole else f"{compute}c.{name}"
 
 
-def _gpu_instance_profile_name(gpu: Any, profile_id: int) -> str:
-    """The enumeration has no fixed end: newer drivers add to it, and it has holes where a GPU lacks a profile."""
+def gpu_instance_profile(gpu: Any, profile_id: int) -> tuple[int, Any]:
+    """The profile's number, and what the driver says of it. The enumeration has no fixed end: newer drivers add to it, and
+    it has holes where a GPU lacks a profile."""
     number = 0
     while True:
         try:
@@ -88,8 +94,7 @@ def _gpu_instance_profile_name(gpu: Any, profile_id: int) -> str:
             pass
         else:
             if info.id == profile_id:
-                name = getattr(info, "name", None) or _name_by_memory(gpu, number, info)
-                return str(name.decode() if isinstance(name, bytes) else name)
+                return number, info
         number += 1
 
 

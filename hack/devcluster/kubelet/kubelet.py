@@ -1,8 +1,9 @@
-"""The kubelet put together: its node, its lease, its pods, its device plugin and its socket."""
+"""The kubelet put together: its node, its lease, its pods, its device plugin or driver, and its socket."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from hack.devcluster.client import Client
 from hack.devcluster.errors import ApiError
 from hack.devcluster.kubeconfig import read_kubeconfig
 from hack.devcluster.kubelet import node_status
+from hack.devcluster.kubelet.claims import ClaimManager, PrepareError
 from hack.devcluster.kubelet.device_plugin import PLUGIN_LABEL, DevicePlugin, DeviceSource, FileSource, NvmlSource
 from hack.devcluster.kubelet.devices import DeviceManager
+from hack.devcluster.kubelet.dra_driver import DRIVER, DRIVER_POD_LABEL, DraDriver, DraFile, DraNvml, DraSource
 from hack.devcluster.kubelet.pod_resources import PodResourcesLister, serve_pod_resources
 from hack.devcluster.kubelet.pod_worker import PodWorker, Runtime
 from hack.devcluster.kubelet.processes import PodProcesses, Simgpu
 from hack.devcluster.kubelet.settings import KubeletSettings
+from hack.devcluster.kubelet.slice_wiper import SliceWiper
 from hack.devcluster.lifeline import Lifeline
 from hack.devcluster.objects import Object, conditions_of, labels_of, now_micro, phase_of, uid_of
 
@@ -39,14 +43,20 @@ class Kubelet:
         self._own_lifeline = Lifeline(settings.run_dir / "lifeline") if settings.lifeline is None else None
         self._processes = PodProcesses(settings.run_dir / "processes.json", self._lifeline_path(), _simgpu(settings))
         self._client = Client(read_kubeconfig(settings.kubeconfig), f"kubelet/v1.34.0 ({settings.node})")
+        self.claims = ClaimManager(settings.run_dir / "dra_manager_state", self._client)
         self._plugin = DevicePlugin(_source(settings), self.devices, settings)
+        self._driver = DraDriver(_dra_source(settings), self.claims, self._client, settings)
+        self._wiper = SliceWiper(self._client, settings.node, settings.dra_wipe_s)
         self._workers: dict[str, PodWorker] = {}
         self._boot_id = ""
         self._has_rebooted = False
-        self._runtime = Runtime(settings, self._client, self.devices, self._processes, self._pod_runs, self._pod_ended)
+        self._runtime = Runtime(
+            settings, self._client, self.devices, self.claims, self._processes, self._pod_runs, self._pod_ended
+        )
 
     async def run(self) -> None:
         self.devices.restore()
+        self.claims.restore()
         self._processes.restore()
         self._boot_id = await _boot_id(self.settings)
         self._note_reboot()
@@ -56,11 +66,12 @@ class Kubelet:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     await self._register()
+                    await self._wiper.wipe()
                     server = await serve_pod_resources(
-                        PodResourcesLister(self.devices, self.pods, self.settings), self.settings.socket
+                        PodResourcesLister(self.devices, self.claims, self.pods, self.settings), self.settings.socket
                     )
                     if not self.settings.plugin_needs_pod:
-                        self._plugin.start()
+                        await self._start_advertising()
                     tasks.create_task(self._follow_pods(), name="pods")
                     tasks.create_task(self._report_node(), name="node status")
                     tasks.create_task(self._renew_lease(), name="lease")
@@ -81,6 +92,8 @@ class Kubelet:
         for worker in self._workers.values():
             await worker.detach()
         await self._plugin.stop()
+        await self._driver.stop()
+        await self._wiper.driver_came()
         if server is not None:
             server.close()
             await server.wait_closed()
@@ -173,6 +186,9 @@ class Kubelet:
             await self._forget(uid)
         for uid in {*self._processes.running(), *self.devices.release_all_but(here)} - here:
             await self._processes.stop(uid)
+        for uid in self.claims.pods_besides(here):
+            with contextlib.suppress(PrepareError):
+                await self.claims.unprepare(uid)
         if self._has_rebooted:
             self._has_rebooted = False
             await self._lose_what_ran(pods)
@@ -197,15 +213,27 @@ class Kubelet:
             await worker.gone()
 
     async def _pod_runs(self, pod: Object) -> None:
-        if self._is_plugin(pod):
-            self._plugin.start()
+        if self._is_advertiser(pod):
+            await self._start_advertising()
 
     async def _pod_ended(self, pod: Object) -> None:
-        if self._is_plugin(pod):
-            await self._plugin.stop()
+        if not self._is_advertiser(pod):
+            return
+        await self._plugin.stop()
+        if self._driver.is_running:
+            await self._driver.stop()
+            self._wiper.driver_left(DRIVER)
 
-    def _is_plugin(self, pod: Object) -> bool:
-        return self.settings.plugin_needs_pod and PLUGIN_LABEL in labels_of(pod).items()
+    async def _start_advertising(self) -> None:
+        if not self.settings.uses_dra:
+            self._plugin.start()
+            return
+        await self._wiper.driver_came()
+        self._driver.start()
+
+    def _is_advertiser(self, pod: Object) -> bool:
+        label = DRIVER_POD_LABEL if self.settings.uses_dra else PLUGIN_LABEL
+        return self.settings.plugin_needs_pod and label in labels_of(pod).items()
 
     def _lifeline_path(self) -> Path:
         if self._own_lifeline is not None:
@@ -228,8 +256,19 @@ def _source(settings: KubeletSettings) -> DeviceSource:
     return NoDevices()
 
 
+def _dra_source(settings: KubeletSettings) -> DraSource:
+    if settings.devices_file is not None:
+        return DraFile(settings.devices_file)
+    if settings.simgpu_dir is not None and settings.simgpu_state is not None:
+        return DraNvml(settings.simgpu_dir, settings.simgpu_state)
+    return NoDevices()
+
+
 class NoDevices:
     """A node without GPUs."""
+
+    async def read(self) -> list[Object]:
+        return []
 
     async def open(self) -> dict[str, list[str]]:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from grpclib.const import Cardinality, Handler
 from grpclib.server import Server, Stream
 
 from agent.adapters import podresources_pb2 as messages
+from hack.devcluster.kubelet.claims import ClaimManager, PreparedClaim, PreparedDevice
 from hack.devcluster.kubelet.devices import Assignment, DeviceManager
 from hack.devcluster.kubelet.settings import KubeletSettings
 from hack.devcluster.objects import Object, dig, is_finished, name_of, namespace_of, uid_of
@@ -25,8 +26,11 @@ class PodResourcesLister:
     """``pods`` gives the pods bound here; finished ones are left out, as kubelets since 1.34 do, unless the settings
     ask for an older one. A call beyond the rate is refused with RESOURCE_EXHAUSTED."""
 
-    def __init__(self, devices: DeviceManager, pods: ActivePods, settings: KubeletSettings) -> None:
+    def __init__(
+        self, devices: DeviceManager, claims: ClaimManager, pods: ActivePods, settings: KubeletSettings
+    ) -> None:
         self._devices = devices
+        self._claims = claims
         self._pods = pods
         self._settings = settings
         self._tokens = float(settings.pod_resources_burst)
@@ -77,7 +81,10 @@ class PodResourcesLister:
 
     def _shown(self, pod: Object) -> messages.PodResources:
         held = self._devices.assignment(uid_of(pod))
-        containers = [_container(container["name"], held) for container in dig(pod, "spec.containers") or []]
+        containers = [
+            _container(container["name"], held, self._claims.used_by(pod, container))
+            for container in dig(pod, "spec.containers") or []
+        ]
         return messages.PodResources(name=name_of(pod), namespace=namespace_of(pod), containers=containers)
 
     def __mapping__(self) -> Mapping[str, Handler]:
@@ -97,7 +104,9 @@ class PodResourcesLister:
         }
 
 
-def _container(name: str, held: Assignment | None) -> messages.ContainerResources:
+def _container(
+    name: str, held: Assignment | None, used: Iterable[tuple[PreparedClaim, Sequence[PreparedDevice]]]
+) -> messages.ContainerResources:
     """One entry per device, as the real kubelet lists them."""
     resources = held.containers.get(name, {}) if held is not None else {}
     devices = [
@@ -105,7 +114,22 @@ def _container(name: str, held: Assignment | None) -> messages.ContainerResource
         for resource, ids in resources.items()
         for device in ids
     ]
-    return messages.ContainerResources(name=name, devices=devices)
+    dynamic = [_dynamic(claim, prepared) for claim, prepared in used]
+    return messages.ContainerResources(name=name, devices=devices, dynamic_resources=dynamic)
+
+
+def _dynamic(claim: PreparedClaim, devices: Sequence[PreparedDevice]) -> messages.DynamicResource:
+    """Nowhere does it say which MIG UUID: that is an attribute of the device in its ResourceSlice."""
+    resources = [
+        messages.ClaimResource(
+            cdi_devices=[messages.CDIDevice(name=name) for name in device.cdi],
+            driver_name=device.driver,
+            pool_name=device.pool,
+            device_name=device.name,
+        )
+        for device in devices
+    ]
+    return messages.DynamicResource(claim_name=claim.name, claim_namespace=claim.namespace, claim_resources=resources)
 
 
 async def serve_pod_resources(lister: PodResourcesLister, socket: Path) -> Server:

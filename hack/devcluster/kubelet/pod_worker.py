@@ -21,8 +21,10 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from hack.devcluster.client import Client
+from hack.devcluster.dra.claims import entries_of
 from hack.devcluster.errors import ApiError
-from hack.devcluster.kubelet import pod_status
+from hack.devcluster.kubelet import pod_events, pod_status
+from hack.devcluster.kubelet.claims import ClaimManager, PrepareError
 from hack.devcluster.kubelet.devices import AdmissionError, DeviceManager
 from hack.devcluster.kubelet.processes import PodProcesses, StartError
 from hack.devcluster.kubelet.settings import KubeletSettings
@@ -64,6 +66,7 @@ class Runtime:
     settings: KubeletSettings
     client: Client
     devices: DeviceManager
+    claims: ClaimManager
     processes: PodProcesses
     on_running: Hook
     on_ended: Hook
@@ -98,7 +101,9 @@ class PodWorker:
         outlive for a moment as they do on a real node."""
         await asyncio.wait({self._task}, timeout=self._runtime.settings.pod_stop_s)
         await self.detach()
-        await self._free()
+        await self._stop_processes()
+        with contextlib.suppress(PrepareError):
+            await self._runtime.claims.unprepare(uid_of(self.pod))
         if self._is_running:
             await self._runtime.on_ended(self.pod)
 
@@ -130,10 +135,11 @@ class PodWorker:
             await self._write(pod_status.rejected(error.reason, error.message))
             return False
         if phase_of(self.pod) != "Running":
-            if not await self._pull_images():
+            if not await self._prepare_claims() or not await self._pull_images():
                 return False
             await asyncio.sleep(self._runtime.settings.pod_start_s)
         devices = assignment.device_ids() if assignment is not None else []
+        devices += self._runtime.claims.device_uuids(self.pod)
         while devices and not await self._start_process(devices):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_START_RETRY_S):
@@ -149,6 +155,7 @@ class PodWorker:
         self._runtime.rebooted.discard(uid_of(self.pod))
         held = self._runtime.devices.assignment(uid_of(self.pod))
         if dig(self.pod, "spec.restartPolicy") == "Never":
+            await self._give_up_claims()
             await self._write(pod_status.ended(self.pod, exit_code=_KILLED))
         elif held is not None:
             resource = next(iter(next(iter(held.containers.values()))))
@@ -161,6 +168,31 @@ class PodWorker:
             return True
         self._runtime.devices.release(uid_of(self.pod))
         return False
+
+    async def _prepare_claims(self) -> bool:
+        """Whether all are prepared; not when the pod is told to end before. Before its image comes, as on a real node."""
+        said = ""
+        while entries_of(self.pod):
+            try:
+                await self._runtime.claims.prepare(self.pod)
+                break
+            except (PrepareError, aiohttp.ClientError, TimeoutError) as error:
+                if str(error) != said:
+                    said = str(error)
+                    await self._say_unprepared(said)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_START_RETRY_S):
+                    await self._told_to_end.wait()
+                return False
+        return True
+
+    async def _say_unprepared(self, why: str) -> None:
+        """Once per reason; the real kubelet counts the event up at each try."""
+        await self._write(pod_status.waiting(self.pod, "ContainerCreating", ""))
+        message = f"Failed to prepare dynamic resources: {why}"
+        client, node = self._runtime.client, self._runtime.settings.node
+        with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
+            await pod_events.warn(client, node, self.pod, "FailedPrepareDynamicResources", message)
 
     async def _pull_images(self) -> bool:
         """Whether all are there; not when the pod is told to end before. The devices are held meanwhile."""
@@ -193,6 +225,7 @@ class PodWorker:
                 await self._stop()
                 exit_code = _KILLED if self._ignores_sigterm() else 0
         await self._runtime.processes.stop(uid_of(self.pod))
+        await self._give_up_claims()
         await self._write(pod_status.ended(self.pod, exit_code=exit_code))
         self._runtime.devices.release(uid_of(self.pod))
 
@@ -222,8 +255,22 @@ class PodWorker:
         await self._insist(lambda: self._runtime.client.delete(self._path(), options))
 
     async def _free(self) -> None:
+        await self._stop_processes()
+        await self._give_up_claims()
+
+    async def _stop_processes(self) -> None:
         await self._runtime.processes.stop(uid_of(self.pod))
         self._runtime.devices.release(uid_of(self.pod))
+
+    async def _give_up_claims(self) -> None:
+        """A pod cannot end while a driver that prepared something for it is away."""
+        while True:
+            try:
+                await self._runtime.claims.unprepare(uid_of(self.pod))
+                return
+            except PrepareError as error:
+                log.warning("pod.not_unprepared", extra={"pod": name_of(self.pod), "error": str(error)})
+            await asyncio.sleep(_START_RETRY_S)
 
     async def _write(self, status: Object) -> None:
         body = {"metadata": {"uid": uid_of(self.pod)}, "status": status}

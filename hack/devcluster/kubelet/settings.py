@@ -13,12 +13,16 @@ from hack.devcluster.objects import Object
 class KubeletSettings:
     """Times in seconds. The real kubelet reports changes of its node within 10 s and unchanged state every 5 minutes.
 
-    ``devices_file``: JSON of resource name to device ids, read at each start of the device plugin, in place of NVML.
+    ``devices_file``: JSON of resource name to device ids, read at each start of the device plugin, in place of NVML. For
+    the DRA driver a list of devices as a ResourceSlice has them.
     ``plugin_needs_pod``: devices are advertised only while a pod of the device plugin's DaemonSet runs here.
     ``mig_strategy``: of NVIDIA's plugin, ``none``, ``single`` or ``mixed``. ``replicas``: time-slicing of each device; more
     than 1 gives ids ``<uuid>::<n>``; ``rename_shared`` puts ``.shared`` behind the resource's name.
     ``plugin_start_s``: how long the plugin takes from its start to its registration.
     ``lists_finished_pods``, ``has_get``: PodResources as kubelets before 1.34, and with the feature ``Get`` off, serve it.
+    ``uses_dra``: the node's devices are published by NVIDIA's DRA driver, in place of the device plugin; then the plugin's
+    file, pod and start mean the driver's. ``dra_resync_s``: how long the driver takes to notice that its slices were
+    changed; ``dra_wipe_s``: how long it may be away before the kubelet deletes them.
     ``lifeline``: FIFO that the owner of the pods' processes holds open; absent, they end with this kubelet.
     """
 
@@ -37,6 +41,10 @@ class KubeletSettings:
     has_get: bool = True
     pod_resources_per_s: float = 100.0
     pod_resources_burst: int = 10
+    uses_dra: bool = False
+    dra_devices_per_slice: int = 128
+    dra_resync_s: float = 30.0
+    dra_wipe_s: float = 30.0
     lifeline: Path | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Object, ...] = ()

@@ -32,7 +32,9 @@ def model_named(name: str) -> str | None:
 
 def with_other_names(gpu: Gpu) -> Gpu:
     """The GPU as it is, and for each profile the names that other drivers give it on that model, by the table."""
-    aliases = next((row["name_aliases"] for row in _table().values() if gpu.name in row["names"]), {})
+    aliases: dict[str, list[str]] = next(
+        (row["name_aliases"] for row in _table().values() if gpu.name in row["names"]), {}
+    )
     groups = [{name, *others} for name, others in aliases.items()]
     return (
         replace(gpu, profiles=tuple(_with_other_names(profile, groups) for profile in gpu.profiles)) if groups else gpu

@@ -1,18 +1,17 @@
 """Request bodies in Kubernetes' protobuf encoding, as far as kubectl sends them.
 
-kubectl's typed clients (drain, create namespace, ...) send protobuf and do not fall back to JSON. A body is the
-magic ``k8s\\0`` and a ``runtime.Unknown`` (1: type meta, 2: the raw message). Field numbers are those of the
-``generated.proto`` files of k8s.io/api and k8s.io/apimachinery.
+kubectl's typed clients (drain, create role, ...) send protobuf and do not fall back to JSON. A body is the magic
+``k8s\\0`` and a ``runtime.Unknown`` (1: type meta, 2: the raw message).
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from hack.devcluster.errors import bad_request, unsupported_media_type
 from hack.devcluster.objects import Object
+from hack.devcluster.protobuf_messages import MESSAGES, Field, Message
 
 MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
 
@@ -20,59 +19,9 @@ _MAGIC = b"k8s\x00"
 
 Value = int | bytes
 
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """``form`` is text, bytes, int, bool, message, text_map or bytes_map; ``of`` is a message's own fields."""
-
-    name: str
-    form: str = "text"
-    repeated: bool = False
-    of: Message = field(default_factory=dict)
+_MAPS = ("text_map", "bytes_map", "quantity_map")
 
 
-Message = dict[int, Field]
-
-_OWNER: Message = {
-    1: Field("kind"), 3: Field("name"), 4: Field("uid"), 5: Field("apiVersion"),
-    6: Field("controller", "bool"), 7: Field("blockOwnerDeletion", "bool"),
-}  # fmt: skip
-_METADATA: Message = {
-    1: Field("name"), 2: Field("generateName"), 3: Field("namespace"), 5: Field("uid"), 6: Field("resourceVersion"),
-    11: Field("labels", "text_map"), 12: Field("annotations", "text_map"),
-    13: Field("ownerReferences", "message", repeated=True, of=_OWNER), 14: Field("finalizers", repeated=True),
-}  # fmt: skip
-_META = Field("metadata", "message", of=_METADATA)
-_PRECONDITIONS: Message = {1: Field("uid"), 2: Field("resourceVersion")}
-_DELETE_OPTIONS: Message = {
-    1: Field("gracePeriodSeconds", "int"), 2: Field("preconditions", "message", of=_PRECONDITIONS),
-    3: Field("orphanDependents", "bool"), 4: Field("propagationPolicy"), 5: Field("dryRun", repeated=True),
-}  # fmt: skip
-_RESOURCE_ATTRIBUTES: Message = {
-    1: Field("namespace"), 2: Field("verb"), 3: Field("group"), 4: Field("version"), 5: Field("resource"),
-    6: Field("subresource"), 7: Field("name"),
-}  # fmt: skip
-_ACCESS_SPEC: Message = {
-    1: Field("resourceAttributes", "message", of=_RESOURCE_ATTRIBUTES),
-    2: Field("nonResourceAttributes", "message", of={1: Field("path"), 2: Field("verb")}),
-}
-_BOUND_OBJECT: Message = {1: Field("kind"), 2: Field("apiVersion"), 3: Field("name"), 4: Field("uid")}
-_TOKEN_SPEC: Message = {
-    1: Field("audiences", repeated=True), 3: Field("boundObjectRef", "message", of=_BOUND_OBJECT),
-    4: Field("expirationSeconds", "int"),
-}  # fmt: skip
-_MESSAGES: dict[str, Message] = {
-    "SelfSubjectAccessReview": {1: _META, 2: Field("spec", "message", of=_ACCESS_SPEC)},
-    "SelfSubjectRulesReview": {1: _META, 2: Field("spec", "message", of={1: Field("namespace")})},
-    "SelfSubjectReview": {1: _META},
-    "TokenRequest": {1: _META, 2: Field("spec", "message", of=_TOKEN_SPEC)},
-    "DeleteOptions": _DELETE_OPTIONS,
-    "Eviction": {1: _META, 2: Field("deleteOptions", "message", of=_DELETE_OPTIONS)},
-    "Namespace": {1: _META},
-    "ServiceAccount": {1: _META},
-    "ConfigMap": {1: _META, 2: Field("data", "text_map"), 3: Field("binaryData", "bytes_map")},
-    "Secret": {1: _META, 2: Field("data", "bytes_map"), 3: Field("type"), 4: Field("stringData", "text_map")},
-}
 _UNKNOWN: Message = {
     1: Field("typeMeta", "message", of={1: Field("apiVersion"), 2: Field("kind")}),
     2: Field("raw", "bytes"),
@@ -86,7 +35,7 @@ def decode(body: bytes) -> Object:
     try:
         envelope = _decode_message(_UNKNOWN, body[len(_MAGIC) :])
         type_meta: Object = envelope.get("typeMeta", {})
-        message = _MESSAGES.get(type_meta.get("kind", ""))
+        message = MESSAGES.get(type_meta.get("kind", ""))
         if message is None:
             raise unsupported_media_type(f"{MEDIA_TYPE} of {type_meta.get('kind')}", ["application/json"])
         return {**type_meta, **_decode_message(message, envelope.get("raw", b""))}
@@ -95,13 +44,14 @@ def decode(body: bytes) -> Object:
 
 
 def _decode_message(message: Message, raw: bytes) -> Object:
-    """Fields that are not listed are passed over, and so are empty ones, which this encoding writes out."""
+    """Fields that are not listed are passed over, and so are single ones that are empty, which this encoding writes
+    out; in a list an empty text is an element as any other (the core group of a rule)."""
     result: Object = {}
     for number, value in _fields(raw):
         known = message.get(number)
-        if known is None or value == b"":
+        if known is None or (_is_nothing(known, value) and not known.repeated):
             continue
-        if known.form in ("text_map", "bytes_map"):
+        if known.form in _MAPS:
             key, item = _map_entry(known.form, value)
             result.setdefault(known.name, {})[key] = item
         elif known.repeated:
@@ -111,16 +61,36 @@ def _decode_message(message: Message, raw: bytes) -> Object:
     return result
 
 
+def _is_nothing(known: Field, value: Value) -> bool:
+    return value == b"" or (value == 0 and known.form == "nonzero")
+
+
 def _decode_value(known: Field, value: Value) -> object:
     if isinstance(value, int):
-        return bool(value) if known.form == "bool" else value
+        return bool(value) if known.form == "bool" else _signed(value)
     match known.form:
         case "message":
             return _decode_message(known.of, value)
+        case "int_or_text":
+            return _int_or_text(value)
         case "bytes":
             return value
         case _:
             return value.decode()
+
+
+def _signed(value: int) -> int:
+    """Negative numbers travel as their 64-bit complement."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _int_or_text(raw: bytes) -> int | str:
+    """``intstr.IntOrString``: 1 says which (0 for the number), 2 is the number, 3 the text."""
+    parts = dict(_fields(raw))
+    number, text = parts.get(2, 0), parts.get(3, b"")
+    if isinstance(number, bytes) or isinstance(text, int):
+        raise bad_request("a number or text of the protobuf body is broken")
+    return text.decode() if parts.get(1) else _signed(number)
 
 
 def _map_entry(form: str, value: Value) -> tuple[str, str]:
@@ -128,7 +98,19 @@ def _map_entry(form: str, value: Value) -> tuple[str, str]:
     key, item = parts.get(1, b""), parts.get(2, b"")
     if isinstance(key, int) or isinstance(item, int):
         raise bad_request("a map entry of the protobuf body is broken")
-    return key.decode(), base64.b64encode(item).decode() if form == "bytes_map" else item.decode()
+    match form:
+        case "bytes_map":
+            return key.decode(), base64.b64encode(item).decode()
+        case "quantity_map":
+            return key.decode(), _quantity(item)
+        case _:
+            return key.decode(), item.decode()
+
+
+def _quantity(raw: bytes) -> str:
+    """A message of one text."""
+    text = dict(_fields(raw)).get(1, b"")
+    return text.decode() if isinstance(text, bytes) else str(text)
 
 
 def _fields(raw: bytes) -> Iterator[tuple[int, Value]]:

@@ -35,7 +35,11 @@ class PodRef:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod bound to this node. ``gpus`` are its requests of nvidia.com resources; ``started`` is seconds since the epoch."""
+    """A pod bound to this node. ``gpus`` are its requests of nvidia.com resources; ``started`` is seconds since the epoch.
+
+    ``gates``: by container, the feature gates that its environment turns on (``FEATURE_GATES``, written as Kubernetes'
+    own components take them).
+    """
 
     ref: PodRef
     phase: str
@@ -49,6 +53,7 @@ class Pod:
     mirror: bool = False
     disk_scratch: bool = False
     started: float | None = None
+    gates: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:

@@ -46,6 +46,7 @@ def pod_of(item: Object) -> Pod:
         mirror="kubernetes.io/config.mirror" in annotations,
         disk_scratch=any("emptyDir" in v and (v["emptyDir"] or {}).get("medium") != "Memory" for v in volumes),
         started=_seconds(status.get("startTime")),
+        gates={c["name"]: gates for c in spec.get("containers") or [] if (gates := _gates(c))},
     )
 
 
@@ -84,6 +85,12 @@ def _requests(containers: Iterable[Object]) -> dict[str, int]:
             if count:
                 total[name] = total.get(name, 0) + count
     return total
+
+
+def _gates(container: Object) -> frozenset[str]:
+    text = next((e.get("value") or "" for e in container.get("env") or [] if e.get("name") == "FEATURE_GATES"), "")
+    pairs = (pair.partition("=") for pair in text.split(","))
+    return frozenset(name.strip() for name, _, value in pairs if value.strip().lower() == "true")
 
 
 def _seconds(timestamp: str | None) -> float | None:

@@ -47,6 +47,7 @@ from agent.model.steps import (
 from agent.plan import advertise
 from agent.plan.clients import client_pods, stopping, with_clients_paused
 from agent.plan.drain import DrainPolicy, Holdings, holdings, unlisted
+from agent.plan.owners import second_owner
 from agent.plan.placement import Ask, Tenants, choose, moves, not_free, solve
 
 UPGRADE_IDLE = frozenset({"", "upgrade-done", "upgrade-required", "upgrade-failed"})
@@ -166,6 +167,9 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | Non
             ]
         ).changes
     )
+    other = second_owner(seen)
+    if other:
+        return Waiting("second-owner", other, ideal, 60.0)
     if ideal.empty:
         if unread:
             return _unknown(unread)

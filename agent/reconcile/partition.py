@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,14 +14,13 @@ from agent.model.desired import Unasked, Wish
 from agent.model.errors import (
     AgentError,
     BadInputError,
-    BudgetError,
     ConflictError,
     HardwareError,
     InUseError,
     RefusedError,
     RetryError,
 )
-from agent.model.node import Node, PodRef
+from agent.model.node import Node
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
 from agent.model.snapshot import Snapshot
@@ -46,6 +44,7 @@ from agent.observe.cluster import node_of
 from agent.observe.world import World
 from agent.plan.geometry import feasible
 from agent.plan.partition import UPGRADE_IDLE, Memory, Policy, decide
+from agent.reconcile.evictions import Evictions
 from agent.reconcile.foretell import DryRun, is_dry_run
 from agent.reconcile.sources import sources_of
 from agent.reconcile.telling import EventSink, tell
@@ -59,8 +58,8 @@ _SAY_WAITS_AFTER_SECONDS = 5.0
 _SAY_FAULTS_AFTER_SECONDS = 30.0
 """A fault that passes sooner is for log and metrics only."""
 
-_ASK_AGAIN_SECONDS = 5.0
-"""A refused eviction, or one whose effect the watch has not shown yet, is not asked for again before."""
+_TRY_AGAIN_SECONDS = 5.0
+"""A step that ran into a passing fault is not taken again before."""
 
 _ANSWER_SECONDS = 30.0
 """A node that asks for a dry run is looked at so often: budgets change without an event of ours."""
@@ -71,7 +70,6 @@ _FAILING: dict[type[Step], str] = {
     Trim: "driver-failing",
     Create: "driver-failing",
     Refresh: "refresh-failing",
-    Evict: "eviction-failing",
 }
 """What the node says while a passing fault does not pass. Where the API server itself fails, nothing can be said."""
 
@@ -132,8 +130,7 @@ class PartitionPass:
         self._waits_since = 0.0
         self._waits_message = ""
         self._faulty_since: float | None = None
-        self._asked: tuple[tuple[PodRef, ...], float] = ((), 0.0)
-        self._after_asking = Waiting("draining", "")
+        self._evictions = Evictions(hands, counts, now)
         self._last_report = PartitionReport(0.0, (), (), None)
         self._dry_run = DryRun(rules.policy, now)
 
@@ -203,22 +200,14 @@ class PartitionPass:
     async def _carry_out(self, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None) -> Outcome:
         """Take the plan's steps; the plan itself when all were taken, else what is waited for."""
         operation = _operation(node)
-        evicting = [step.pod for step in plan.steps if isinstance(step, Evict)]
-        if evicting:
-            if self._asked_of(evicting):
-                return self._after_asking
-            names = ", ".join(map(str, evicting))
-            self._after_asking = Waiting("draining", f"waiting for pods to end: {names}", plan.change)
+        if any(isinstance(step, Evict) for step in plan.steps):
+            return await self._evictions.ask(plan, node)
         for step in plan.steps:
             started = self._now()
             try:
                 node = await self._take(step, plan, wish, seen, node, last)
             except HardwareError as error:
                 return await self._fail(operation, wish, str(error), node)
-            except BudgetError as error:
-                wait = _ASK_AGAIN_SECONDS * random.uniform(1.0, 1.3)
-                message = f"a disruption budget forbids it now: {error}"
-                return self._held_up(step, Waiting("budget", message, plan.change, wait))
             except InUseError as error:
                 return Waiting("gpu-in-use", str(error), plan.change, 2.0)
             except ConflictError:
@@ -226,31 +215,17 @@ class PartitionPass:
             except RefusedError as error:
                 if isinstance(step, SetMode | Destroy | Trim | Create):
                     return await self._fail(operation, wish, str(error), node)
-                return self._held_up(step, Waiting("refused", str(error), plan.change, 60.0))
+                return Waiting("refused", str(error), plan.change, 60.0)
             except RetryError as error:
                 reason = _FAILING.get(type(step))
                 if reason is None:
                     raise
-                return self._held_up(step, Waiting(reason, str(error), plan.change, _ASK_AGAIN_SECONDS))
+                return Waiting(reason, str(error), plan.change, _TRY_AGAIN_SECONDS)
             self._count(step, self._now() - started)
         if any(isinstance(step, RestartClient) for step in plan.steps):
             # Until the watch shows it ending, the pod looks as if nobody had asked.
             return Waiting("clients-restarting", "waiting for GPU clients to start anew", plan.change, 2.0)
-        return self._after_asking if evicting else plan
-
-    def _held_up(self, step: Step, waiting: Waiting) -> Waiting:
-        """What is waited for now. Of an eviction it is kept: until it is asked for again, the answer stands."""
-        if isinstance(step, Evict):
-            self._after_asking = waiting
-        return waiting
-
-    def _asked_of(self, pods: list[PodRef]) -> bool:
-        """Whether exactly these evictions were asked for a moment ago: what came of it is still to be seen, or was no."""
-        asked, self._asked = self._asked, (tuple(pods), self._now())
-        if asked[0] == tuple(pods) and self._now() - asked[1] < _ASK_AGAIN_SECONDS:
-            self._asked = asked
-            return True
-        return False
+        return plan
 
     async def _take(
         self, step: Step, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None
@@ -293,8 +268,6 @@ class PartitionPass:
             case Create():
                 self._counts.slice_changed("created")
                 self._counts.phase("create", seconds)
-            case Evict():
-                self._counts.pod_evicted()
             case Refresh():
                 self._counts.phase("refresh", seconds)
             case End(operation, state, reason):
@@ -400,7 +373,5 @@ def _named(step: Step) -> dict[str, str]:
             return {"gpu": gpu, "placement": str(placement), "profile": profile, "parts": ",".join(map(str, parts))}
         case Create(gpu, placement, shape):
             return {"gpu": gpu, "placement": str(placement), "profile": str(shape)}
-        case Evict(pod):
-            return {"pod": str(pod)}
         case _:
             return {}

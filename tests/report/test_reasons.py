@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "agent/plan/partition.py",
     "agent/reconcile/partition.py",
+    "agent/reconcile/evictions.py",
     "agent/desired/resolve.py",
     "agent/report/status.py",
 )

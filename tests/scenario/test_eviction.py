@@ -58,3 +58,28 @@ async def test_an_eviction_that_failed_is_no_success() -> None:
         except RetryError:
             continue
         assert world.reports[-1].status is None or world.reports[-1].status.state == "pending"
+
+
+async def test_a_budget_that_keeps_one_pod_keeps_no_other() -> None:
+    """The rest of the drain goes on meanwhile, so the change begins as soon as the budget lets go."""
+    world = NodeWorld(h100("3g.40gb@0:4 3g.40gb@4:4"))
+    world.add_pod("kept", world.device(0, 0), pod_labels={"app": "kept"})
+    world.add_pod("other", world.device(0, 4))
+    world.label(value="7x1g.10gb")
+    world.budgets_list = [
+        {
+            "metadata": {"name": "keep", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "kept"}}},
+            "status": {"disruptionsAllowed": 0},
+        }
+    ]
+    partition, _ = agent_on(world)
+    for _ in range(10):
+        await partition()
+        world.tick()
+    assert not world.uids("other")
+    assert world.uids("kept")
+    assert world.reports[-1].waits_for == "budget"
+    status = world.reports[-1].status
+    assert status is not None
+    assert "default/kept" in status.message

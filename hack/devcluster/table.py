@@ -165,6 +165,12 @@ def _ready_pods(pod_set: Object) -> str:
     return f"{dig(pod_set, 'status.readyReplicas', 0)}/{dig(pod_set, 'spec.replicas', 0)}"
 
 
+def _claim_state(claim: Object) -> str:
+    deleted, allocated = is_deleting(claim), bool(dig(claim, "status.allocation"))
+    held = ["allocated", *(["reserved"] if dig(claim, "status.reservedFor") else [])] if allocated else []
+    return ",".join(["deleted"] * deleted + held) or "pending"
+
+
 _COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
     ("", "nodes"): (
         Column("Status", _node_status),
@@ -205,6 +211,12 @@ _COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
         Column("Max Unavailable", _text("spec.maxUnavailable", "N/A")),
         Column("Allowed Disruptions", _number("status.disruptionsAllowed"), "integer"),
     ),
+    ("resource.k8s.io", "resourceslices"): (
+        Column("Node", _text("spec.nodeName", "<unset>")),
+        Column("Driver", _text("spec.driver", "")),
+        Column("Pool", _text("spec.pool.name", "")),
+    ),
+    ("resource.k8s.io", "resourceclaims"): (Column("State", _claim_state),),
     ("apps", "daemonsets"): (
         Column("Desired", _number("status.desiredNumberScheduled"), "integer"),
         Column("Current", _number("status.currentNumberScheduled"), "integer"),

@@ -46,6 +46,10 @@ def dra_node(cluster: DevCluster, devices: Sequence[Object], name: str = "gpu-1"
     return cluster.add_kubelet(name, devices, **{"uses_dra": True, "dra_resync_s": 0.02, **settings})
 
 
+def simulated_node(cluster: DevCluster, gpus: SimulatedGpus) -> SimulatedKubelet:
+    return dra_node(cluster, [], devices_file=None, simgpu_dir=gpus.paths.simgpu.parent, simgpu_state=gpus.state)
+
+
 def install_class(cluster: DevCluster) -> None:
     cluster.create(kinds.DEVICE_CLASSES, device_class())
 
@@ -231,6 +235,40 @@ async def test_a_kubelet_restart_keeps_what_is_prepared_and_publishes_anew(clust
     assert shown.claim_name == "c"
 
 
+async def test_a_claim_on_a_device_that_is_gone_cannot_be_prepared(cluster: DevCluster) -> None:
+    """Its allocation stands, since a pod uses it; a second pod that shares the claim comes too late."""
+    install_class(cluster)
+    kubelet = dra_node(cluster, [SMALL])
+    cluster.create(kinds.RESOURCE_CLAIMS, claim("c"))
+    cluster.create(kinds.PODS, claiming_pod("p", claims=["c"]))
+    await cluster.wait_for(kinds.PODS, "p", is_running)
+    kubelet.set_devices([LARGE])
+    await kubelet.restart()
+    await cluster.wait_for_any(kinds.RESOURCE_SLICES, offers(LARGE["name"]))
+    cluster.create(kinds.PODS, claiming_pod("late", claims=["c"]))
+    event = await cluster.wait_for_any(kinds.EVENTS, lambda e: e["reason"] == "FailedPrepareDynamicResources")
+    assert event["involvedObject"]["name"] == "late"
+    assert event["message"].endswith(f"requested device is not allocatable: {SMALL['name']}")
+    assert is_running(cluster.get(kinds.PODS, "p"))
+
+
+async def test_after_a_reboot_a_pod_waits_for_the_slice_that_it_was_given(cluster: DevCluster, tmp_path: Path) -> None:
+    """MIG devices do not outlive a reboot; unlike under the device plugin, the pod does not fail."""
+    gpus = SimulatedGpus.create(tmp_path, "H100-80GB-SXM", mig=True)
+    assert gpus.nvidia_smi("mig", "-cgi", "9", "-C").returncode == 0
+    nvidia_dra_driver.install(cluster.api)
+    kubelet = simulated_node(cluster, gpus)
+    cluster.create(kinds.RESOURCE_CLAIMS, claim("c"))
+    cluster.create(kinds.PODS, claiming_pod("p", claims=["c"]))
+    await cluster.wait_for(kinds.PODS, "p", is_running)
+    await kubelet.stop()
+    gpus.run("reboot")
+    await kubelet.restart()
+    await cluster.wait_for_any(kinds.EVENTS, lambda e: "requested device is not allocatable" in str(e.get("message")))
+    assert dig(cluster.get(kinds.PODS, "p"), "status.phase") == "Pending"
+    assert dig(cluster.get(kinds.RESOURCE_CLAIMS, "c"), "status.reservedFor")
+
+
 async def test_pods_that_share_a_claim_are_shown_with_it_until_the_last_has_ended(cluster: DevCluster) -> None:
     install_class(cluster)
     kubelet = dra_node(cluster, [SMALL])
@@ -250,9 +288,7 @@ async def test_the_slices_of_a_simulated_gpu_are_offered_and_held(cluster: DevCl
     gpus = SimulatedGpus.create(tmp_path, "H100-80GB-SXM", mig=True)
     assert gpus.nvidia_smi("mig", "-cgi", "9,19", "-C").returncode == 0
     nvidia_dra_driver.install(cluster.api)
-    dra_node(
-        cluster, [], devices_file=None, simgpu_dir=gpus.paths.simgpu.parent, simgpu_state=gpus.state
-    )  # fmt: skip
+    simulated_node(cluster, gpus)
     slice_ = await cluster.wait_for_any(kinds.RESOURCE_SLICES, lambda s: bool(dig(s, "spec.devices")))
     by_profile = {dig(d, "attributes.profile.string"): d for d in dig(slice_, "spec.devices")}
     large = by_profile["3g.40gb"]
@@ -278,9 +314,7 @@ async def test_the_slices_of_a_simulated_gpu_are_offered_and_held(cluster: DevCl
 async def test_a_whole_gpu_is_offered_where_mig_is_off(cluster: DevCluster, tmp_path: Path) -> None:
     gpus = SimulatedGpus.create(tmp_path, "H100-80GB-SXM")
     nvidia_dra_driver.install(cluster.api)
-    dra_node(
-        cluster, [], devices_file=None, simgpu_dir=gpus.paths.simgpu.parent, simgpu_state=gpus.state
-    )  # fmt: skip
+    simulated_node(cluster, gpus)
     slice_ = await cluster.wait_for_any(kinds.RESOURCE_SLICES, offers("gpu-0"))
     [device] = dig(slice_, "spec.devices")
     assert dig(device, "attributes.type.string") == "gpu"

@@ -7,8 +7,10 @@ import pytest
 from hack.devcluster import kinds
 from hack.devcluster.api import Api
 from hack.devcluster.errors import ApiError
+from hack.devcluster.kinds import Kind
 from hack.devcluster.objects import Object, clone
 from hack.devcluster.selectors import parse_selection
+from hack.devcluster.table import table
 from tests.fakes.dra import claim, mig_device, request, resource_slice, selectors
 
 SMALL = mig_device("gpu-0-mig-19-4-1")
@@ -96,3 +98,20 @@ def test_a_slice_stays_with_its_node_and_counts_its_changes() -> None:
     again["spec"]["nodeName"] = "b"
     with pytest.raises(ApiError, match="field is immutable"):
         api.update(kinds.RESOURCE_SLICES, "", made["metadata"]["name"], again)
+
+
+def test_kubectl_shows_where_a_slice_is_and_how_a_claim_stands() -> None:
+    def cells(kind: Kind, obj: Object) -> list[str]:
+        """Without name and age."""
+        shown: list[str] = table(kind, [obj], {})["rows"][0]["cells"][1:-1]
+        return shown
+
+    api = server()
+    slice_ = api.create(kinds.RESOURCE_SLICES, "", resource_slice("a", [SMALL]))
+    assert cells(kinds.RESOURCE_SLICES, slice_) == ["a", "gpu.nvidia.com", "a"]
+    made = clone(api.create(kinds.RESOURCE_CLAIMS, "default", claim("c")))
+    assert cells(kinds.RESOURCE_CLAIMS, made) == ["pending"]
+    made["status"] = {"allocation": {"devices": {}}, "reservedFor": [{"resource": "pods", "name": "p", "uid": "1"}]}
+    assert cells(kinds.RESOURCE_CLAIMS, made) == ["allocated,reserved"]
+    made["metadata"]["deletionTimestamp"] = made["metadata"]["creationTimestamp"]
+    assert cells(kinds.RESOURCE_CLAIMS, made) == ["deleted,allocated,reserved"]

@@ -23,7 +23,8 @@ struct call {
     int64_t begun_ns;
 };
 
-/* NO_PERMISSION for a caller who may not change MIG mode or instances. */
+/* NO_PERMISSION for a caller who may neither change MIG mode or instances nor list them: what nvml.h says requires a
+ * privileged (or root) user. */
 nvmlReturn_t check_permission(void);
 
 struct call call_begin(const char *function);

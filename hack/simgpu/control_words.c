@@ -25,7 +25,7 @@ const char USAGE[] =
     "  reboot                                       new boot id; instances and processes go, the mode by generation\n"
     "  boot-id\n"
     "  xid --device UUID --xid N                    an Xid error, to who listens for events\n"
-    "  permission all|root|nobody                   who may change MIG mode and instances; at first all\n"
+    "  permission all|root|nobody                   who may change and list instances, and change the mode; at first all\n"
     "  virtualization --gpu UUID --kind none|passthrough|vm|vgpu\n"
     "  parallel on|off                              on (at first): a change holds up other changes of its GPU; off: every\n"
     "                                               call holds up all others, whichever GPU they are for\n"

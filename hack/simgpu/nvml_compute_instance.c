@@ -105,6 +105,7 @@ nvmlReturn_t nvmlGpuInstanceGetComputeInstanceRemainingCapacity(nvmlGpuInstance_
     const struct compute_profile *profile = compute_with_id(place.profile, profile_id);
     if (profile == NULL || count == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
+    RETURN_IF_FAILED(check_permission());
     *count = remaining_compute_capacity(place.instance, profile);
     return NVML_SUCCESS;
 }
@@ -119,6 +120,7 @@ nvmlReturn_t nvmlGpuInstanceGetComputeInstancePossiblePlacements(nvmlGpuInstance
     const struct compute_profile *profile = compute_with_id(place.profile, profile_id);
     if (profile == NULL || count == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
+    RETURN_IF_FAILED(check_permission());
     for (unsigned int i = 0; placements != NULL && i < profile->start_count; i++)
         placements[i] = (nvmlComputeInstancePlacement_t){profile->starts[i], profile->slices};
     *count = profile->start_count;
@@ -240,6 +242,7 @@ nvmlReturn_t nvmlGpuInstanceGetComputeInstances(nvmlGpuInstance_t instance, unsi
         return NVML_ERROR_INVALID_ARGUMENT;
     if (profile == NULL)
         return NVML_ERROR_NOT_SUPPORTED;
+    RETURN_IF_FAILED(check_permission());
     unsigned int found = 0;
     for (int i = 0; i < MAX_COMPUTE_INSTANCES; i++) {
         const struct compute_instance *compute = &place.instance->compute[i];
@@ -258,6 +261,7 @@ nvmlReturn_t nvmlGpuInstanceGetComputeInstanceById(nvmlGpuInstance_t instance, u
     RETURN_IF_FAILED(find_place(instance, &place));
     if (handle == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
+    RETURN_IF_FAILED(check_permission());
     for (int i = 0; i < MAX_COMPUTE_INSTANCES; i++)
         if (place.instance->compute[i].serial != 0 && place.instance->compute[i].id == id) {
             *handle = handle_of_compute(place.gpu, &place.instance->compute[i]);

@@ -106,6 +106,7 @@ static nvmlReturn_t list_placements(nvmlDevice_t device, unsigned int profile_id
     const struct gpu_profile *profile = profile_with_id(gpu, profile_id);
     if (profile == NULL || count == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
+    RETURN_IF_FAILED(check_permission());
     for (unsigned int i = 0; placements != NULL && i < profile->start_count; i++)
         placements[i] = (nvmlGpuInstancePlacement_t){profile->starts[i], profile->size};
     *count = profile->start_count;
@@ -134,6 +135,7 @@ nvmlReturn_t nvmlDeviceGetGpuInstanceRemainingCapacity(nvmlDevice_t device, unsi
     const struct gpu_profile *profile = profile_with_id(gpu, profile_id);
     if (profile == NULL || count == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
+    RETURN_IF_FAILED(check_permission());
     *count = remaining_capacity(gpu, profile);
     return NVML_SUCCESS;
 }
@@ -266,6 +268,7 @@ nvmlReturn_t nvmlDeviceGetGpuInstanceById(nvmlDevice_t device, unsigned int id, 
     RETURN_IF_FAILED(find_mig_gpu(device, &gpu));
     if (handle == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
+    RETURN_IF_FAILED(check_permission());
     for (int i = 0; i < MAX_GPU_INSTANCES; i++)
         if (gpu->instances[i].serial != 0 && gpu->instances[i].id == id) {
             *handle = handle_of_instance(gpu, &gpu->instances[i]);

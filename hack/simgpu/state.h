@@ -127,7 +127,7 @@ struct fault {
     uint32_t latency; /* set by `simgpu latency`, listed apart */
 };
 
-/* Who may change MIG mode and instances: everyone, root, nobody. */
+/* Who may change MIG mode, and change and list instances: everyone, root, nobody. */
 enum permission { PERMIT_ALL, PERMIT_ROOT, PERMIT_NOBODY };
 
 /* In a guest a mode change that needs a reset waits for the guest's reboot; the driver says so by RESET_REQUIRED under

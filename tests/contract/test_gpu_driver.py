@@ -11,8 +11,9 @@ from uuid import UUID
 import pynvml
 import pytest
 
-from tests.contract.nvml_contract import code_of, profiles
-from tests.contract.nvml_session import Session
+from hack.record import profile_info
+from tests.contract.nvml_contract import code_of, placements, profiles
+from tests.contract.nvml_session import Session, mig_uuids
 from tests.fakes.simgpu import H100, SimulatedGpus
 
 A100 = "A100-SXM4-40GB"
@@ -51,6 +52,28 @@ class TestDriver:
             pynvml.nvmlDeviceGetGpuInstanceProfileInfo(driven.gpu, 0, version=2)
         assert first_versions(driven.gpu)[0].id == 19
         assert pynvml.nvmlSystemGetDriverVersion().startswith("535.")
+
+    @on(
+        ("driven", "refusal"),
+        [
+            ((H100, 535, True), pynvml.NVML_ERROR_FUNCTION_NOT_FOUND),
+            ((H100, 550, True), pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH),
+            ((H100, 570, True), pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH),
+        ],
+        indirect=["driven"],
+    )
+    def test_an_older_driver_refuses_the_third_version_of_profile_info(self, driven: Session, refusal: int) -> None:
+        with pytest.raises(pynvml.NVMLError) as refused:
+            profile_info(driven.gpu, 0, version=3)
+        assert code_of(refused) == refusal
+
+    @on("driven", [(RTX, 580, True)], indirect=True)
+    def test_the_third_version_tells_which_profiles_can_draw(self, driven: Session) -> None:
+        told = [profile_info(driven.gpu, profile.enumerator, version=3) for profile in profiles(driven.gpu)]
+        assert [info["name"] for info in told if info["capabilities"] & 2] == [
+            info["name"] for info in told if info["name"].endswith("+gfx")
+        ]
+        assert any(info["capabilities"] for info in told)
 
     @on("branch", [535, 550, 570, 580])
     def test_nvidia_smi_makes_slices_under_every_driver(self, tmp_path: Path, branch: int) -> None:
@@ -110,22 +133,43 @@ class TestDriver:
 
 
 class TestRights:
-    def test_who_may_not_change_anything_may_still_look(self, session: Session) -> None:
+    def test_who_has_no_rights_neither_changes_nor_lists_instances(self, session: Session) -> None:
+        """The calls for which nvml.h requires a privileged user."""
         instance, compute, _ = session.create_slice("1g.10gb", 0)
+        profile = session.profile("1g.10gb").id
         session.node.run("permission", "nobody")
+        count = pynvml.c_uint(16)
+        room, other_room = (pynvml.c_nvmlGpuInstance_t * 16)(), (pynvml.c_nvmlComputeInstance_t * 16)()
+        call = pynvml._nvmlGetFunctionPointer
         deeds: list[Callable[[], Any]] = [
             lambda: pynvml.nvmlDeviceSetMigMode(session.gpu, 0),
-            lambda: session.create("1g.10gb", 1),
+            lambda: pynvml.nvmlDeviceCreateGpuInstance(session.gpu, profile),
             lambda: pynvml.nvmlGpuInstanceCreateComputeInstance(instance, 0),
             lambda: pynvml.nvmlComputeInstanceDestroy(compute),
             lambda: pynvml.nvmlGpuInstanceDestroy(instance),
+            lambda: placements(session.gpu, profile),
+            lambda: pynvml.nvmlDeviceGetGpuInstanceRemainingCapacity(session.gpu, profile),
+            lambda: pynvml.nvmlDeviceGetGpuInstances(session.gpu, profile, room, pynvml.byref(count)),
+            lambda: pynvml.nvmlDeviceGetGpuInstanceById(session.gpu, 7),
+            lambda: pynvml.nvmlGpuInstanceGetComputeInstanceRemainingCapacity(instance, 0),
+            lambda: pynvml.nvmlGpuInstanceGetComputeInstances(instance, 0, other_room, pynvml.byref(count)),
+            lambda: pynvml.nvmlGpuInstanceGetComputeInstanceById(instance, 0),
         ]
         for deed in deeds:
             with pytest.raises(pynvml.NVMLError_NoPermission):
                 deed()
-        assert pynvml.nvmlDeviceGetMigMode(session.gpu) == [1, 1]
+        ask = call("nvmlGpuInstanceGetComputeInstancePossiblePlacements")
+        assert ask(instance, 0, None, pynvml.byref(count)) == pynvml.NVML_ERROR_NO_PERMISSION
         session.node.run("permission", "all")
         pynvml.nvmlComputeInstanceDestroy(compute)
+
+    def test_but_may_look_at_the_mode_and_at_mig_devices(self, session: Session) -> None:
+        _, _, device = session.create_slice("1g.10gb", 0)
+        session.node.run("permission", "nobody")
+        assert pynvml.nvmlDeviceGetMigMode(session.gpu) == [1, 1]
+        assert mig_uuids(session.gpu)[0] == pynvml.nvmlDeviceGetUUID(device)
+        assert pynvml.nvmlDeviceGetGpuInstanceId(device) == 7
+        assert session.node.nvidia_smi("-L").stdout.count("MIG 1g.10gb") == 1
 
     def test_root_may_and_another_user_may_not(self, session: Session) -> None:
         """A process that gives root away keeps its session; the driver asks who calls."""
@@ -176,6 +220,11 @@ class TestTime:
         pynvml.nvmlDeviceGetName(session.gpu)
         pynvml.nvmlDeviceGetUUID(session.gpu)
         assert time.monotonic() - started >= 0.1
+
+    def test_latency_of_zero_takes_it_back(self, session: Session) -> None:
+        session.node.run("latency", "--function", "nvmlDeviceGetName", "--ms", "600000")
+        session.node.run("latency", "--function", "nvmlDeviceGetName", "--ms", "0")
+        pynvml.nvmlDeviceGetName(session.gpu)
 
 
 class TestUuids:

@@ -33,6 +33,8 @@ def workload(
 ) -> Object:
     pod = simple_pod("ignored", annotations=annotations)
     pod["spec"]["containers"][0]["image"] = image
+    if RUN_SECONDS in (annotations or {}):
+        pod["spec"]["restartPolicy"] = "Never"
     metadata = {"labels": {"app": name}, "annotations": annotations or {}}
     template = {"metadata": metadata, "spec": pod["spec"]}
     return {

@@ -132,7 +132,9 @@ async def test_a_pod_keeps_its_device_through_its_grace_period(cluster: DevClust
 
 async def test_a_finished_pod_holds_nothing(cluster: DevCluster) -> None:
     kubelet = cluster.add_kubelet("gpu-1", SLICES)
-    cluster.create(kinds.PODS, simple_pod("job", resources={LARGE: 1}, annotations={RUN_SECONDS: "0.05"}))
+    job = simple_pod("job", resources={LARGE: 1}, annotations={RUN_SECONDS: "0.05"})
+    job["spec"]["restartPolicy"] = "Never"
+    cluster.create(kinds.PODS, job)
     await cluster.wait_for(kinds.PODS, "job", lambda p: dig(p, "status.phase") == "Succeeded")
     assert "job" not in await held(kubelet)
     cluster.create(kinds.PODS, simple_pod("next", resources={LARGE: 1}))

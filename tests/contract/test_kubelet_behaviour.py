@@ -42,6 +42,13 @@ def cut(folder: Path, profiles: str) -> SimulatedGpus:
     return gpus
 
 
+def one_run(name: str, *, exit_code: int = 0, policy: str = "Never") -> Object:
+    """Its container ends at once."""
+    pod = simple_pod(name, annotations={RUN_SECONDS: "0.01", EXIT_CODE: str(exit_code)})
+    pod["spec"]["restartPolicy"] = policy
+    return pod
+
+
 def waits_for(reason: str) -> Any:
     def holds(pod: Object) -> bool:
         statuses = dig(pod, "status.containerStatuses") or []
@@ -126,7 +133,7 @@ async def test_strategy_none_advertises_the_gpu_although_it_is_cut(cluster: DevC
 @pytest.mark.parametrize("old", [True, False])
 async def test_old_kubelets_go_on_listing_finished_pods(cluster: DevCluster, old: bool) -> None:
     kubelet = cluster.add_kubelet("gpu-1", {}, lists_finished_pods=old)
-    cluster.create(kinds.PODS, simple_pod("done", annotations={RUN_SECONDS: "0.01"}))
+    cluster.create(kinds.PODS, one_run("done"))
     await cluster.wait_for(kinds.PODS, "done", lambda pod: phase_of(pod) == "Succeeded")
     assert ("done" in await held(kubelet)) is old
 
@@ -187,7 +194,7 @@ async def test_a_second_delete_shortens_the_grace_period(cluster: DevCluster) ->
 
 async def test_a_pod_fails_with_the_code_it_ends_with(cluster: DevCluster) -> None:
     cluster.add_kubelet("gpu-1", {})
-    cluster.create(kinds.PODS, simple_pod("p", annotations={RUN_SECONDS: "0.01", EXIT_CODE: "3"}))
+    cluster.create(kinds.PODS, one_run("p", exit_code=3))
     pod = await cluster.wait_for(kinds.PODS, "p", lambda p: phase_of(p) == "Failed")
     assert dig(pod["status"]["containerStatuses"][0], "state.terminated.exitCode") == 3
 

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, replace
 
-from hack.devcluster.objects import Object, dig, now, uid_of
+from hack.devcluster.objects import Object, dig, name_of, namespace_of, now, phase_of, uid_of
 
 
-def running(pod: Object, host_ip: str) -> Object:
+@dataclass(frozen=True, slots=True)
+class Past:
+    """How often the containers were made again, and how they ended the last time."""
+
+    restarts: int = 0
+    last: Object | None = None
+
+    @classmethod
+    def of(cls, pod: Object) -> Past:
+        """As the status tells it."""
+        statuses = dig(pod, "status.containerStatuses") or [{}]
+        return cls(int(statuses[0].get("restartCount", 0)), (statuses[0].get("lastState") or {}).get("terminated"))
+
+    def with_end(self, exit_code: int) -> Past:
+        return replace(self, last=_terminated(exit_code, now()))
+
+    def started_again(self) -> Past:
+        return replace(self, restarts=self.restarts + 1)
+
+
+def says_running(pod: Object) -> bool:
+    states = [status.get("state") or {} for status in dig(pod, "status.containerStatuses") or []]
+    return phase_of(pod) == "Running" and bool(states) and all("running" in state for state in states)
+
+
+def running(pod: Object, host_ip: str, past: Past) -> Object:
     started = dig(pod, "status.startTime") or now()
     return {
         "phase": "Running",
@@ -16,38 +42,58 @@ def running(pod: Object, host_ip: str) -> Object:
         "podIPs": [{"ip": pod_ip(pod)}],
         "startTime": started,
         "conditions": _conditions(ready=True),
-        "containerStatuses": _containers(pod, {"running": {"startedAt": now()}}, ready=True),
+        "containerStatuses": _containers(pod, {"running": {"startedAt": now()}}, past, ready=True),
     }
 
 
-def waiting(pod: Object, reason: str, message: str) -> Object:
+def waiting(pod: Object, reason: str, message: str, past: Past) -> Object:
     return {
-        "phase": "Pending",
+        "phase": "Running" if past.last is not None else "Pending",
         "startTime": dig(pod, "status.startTime") or now(),
         "conditions": _conditions(ready=False, reason="ContainersNotReady"),
-        "containerStatuses": _containers(pod, {"waiting": {"reason": reason, "message": message}}, ready=False),
+        "containerStatuses": _containers(pod, {"waiting": {"reason": reason, "message": message}}, past, ready=False),
     }
 
 
-def restarting(pod: Object) -> Object:
+def crash_loop(pod: Object, waits_s: float, past: Past) -> Object:
+    """Between an end and the next start; the pod goes on counting as Running."""
+    name = f"{name_of(pod)}_{namespace_of(pod)}({uid_of(pod)})"
+    message = f"back-off {_duration(waits_s)} restarting failed container={_first_container(pod)} pod={name}"
+    return waiting(pod, "CrashLoopBackOff", message, past)
+
+
+def _first_container(pod: Object) -> str:
+    containers: list[Object] = dig(pod, "spec.containers") or [{}]
+    return str(containers[0].get("name", ""))
+
+
+def _duration(seconds: float) -> str:
+    """As Go prints it."""
+    minutes, rest = divmod(seconds, 60)
+    return (f"{int(minutes)}m" if minutes else "") + f"{rest:g}s"
+
+
+def restarting(pod: Object, past: Past) -> Object:
     """After a reboot of the machine: containers are made anew and counted."""
-    counts = {s["name"]: int(s.get("restartCount", 0)) for s in dig(pod, "status.containerStatuses") or []}
-    statuses = _containers(pod, {"waiting": {"reason": "ContainerCreating"}}, ready=False)
-    for status in statuses:
-        status["restartCount"] = counts.get(status["name"], 0) + 1
+    statuses = _containers(pod, {"waiting": {"reason": "ContainerCreating"}}, past, ready=False)
     conditions = _conditions(ready=False, reason="ContainersNotReady")
     return {**(pod.get("status") or {}), "phase": "Pending", "conditions": conditions, "containerStatuses": statuses}
 
 
-def ended(pod: Object, *, exit_code: int) -> Object:
-    phase, reason = ("Succeeded", "Completed") if exit_code == 0 else ("Failed", "Error")
-    times = {"startedAt": dig(pod, "status.startTime") or now(), "finishedAt": now()}
-    terminated = {"exitCode": exit_code, "reason": reason, **times}
+def ended(pod: Object, exit_code: int, past: Past) -> Object:
+    """For good."""
+    terminated = _terminated(exit_code, dig(pod, "status.startTime") or now())
     return {
-        "phase": phase,
+        "phase": "Succeeded" if exit_code == 0 else "Failed",
         "conditions": _conditions(ready=False, reason="PodCompleted" if exit_code == 0 else "PodFailed"),
-        "containerStatuses": _containers(pod, {"terminated": terminated}, ready=False),
+        "containerStatuses": _containers(pod, {"terminated": terminated}, past, ready=False),
     }
+
+
+def _terminated(exit_code: int, since: str) -> Object:
+    """A container that was killed with its grace period over says Error and 137, as containerd has it."""
+    reason = "Completed" if exit_code == 0 else "Error"
+    return {"exitCode": exit_code, "reason": reason, "startedAt": since, "finishedAt": now()}
 
 
 def rejected(reason: str, message: str) -> Object:
@@ -74,8 +120,7 @@ def _conditions(*, ready: bool, reason: str = "") -> list[Object]:
     ]
 
 
-def _containers(pod: Object, state: Object, *, ready: bool) -> list[Object]:
-    counts = {s["name"]: int(s.get("restartCount", 0)) for s in dig(pod, "status.containerStatuses") or []}
+def _containers(pod: Object, state: Object, past: Past, *, ready: bool) -> list[Object]:
     return [
         {
             "name": container["name"],
@@ -84,8 +129,9 @@ def _containers(pod: Object, state: Object, *, ready: bool) -> list[Object]:
             "containerID": f"devcluster://{uid_of(pod)}/{container['name']}",
             "ready": ready,
             "started": ready,
-            "restartCount": counts.get(container["name"], 0),
+            "restartCount": past.restarts,
             "state": state,
+            "lastState": {"terminated": past.last} if past.last is not None else {},
         }
         for container in dig(pod, "spec.containers") or []
     ]

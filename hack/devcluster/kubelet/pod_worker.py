@@ -4,8 +4,9 @@ Annotations of a pod that make it behave:
 
 * ``sim.warmslice.dev/stop-seconds``: how long it takes to end once told to, or ``grace`` where it ignores SIGTERM and is
   killed when its grace period is over.
-* ``sim.warmslice.dev/run-seconds``: it ends by itself, with success, after so long.
-* ``sim.warmslice.dev/exit-code``: with which code it ends by itself.
+* ``sim.warmslice.dev/run-seconds``: its containers end by themselves, with success, after so long. What becomes of them
+  then is the restart policy's: made again, the first time at once and then after 10 s, 20 s ... 5 min.
+* ``sim.warmslice.dev/exit-code``: with which code they end by themselves.
 * ``sim.warmslice.dev/pull-seconds``: how long its image takes to come, the first time on this node.
 * ``sim.warmslice.dev/gpu-memory-mib``: what it takes of each of its slices.
 """
@@ -83,6 +84,7 @@ class PodWorker:
         self._told_to_end = asyncio.Event()
         self._hurried = asyncio.Event()
         self._is_running = False
+        self._past = pod_status.Past.of(pod)
         self._task = asyncio.create_task(self._live(), name=f"pod {name_of(pod)}")
         self.update(pod)
 
@@ -140,14 +142,25 @@ class PodWorker:
             await asyncio.sleep(self._runtime.settings.pod_start_s)
         devices = assignment.device_ids() if assignment is not None else []
         devices += self._runtime.claims.device_uuids(self.pod)
-        while devices and not await self._start_process(devices):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_START_RETRY_S):
-                    await self._told_to_end.wait()
-                return False
-        if phase_of(self.pod) != "Running":
-            await self._write(pod_status.running(self.pod, HOST_IP))
+        if not await self._start_processes(devices):
+            return False
+        if not pod_status.says_running(self.pod):
+            await self._write(pod_status.running(self.pod, HOST_IP, self._past))
         return True
+
+    async def _start_processes(self, devices: list[str]) -> bool:
+        """Whether they run; tried again until then, or until the pod is told to end."""
+        while devices and not await self._start_process(devices):
+            if await self._is_told_within(_START_RETRY_S):
+                return False
+        return True
+
+    async def _is_told_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._told_to_end.wait()
+            return True
+        return False
 
     async def _outlive_reboot(self) -> bool:
         """The containers ended with the machine. Those that may be started again are, without their devices: these
@@ -156,14 +169,15 @@ class PodWorker:
         held = self._runtime.devices.assignment(uid_of(self.pod))
         if dig(self.pod, "spec.restartPolicy") == "Never":
             await self._give_up_claims()
-            await self._write(pod_status.ended(self.pod, exit_code=_KILLED))
+            await self._write(pod_status.ended(self.pod, _KILLED, self._past))
         elif held is not None:
             resource = next(iter(next(iter(held.containers.values()))))
             why = f"no healthy devices present; cannot allocate unhealthy devices {resource}"
             message = f"Pod was rejected: Allocate failed due to {why}, which is unexpected"
             await self._write(pod_status.rejected("UnexpectedAdmissionError", message))
         else:
-            self.pod = {**self.pod, "status": pod_status.restarting(self.pod)}
+            self._past = self._past.with_end(_KILLED).started_again()
+            self.pod = {**self.pod, "status": pod_status.restarting(self.pod, self._past)}
             await self._write(self.pod["status"])
             return True
         self._runtime.devices.release(uid_of(self.pod))
@@ -188,7 +202,7 @@ class PodWorker:
 
     async def _say_unprepared(self, why: str) -> None:
         """Once per reason; the real kubelet counts the event up at each try."""
-        await self._write(pod_status.waiting(self.pod, "ContainerCreating", ""))
+        await self._write(pod_status.waiting(self.pod, "ContainerCreating", "", self._past))
         message = f"Failed to prepare dynamic resources: {why}"
         client, node = self._runtime.client, self._runtime.settings.node
         with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
@@ -199,10 +213,8 @@ class PodWorker:
         missing = {c.get("image", "") for c in containers_of(self.pod)} - self._runtime.images
         lasts = float(annotations_of(self.pod).get(PULL_SECONDS, self._runtime.settings.image_pull_s))
         if missing and lasts:
-            await self._write(pod_status.waiting(self.pod, "ContainerCreating", ""))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(lasts):
-                    await self._told_to_end.wait()
+            await self._write(pod_status.waiting(self.pod, "ContainerCreating", "", self._past))
+            if await self._is_told_within(lasts):
                 return False
         self._runtime.images.update(missing)
         return True
@@ -212,22 +224,53 @@ class PodWorker:
         try:
             await self._runtime.processes.start(uid_of(self.pod), devices, memory_mib)
         except StartError as error:
-            await self._write(pod_status.waiting(self.pod, "RunContainerError", str(error)))
+            await self._write(pod_status.waiting(self.pod, "RunContainerError", str(error), self._past))
             return False
         return True
 
     async def _run_until_told(self) -> None:
+        """Told to end, or ended by itself for good."""
+        exit_code = await self._container_ends()
+        while self._is_started_again(exit_code):
+            if not await self._start_again(exit_code):
+                break
+            exit_code = await self._container_ends()
+        await self._runtime.processes.stop(uid_of(self.pod))
+        await self._write(pod_status.ended(self.pod, exit_code, self._past))
+        self._runtime.devices.release(uid_of(self.pod))
+
+    async def _container_ends(self) -> int:
+        """With which code: its own, or that of the stop it was told."""
         lasts = annotations_of(self.pod).get(RUN_SECONDS)
-        exit_code = int(annotations_of(self.pod).get(EXIT_CODE, 0))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(float(lasts) if lasts else None):
                 await self._told_to_end.wait()
                 await self._stop()
-                exit_code = _KILLED if self._ignores_sigterm() else 0
+                return _KILLED if self._ignores_sigterm() else 0
+        return int(annotations_of(self.pod).get(EXIT_CODE, 0))
+
+    def _is_started_again(self, exit_code: int) -> bool:
+        policy = dig(self.pod, "spec.restartPolicy", "Always")
+        wanted = policy == "Always" or (policy == "OnFailure" and exit_code != 0)
+        return wanted and not self._told_to_end.is_set()
+
+    async def _start_again(self, exit_code: int) -> bool:
+        """With the devices it had; not when told to end before."""
         await self._runtime.processes.stop(uid_of(self.pod))
-        await self._give_up_claims()
-        await self._write(pod_status.ended(self.pod, exit_code=exit_code))
-        self._runtime.devices.release(uid_of(self.pod))
+        await self._runtime.on_ended(self.pod)
+        self._past = self._past.with_end(exit_code)
+        waits_s = self._runtime.settings.crash_wait_s(self._past.restarts)
+        if waits_s:
+            await self._write(pod_status.crash_loop(self.pod, waits_s, self._past))
+            if await self._is_told_within(waits_s):
+                return False
+        self._past = self._past.started_again()
+        held = self._runtime.devices.assignment(uid_of(self.pod))
+        if not await self._start_processes(held.device_ids() if held is not None else []):
+            return False
+        await self._write(pod_status.running(self.pod, HOST_IP, self._past))
+        await self._runtime.on_running(self.pod)
+        return True
 
     def _ignores_sigterm(self) -> bool:
         return annotations_of(self.pod).get(STOP_SECONDS) == "grace"

@@ -23,6 +23,8 @@ class KubeletSettings:
     ``uses_dra``: the node's devices are published by NVIDIA's DRA driver, in place of the device plugin; then the plugin's
     file, pod and start mean the driver's. ``dra_resync_s``: how long the driver takes to notice that its slices were
     changed; ``dra_wipe_s``: how long it may be away before the kubelet deletes them.
+    ``crash_first_s``, ``crash_longest_s``: how long containers that ended by themselves wait for their second new start,
+    and at most; doubled with each.
     ``lifeline``: FIFO that the owner of the pods' processes holds open; absent, they end with this kubelet.
     """
 
@@ -56,7 +58,13 @@ class KubeletSettings:
     image_pull_s: float = 0.0
     pod_start_s: float = 0.3
     pod_stop_s: float = 0.1
+    crash_first_s: float = 10.0
+    crash_longest_s: float = 300.0
 
     @property
     def socket(self) -> Path:
         return self.run_dir / "pod-resources" / "kubelet.sock"
+
+    def crash_wait_s(self, restarts: int) -> float:
+        """After so many restarts; the first one follows at once."""
+        return min(self.crash_first_s * 2 ** (restarts - 1), self.crash_longest_s) if restarts else 0.0

@@ -1,4 +1,4 @@
-"""The layouts file: mig-parted's format, version v1, taken as it is.
+"""The layouts file: mig-parted's format, version v1, taken as it is; an entry may have one field more, ``sharing``.
 
 It is read whole and every mistake in it is found, with its place: `warmslice check` says them all, the agent the first.
 """
@@ -7,17 +7,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from agent.desired.inline import Ask, parse_profile
 from agent.model.errors import BadInputError
 from agent.model.mig import Gpu
+from agent.model.sharing import WHOLE, Means
 from agent.model.text import Marked, Mistake, NotYamlError, Path, read_marked
 
 _FILTER = re.compile(r"0x[0-9A-Fa-f]{8}(:0x[0-9A-Fa-f]{8})?")
 _FIELDS = ("version", "mig-configs")
+_SHARING = ("strategy", "replicas")
+_MEANS: tuple[str, ...] = get_args(Means)
+
+
+class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the device plugin shall share what the entry makes. ``replicas`` maps a profile, or ``gpu``, to how many share one."""
+
+    strategy: Means
+    replicas: dict[str, int]
+
+    @property
+    def each(self) -> dict[str, int]:
+        """Replicas by what the device plugin calls it."""
+        return {plugin_name(name): count for name, count in self.replicas.items()}
 
 
 class Entry(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
@@ -27,6 +42,7 @@ class Entry(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=T
     mig_enabled: bool
     mig_devices: dict[str, int] = {}
     device_filter: str | list[str] = []
+    sharing: Share | None = None
 
     def names(self, gpu: Gpu) -> bool:
         """Whether the entry speaks of this GPU."""
@@ -41,6 +57,13 @@ class Entry(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=T
     def asks(self, where: str) -> tuple[Ask, ...]:
         """The profiles asked for; a count of zero asks for nothing."""
         return tuple(parse_profile(name, count, where) for name, count in self.mig_devices.items() if count)
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """What the device plugin calls the things that the entry makes."""
+        if not self.mig_enabled:
+            return (WHOLE,)
+        return tuple(plugin_name(name) for name, count in self.mig_devices.items() if count)
 
 
 Layouts = Mapping[str, tuple[Entry, ...]]
@@ -105,6 +128,7 @@ class _Reader:
         self._filter((*path, "device-filter"), raw.get("device-filter", []))
         self._mig_devices((*path, "mig-devices"), raw.get("mig-devices", {}))
         self._mig_enabled(path, raw)
+        self._sharing((*path, "sharing"), raw)
         if len(self.mistakes) > before:
             return None
         try:
@@ -168,6 +192,45 @@ class _Reader:
             if not _is_count(count):
                 self._value((*path, name), count, "a count is a whole number, 0 or more")
 
+    def _sharing(self, path: Path, raw: Mapping[Any, Any]) -> None:
+        """What is shared has to be there: a profile of the entry, or the whole GPU where MIG is off."""
+        if "sharing" not in raw:
+            return
+        value = raw["sharing"]
+        if not isinstance(value, dict):
+            self._value(path, value, "it must be a mapping with strategy and replicas")
+            return
+        self._fields(path, value, _SHARING, f"sharing has {' and '.join(_SHARING)}", required=_SHARING)
+        if value.get("strategy", _MEANS[0]) not in _MEANS:
+            self._value((*path, "strategy"), value["strategy"], f"it must be {' or '.join(_MEANS)}")
+        replicas = value.get("replicas", {WHOLE: 2})
+        if not isinstance(replicas, dict) or not replicas:
+            self._value((*path, "replicas"), replicas, "it must map profiles (or gpu) to counts, such as {1g.10gb: 4}")
+        elif "replicas" in value:
+            for name, count in replicas.items():
+                self._replicas((*path, "replicas", name), str(name), count, raw)
+
+    def _replicas(self, path: Path, name: str, count: object, raw: Mapping[Any, Any]) -> None:
+        if not _is_count(count) or count in (0, 1):
+            self._value(path, count, "replicas are a whole number, 2 or more")
+        if name == WHOLE:
+            if raw.get("mig-enabled") is True:
+                self._wrong(
+                    path, f"{_field(path)}: with mig-enabled: true no GPU is whole; name the profiles", key=True
+                )
+            return
+        try:
+            shared = plugin_name(name)
+            there = {plugin_name(str(one)) for one, number in dict(raw.get("mig-devices") or {}).items() if number}
+        except BadInputError as error:
+            self._wrong(path, f"{_field(path)}: {error}; a whole GPU is gpu", key=True)
+        except (TypeError, ValueError):
+            return  # What is wrong with mig-devices is said there.
+        else:
+            if shared not in there:
+                made = ", ".join(sorted(there)) or "whole GPUs alone"
+                self._wrong(path, f"{_field(path)}: the entry makes no {name}; it makes {made}", key=True)
+
     def _value(self, path: Path, value: object, right: str) -> None:
         shown = (
             "a mapping" if isinstance(value, dict) else "a list" if value and isinstance(value, list) else repr(value)
@@ -176,6 +239,15 @@ class _Reader:
 
     def _wrong(self, path: Path, sentence: str, key: bool = False) -> None:
         self.mistakes.append(self._marked.mistake(path, sentence, key))
+
+
+def plugin_name(profile: str) -> str:
+    """What the device plugin calls a profile (``1g.10gb.me``, ``1c.2g.20gb``), or a whole GPU. BadInputError for neither."""
+    if profile == WHOLE:
+        return WHOLE
+    ask = parse_profile(profile, 1, "replicas")
+    part = "" if ask.compute is None else f"{ask.compute}c."
+    return part + ask.profile.replace("+", ".")
 
 
 def _field(path: Path) -> str:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from agent.desired.inline import Ask, looks_inline, parse_inline, parse_profile, shapes_of
 from agent.desired.layout_file import Entry, Layouts
+from agent.desired.sharing import Part, node_sharing, single_refusal
 from agent.model.desired import Desired, Refusal, Unasked, Wish
 from agent.model.errors import BadInputError
-from agent.model.labels import GPU_LAYOUT_PREFIX, GPU_LAYOUT_SUFFIX
+from agent.model.labels import GPU_LAYOUT_PREFIX, GPU_LAYOUT_SUFFIX, STRATEGY
 from agent.model.mig import Gpu, GpuWish, Profile, Shape
+from agent.model.sharing import Sharing
 
 Fits = Callable[[Gpu, tuple[Shape, ...]], bool]
 
@@ -53,23 +55,52 @@ def resolve(sources: Sources, gpus: tuple[Gpu, ...], fits: Fits) -> Wish:
     known = [gpu for gpu in gpus if not gpu.unknown]
     try:
         wishes: dict[str, GpuWish] = {}
+        overridden: set[str] = set()
         if name:
             for gpu, asked in _node_layout(name, sources, known).items():
                 wishes[gpu.uuid] = _wish(gpu, asked, f"layout {name!r}", fits)
         for which, value in sorted(overrides.items()):
             gpu = _named_gpu(which, sources, known)
             wishes[gpu.uuid] = _wish(gpu, _layout(value, sources)(gpu), f"layout {value!r}", fits)
+            overridden.add(gpu.uuid)
     except _RefusedError as refused:
         return Refusal(refused.reason, str(refused), name)
     except BadInputError as error:
         return Refusal("unknown-profile", str(error), name)
-    return Desired(name, revision_of(name, wishes), wishes)
+    entries = sources.layouts.get(name, ())
+    parts = _parts(known, wishes, entries, overridden)
+    if sources.labels.get(STRATEGY) == "single":
+        refusal = single_refusal(name, parts)
+        if refusal is not None:
+            return refusal
+    sharing = node_sharing(name, entries, parts, sources.labels)
+    if isinstance(sharing, Refusal):
+        return sharing
+    return Desired(name, revision_of(name, wishes, sharing), wishes, sharing)
 
 
-def revision_of(name: str, wishes: Mapping[str, GpuWish]) -> str:
+def _parts(
+    gpus: list[Gpu], wishes: Mapping[str, GpuWish], entries: tuple[Entry, ...], overridden: set[str]
+) -> tuple[Part, ...]:
+    """Every GPU as it will be; one that the wish does not name, as it is."""
+    parts = []
+    for gpu in gpus:
+        entry = None if gpu.uuid in overridden else _entry_for(gpu, entries)
+        share = entry.sharing if entry is not None else None
+        wish = wishes.get(gpu.uuid)
+        if wish is None:
+            parts.append(Part(gpu, bool(gpu.mig_enabled), tuple(slot.shape for slot in gpu.layout), share))
+        else:
+            parts.append(Part(gpu, wish.mig_enabled, wish.shapes, share))
+    return tuple(parts)
+
+
+def revision_of(name: str, wishes: Mapping[str, GpuWish], sharing: Sharing | None = None) -> str:
     """12 hexadecimal digits that change when anything asked changes."""
-    text = repr((name, sorted((uuid, w.mig_enabled, w.shapes) for uuid, w in wishes.items())))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    asked: tuple[object, ...] = (name, sorted((uuid, w.mig_enabled, w.shapes) for uuid, w in wishes.items()))
+    if sharing is not None:
+        asked = (*asked, sharing.entry)
+    return hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
 
 
 class _RefusedError(BadInputError):
@@ -84,7 +115,7 @@ def _node_layout(name: str, sources: Sources, gpus: list[Gpu]) -> dict[Gpu, _Ask
     entries = sources.layouts.get(name)
     if entries is not None:
         _check_indices(name, entries, sources, len(gpus))
-        found = {gpu: next((e for e in reversed(entries) if e.names(gpu)), None) for gpu in capable}
+        found = {gpu: _entry_for(gpu, entries) for gpu in capable}
         return {gpu: _from_entry(name, entry) for gpu, entry in found.items() if entry is not None}
     if not capable:
         raise _RefusedError("no-mig", f"layout {name!r}: no GPU of this node supports MIG")
@@ -121,6 +152,10 @@ def _unknown(name: str, sources: Sources) -> str:
 
 def _from_entry(name: str, entry: Entry) -> _Asked:
     return _Asked(entry.mig_enabled, entry.asks(f"layout {name!r}"))
+
+
+def _entry_for(gpu: Gpu, entries: tuple[Entry, ...]) -> Entry | None:
+    return next((entry for entry in reversed(entries) if entry.names(gpu)), None)
 
 
 def _check_indices(name: str, entries: tuple[Entry, ...], sources: Sources, count: int) -> None:

@@ -39,7 +39,9 @@ def patch_for(step: Begin | Recordon | Turn | Pause | Resume | End, node: Node, 
             changed_labels.update(dict.fromkeys(step.operation.labels, labels.PAUSED))
         case Resume():
             changed_labels.update(_labels_back(step.operation, node))
-            operation = replace(step.operation, labels={}, resumed=True)
+            if step.plugin_config != node.labels.get(labels.PLUGIN_CONFIG):
+                changed_labels[labels.PLUGIN_CONFIG] = step.plugin_config
+            operation = replace(step.operation, labels={}, touched=True, resumed=True)
         case End():
             changed_labels.update(_labels_back(step.operation, node))
             annotations.update(_annotations_back(step.operation, node))

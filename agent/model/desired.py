@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.model.mig import GpuWish
+from agent.model.sharing import Sharing
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
     """A wish that this hardware can have. GPUs that ``wishes`` (by UUID) does not name are left alone.
 
-    ``revision`` hashes what is asked, so an edit of the layouts file under the same name is another wish.
+    ``revision`` hashes what is asked, so an edit of the layouts file under the same name is another wish. ``sharing`` None:
+    nothing is asked of the device plugin beside the slices.
     """
 
     layout: str
     revision: str
     wishes: Mapping[str, GpuWish]
+    sharing: Sharing | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ DOMAIN = "warmslice.dev"
 CONFIG = "nvidia.com/mig.config"
 STATE = "nvidia.com/mig.config.state"
 STRATEGY = "nvidia.com/mig.strategy"
+PLUGIN_CONFIG = "nvidia.com/device-plugin.config"
 DRIVER_UPGRADE_STATE = "nvidia.com/gpu-driver-upgrade-state"
 GPU_LAYOUT_PREFIX = f"{DOMAIN}/gpu-"
 GPU_LAYOUT_SUFFIX = ".layout"
@@ -81,6 +82,13 @@ KEYS: tuple[Key, ...] = (
     Key(f"{GPU_LAYOUT_PREFIX}<8 hex>{GPU_LAYOUT_SUFFIX}", "label", False, "inline layout for one GPU"),
     Key(STATE, "label", True, "pending, success, failed or rebooting"),
     Key(f"{DEPLOY_PREFIX}*", "label", True, "paused for a change and put back, only where present"),
+    Key(
+        PLUGIN_CONFIG,
+        "label",
+        True,
+        "which configuration the device plugin takes; a value of somebody else is left alone",
+    ),
+    Key(STRATEGY, "label", False, "how the device plugin advertises slices: none, single or mixed"),
     Key(f"{MODEL_PREFIX}<name>", "label", True, "ready, fetching or failed"),
     Key(MODEL_SET, "label", False, "name of a model set from the catalog"),
     Key(STATUS, "annotation", True, "what the agent wants, what it waits for and since when (JSON)"),

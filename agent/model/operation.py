@@ -34,7 +34,8 @@ class Operation:
     of them still running has not seen the new layout. ``touched``: from here on the hardware may have been changed.
     ``resumed``: after that the host followed the slices and the clients were let go on; what changes again unsets it.
     ``failure`` is set when the way forward failed: from then on the operation goes back to ``before``. ``recordoned``:
-    somebody uncordoned midway and we cordoned again, once. ``started`` is seconds since the epoch.
+    somebody uncordoned midway and we cordoned again, once. ``started`` is seconds since the epoch. ``plugin_config`` is the
+    device plugin's configuration by its label, as found.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Operation:
     resumed: bool = False
     failure: str = ""
     recordoned: bool = False
+    plugin_config: str | None = None
 
     def towards(self, wish: Wish) -> Operation:
         """The same operation on its way to that wish; going back it stays with the wish that failed."""

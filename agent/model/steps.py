@@ -95,9 +95,11 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Put the paused clients' labels back, and write that down; the operation goes on until they show the layout."""
+    """Put the paused clients' labels back and choose the device plugin's configuration (None: none), and write that down; the
+    operation goes on until they show the layout."""
 
     operation: Operation
+    plugin_config: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +184,14 @@ class GpuChange:
 class Change:
     """The whole way from what is to what is wanted, and the pods that have to move for it.
 
-    ``exact``: no way costs less. It is False where more GPUs share pods than can be decided together.
+    ``exact``: no way costs less. It is False where more GPUs share pods than can be decided together. ``sharing`` says in words
+    what changes in how the device plugin shares.
     """
 
     gpus: tuple[GpuChange, ...]
     moves: tuple[PodRef, ...] = ()
     exact: bool = True
+    sharing: str = ""
 
     @property
     def empty(self) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from agent.model.labels import CLIENTS, DEVICE_PLUGIN, STRATEGY
 from agent.model.mig import Gpu
 from agent.model.node import Node, Pod
+from agent.model.sharing import Sharing
 from agent.model.snapshot import Snapshot
 
 _PLUGIN_APPS = next(client.apps for client in CLIENTS if client.label == DEVICE_PLUGIN)
@@ -24,18 +26,29 @@ def is_plugin(pod: Pod) -> bool:
     return pod.app in _PLUGIN_APPS
 
 
-def difference(node: Node, gpus: tuple[Gpu, ...]) -> str:
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What is known of replicas: ``sharing`` where a configuration of ours is chosen. Otherwise ``discovery`` says whether the
+    labels count that GPU feature discovery writes beside a shared resource (``<resource>.replicas``)."""
+
+    sharing: Sharing | None = None
+    discovery: bool = True
+
+
+def difference(node: Node, gpus: tuple[Gpu, ...], word: Word) -> str:
     """In words what allocatable shows and what it should; empty when they agree.
 
-    A shared resource may be renamed by the plugin (``.shared``). The plugin's strategy is the label
-    ``nvidia.com/mig.strategy`` where there is one; else either way of advertising counts.
+    Under somebody else's configuration a shared resource may have another name (``.shared``); ours has no
+    ``renameByDefault``. The plugin's strategy is the label ``nvidia.com/mig.strategy`` where there is one, else that of our
+    configuration; else either way of advertising counts.
     """
     shown: Counter[str] = Counter()
     for name, count in node.allocatable.items():
         if _ours(name) and count:
-            shown[name.removesuffix(".shared")] += count
-    strategy = node.labels.get(STRATEGY, "")
-    wanted = [_shared(expected(gpus, one), node.labels) for one in ([strategy] if strategy else ["mixed", "single"])]
+            shown[name if word.sharing else name.removesuffix(".shared")] += count
+    strategy = node.labels.get(STRATEGY) or (word.sharing.strategy if word.sharing else "")
+    strategies = [strategy] if strategy else ["mixed", "single"]
+    wanted = [_shared(expected(gpus, one), word, node.labels) for one in strategies]
     if shown in wanted:
         return ""
     return f"allocatable shows {_words(shown)}, the layout is {_words(wanted[0])}"
@@ -62,13 +75,16 @@ def _resource(gpu: Gpu, profile: str, slices: int, strategy: str) -> str:
     return f"nvidia.com/mig-{part}{profile.replace('+', '.')}"
 
 
-def _shared(counts: Mapping[str, int], labels: Mapping[str, str]) -> dict[str, int]:
-    """Times the replicas that GPU feature discovery writes beside a shared resource (``<resource>.replicas``)."""
-    found = {}
-    for name, count in counts.items():
-        replicas = labels.get(f"{name}.replicas", "1")
-        found[name] = count * (int(replicas) if replicas.isdigit() and replicas != "0" else 1)
-    return found
+def _shared(counts: Mapping[str, int], word: Word, labels: Mapping[str, str]) -> dict[str, int]:
+    """Times the replicas."""
+    if word.sharing is not None:
+        return {name: count * word.sharing.resources.get(name, 1) for name, count in counts.items()}
+    return {name: count * (_discovered(name, labels) if word.discovery else 1) for name, count in counts.items()}
+
+
+def _discovered(name: str, labels: Mapping[str, str]) -> int:
+    replicas = labels.get(f"{name}.replicas", "1")
+    return int(replicas) if replicas.isdigit() and replicas != "0" else 1
 
 
 def _ours(name: str) -> bool:

@@ -46,3 +46,10 @@ def stopping(seen: Snapshot, operation: Operation) -> tuple[Pod, ...]:
     ]
     apps = frozenset[str]().union(*(client.apps for client in paused))
     return tuple(pod for pod in seen.pods if pod.app in apps and not pod.finished)
+
+
+def with_newcomers(seen: Snapshot, operation: Operation) -> Operation:
+    """The record with the clients that came while the hardware was changed, where they could not be stopped: they may have
+    read half a layout. One that is on its way out when it is resumed comes back anew in any case."""
+    running = {pod.ref.uid for pod in client_pods(seen, mode=False) if not pod.terminating}
+    return replace(operation, clients=tuple(sorted({*operation.clients, *running})))

@@ -45,10 +45,11 @@ from agent.model.steps import (
     Waiting,
 )
 from agent.plan import advertise
-from agent.plan.clients import client_pods, stopping, with_clients_paused
+from agent.plan.clients import client_pods, stopping, with_clients_paused, with_newcomers
 from agent.plan.drain import DrainPolicy, Holdings, holdings, unlisted
 from agent.plan.owners import second_owner
 from agent.plan.placement import Ask, Tenants, choose, moves, not_free, solve
+from agent.plan.sharing import DISCOVERY_SECONDS, config_for, config_on, config_towards, hint, in_words, word
 
 UPGRADE_IDLE = frozenset({"", "upgrade-done", "upgrade-required", "upgrade-failed"})
 """Values of GPU Operator's upgrade label that mean: no driver is being replaced now."""
@@ -170,10 +171,12 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | Non
     other = second_owner(seen)
     if other:
         return Waiting("second-owner", other, ideal, 60.0)
-    if ideal.empty:
-        if unread:
-            return _unknown(unread)
+    sharing = in_words(config_for(wish, seen.node), seen.node)
+    if ideal.empty and unread:
+        return _unknown(unread)
+    if ideal.empty and not sharing:
         return _settled(seen)
+    ideal = replace(ideal, sharing=sharing)
     waiting = _not_now(wish, seen, last, ideal)
     if waiting is not None:
         return waiting
@@ -182,13 +185,14 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | Non
         return Waiting(
             "blocked", f"{wish.layout!r} needs slices that cannot be freed: {'; '.join(way.blockers)}", ideal
         )
+    change = replace(way.change, sharing=sharing)
     if seen.node.annotations.get(labels.DRY_RUN) == "true":
-        return Waiting("dry-run", f"dry run of {wish.layout!r}: see annotation {labels.PLAN}", way.change, 60.0)
-    return Plan(way.change, (Begin(_operation(wish, seen, way.change), _guards(seen)),))
+        return Waiting("dry-run", f"dry run of {wish.layout!r}: see annotation {labels.PLAN}", change, 60.0)
+    return Plan(change, (Begin(_operation(wish, seen, change), _guards(seen)),))
 
 
 def _settled(seen: Snapshot) -> Outcome:
-    wrong = advertise.difference(seen.node, seen.gpus)
+    wrong = advertise.difference(seen.node, seen.gpus, word(None, seen.node))
     if wrong and advertise.has_advertiser(seen):
         return Waiting("not-advertised", f"the GPUs have the layout, but the node does not show it: {wrong}")
     return Settled(_applied(seen))
@@ -224,7 +228,8 @@ def _starting(seen: Snapshot, change: Change) -> Waiting | None:
 
 
 def _operation(wish: Desired, seen: Snapshot, change: Change) -> Operation:
-    """The record that begins a change. Where no pod has to move, clients are paused in the same write."""
+    """The record that begins a change. Where no pod has to move, clients are paused in the same write; a change of sharing
+    alone (see Note [A change of sharing]) stops none."""
     mode = any(gpu.mode is not None for gpu in change.gpus)
     operation = Operation(
         id=f"{wish.revision}-{int(seen.now)}",
@@ -240,8 +245,9 @@ def _operation(wish: Desired, seen: Snapshot, change: Change) -> Operation:
         },
         annotations={key: seen.node.annotations.get(key) for key in labels.AUTOSCALER_GUARDS},
         clients=tuple(sorted(pod.ref.uid for pod in client_pods(seen, mode))),
+        plugin_config=config_on(seen.node),
     )
-    return operation if change.moves else with_clients_paused(seen, operation, change)
+    return operation if change.moves or change.empty else with_clients_paused(seen, operation, change)
 
 
 def _guards(seen: Snapshot) -> tuple[tuple[str, str], ...]:
@@ -332,19 +338,47 @@ def _by_priority(change: Change, seen: Snapshot) -> list[PodRef]:
 
 def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:
     """The hardware is where it shall be: the host follows it, clients back, shown by the advertiser, end."""
+    config = config_towards(wish, operation, seen.node)
     if operation.touched and not operation.resumed:
-        return Plan(DONE, (Refresh(), Resume(operation)))
+        return Plan(DONE, (Refresh(), Resume(with_newcomers(seen, operation), config)))
+    if config != config_on(seen.node):
+        return _share(seen, policy, memory, operation, config)
     if operation.touched:
         stale = [p for p in seen.pods if p.ref.uid in operation.clients and not p.terminating and not p.finished]
         if stale:
             return Plan(DONE, tuple(RestartClient(pod.ref) for pod in stale))
         if advertise.has_advertiser(seen):
-            wrong = advertise.difference(seen.node, seen.gpus)
-            if wrong and not memory.waited("not-advertised", policy.advertise_seconds, seen.now):
-                return Waiting("not-advertised", f"waiting for the node to show the layout: {wrong}", DONE)
-            if wrong and not operation.failure:
-                return Plan(DONE, (_end(seen, operation, "failed", "not-advertised", f"not shown: {wrong}"),))
+            waiting = _advertised(seen, policy, memory, operation)
+            if waiting is not None:
+                return waiting
     return Plan(DONE, (_verdict(wish, seen, operation),))
+
+
+def _share(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, config: str | None) -> Outcome:
+    """Another configuration of the device plugin, on hardware that stays. See Note [A change of sharing]."""
+    starting = _starting(seen, DONE)
+    if starting is not None and not memory.waited(starting.reason, policy.patience_seconds, seen.now):
+        return starting
+    # A client that has stopped for nothing has seen no old layout, and is not started anew.
+    operation = operation if operation.touched else replace(operation, clients=())
+    return Plan(Change((), sharing=in_words(config, seen.node)), (Resume(operation, config),))
+
+
+def _advertised(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome | None:
+    """None once the node shows what it has, or after the way back has waited long enough for that."""
+    waited = memory.waited("not-advertised", DISCOVERY_SECONDS, seen.now)
+    wrong = advertise.difference(seen.node, seen.gpus, word(operation, seen.node, waited))
+    if not wrong:
+        return None
+    wrong += hint(seen.node)
+    if not memory.waited("not-advertised", policy.advertise_seconds, seen.now):
+        return Waiting("not-advertised", f"waiting for the node to show the layout: {wrong}", DONE)
+    if operation.failure:
+        return None
+    if config_on(seen.node) != operation.plugin_config:
+        # Under a configuration that the plugin cannot take it may show nothing at all: the old one is better.
+        return Plan(DONE, (Turn(replace(operation, failure=f"{operation.layout!r} was not shown: {wrong}")),))
+    return Plan(DONE, (_end(seen, operation, "failed", "not-advertised", f"not shown: {wrong}"),))
 
 
 def _verdict(wish: Wish, seen: Snapshot, operation: Operation) -> End:

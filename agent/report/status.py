@@ -114,6 +114,8 @@ def in_words(change: Change, gpus: tuple[Gpu, ...]) -> str:
         parts.append(f"GPU {index.get(gpu.gpu)}: {', '.join(acts)}")
     if change.moves:
         parts.append("move " + ", ".join(str(ref) for ref in change.moves))
+    if change.sharing:
+        parts.append(change.sharing)
     return "; ".join(parts) or "putting clients back"
 
 

@@ -134,7 +134,7 @@ def test_check_says_every_mistake_where_an_editor_finds_it(tmp_path: Path, capsy
     assert said.err.splitlines() == [
         f"{file}:3:6: mig-configs.a is []; it must be a list with at least one entry",
         f"{file}:4:7: mig-configs.b[0]: mig-enabled is missing; "
-        "an entry has devices, mig-enabled, mig-devices, device-filter",
+        "an entry has devices, mig-enabled, mig-devices, device-filter, sharing",
     ]
 
 

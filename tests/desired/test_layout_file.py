@@ -38,7 +38,7 @@ mig-configs:
 
 def test_every_mistake_is_named_once_from_the_top_to_the_end() -> None:
     layouts = "mig-configs.small"
-    entry = "an entry has devices, mig-enabled, mig-devices, device-filter"
+    entry = "an entry has devices, mig-enabled, mig-devices, device-filter, sharing"
     expected = [
         "1:10: version is 'v2'; it must be v1",
         "2:1: unknown field 'mig-config'; a layouts file has 'version' and 'mig-configs'",

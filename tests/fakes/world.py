@@ -21,6 +21,7 @@ from agent.model.errors import BudgetError, ConflictError, GoneError, HardwareEr
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Profile, Shape, Slot, arrange
 from agent.model.node import DeviceOwner, PodRef
 from agent.model.report import PartitionReport
+from agent.model.sharing import Sharing, named_by
 from agent.model.steps import Step
 from agent.observe.paper import gpu_on_paper, instance_on_paper
 from agent.observe.world import World
@@ -43,10 +44,12 @@ class Kill:
 
 
 class Effects:
-    """Counts what reaches the world, and ends the agent at the chosen one."""
+    """Counts what reaches the world, and ends the agent at the chosen one. ``then``: what happens in the world right after an
+    effect of that name."""
 
     def __init__(self) -> None:
         self.kill: Kill | None = None
+        self.then: dict[str, Callable[[], None]] = {}
         self.names: list[str] = []
 
     def happen(self, name: str, act: Callable[[], Any]) -> Any:
@@ -56,7 +59,9 @@ class Effects:
         if self.kill is not None and self.kill.number == number and self.kill.moment == "before":
             raise Killed
         try:
-            return act()
+            result = act()
+            self.then.get(name, _nothing)()
+            return result
         finally:
             if self.kill is not None and self.kill.number == number and self.kill.moment == "after":
                 raise Killed
@@ -65,6 +70,10 @@ class Effects:
         """Inside the effect that began last."""
         if self.kill is not None and self.kill.number == len(self.names) - 1 and self.kill.moment == "middle":
             raise Killed
+
+
+def _nothing() -> None:
+    return
 
 
 class MemoryGpus:
@@ -176,10 +185,11 @@ class NodeWorld:
     """The node and everything around it. ``devices`` maps a pod's UID to the device that it holds.
 
     ``ghosts`` are pods with their devices that only the kubelet still lists, ``strangers`` processes outside every pod, by
-    GPU. ``freeze_plugin``: the device plugin runs and tells nothing.
+    GPU. ``freeze_plugin``: the device plugin runs and tells nothing. ``lacking``: entries that the plugin's ConfigMap has not;
+    it has every other of ours. ``foreign``: replicas by resource of the other entries there.
     """
 
-    def __init__(self, *gpus: Gpu, deploy_labels: bool = True, plugin: bool = True) -> None:
+    def __init__(self, *gpus: Gpu, deploy_labels: bool = True, plugin: bool = True, strategy: str = "") -> None:
         self.effects = Effects()
         self.gpus = MemoryGpus(self.effects, gpus)
         self.time = 1_000_000.0
@@ -197,13 +207,22 @@ class NodeWorld:
         self._serial = itertools.count(1)
         self._plugin = plugin
         self._plugin_sees: tuple[str, dict[str, int]] | None = None
+        self._plugin_config = ""
+        self.lacking: set[str] = set()
+        self.foreign: dict[str, dict[str, int]] = {"": {}}
+        self.plugin_crashes: list[str] = []
+        self._plugin_crashed = False
         deploy = {labels.DEVICE_PLUGIN: "true", "nvidia.com/gpu.deploy.dcgm-exporter": "true"} if deploy_labels else {}
         self.node: dict[str, Any] = {
             "metadata": {
                 "name": "gpu-1",
                 "uid": "node-uid",
                 "resourceVersion": "1",
-                "labels": {"kubernetes.io/hostname": "gpu-1", **deploy},
+                "labels": {
+                    "kubernetes.io/hostname": "gpu-1",
+                    **deploy,
+                    **({labels.STRATEGY: strategy} if strategy else {}),
+                },
                 "annotations": {"someone/else": "keep"},
             },
             "spec": {},
@@ -341,6 +360,8 @@ class NodeWorld:
             self._plugin_sees = None
             self._status({})
             return
+        config = self.node["metadata"]["labels"].get(labels.PLUGIN_CONFIG, "")
+        there = config in self.foreign or (named_by(config) is not None and config not in self.lacking)
         if not running:
             uid = self.add_pod(
                 "nvidia-device-plugin",
@@ -350,11 +371,23 @@ class NodeWorld:
                 {"app": "nvidia-device-plugin-daemonset"},
                 "gpu-operator",
             )
-            self._plugin_sees = (uid, self._shown_now())
+            # Without its entry the pod does not get beyond its init container.
+            self._plugin_config = config if there else "(none)"
+            self._plugin_sees = (uid, self._shown_now() if there else {})
+        elif there and config != self._plugin_config:
+            # The config-manager's signal: the plugin reads GPUs and configuration again. A missing entry ends it, not the plugin.
+            self._plugin_config = config
+            self._plugin_sees = (running[0]["metadata"]["uid"], self._shown_now())
+        elif self._plugin_crashed and self._plugin_sees is not None:
+            self._plugin_sees = (self._plugin_sees[0], self._shown_now())
         if self._plugin_sees is not None and not self.freeze_plugin:
             self._status(self._plugin_sees[1])
 
     def _shown_now(self) -> dict[str, int]:
+        """What a plugin that starts now advertises; nothing where it crashes."""
+        strategy = self.node["metadata"]["labels"].get(labels.STRATEGY, "mixed")
+        sharing = named_by(self._plugin_config)
+        replicas = sharing.resources if sharing is not None else self.foreign.get(self._plugin_config, {})
         shown: dict[str, int] = {}
         for gpu in self.gpus.gpus.values():
             names = [
@@ -362,9 +395,28 @@ class NodeWorld:
                 for i in gpu.instances
                 for c in i.compute
             ]
-            for name in names if gpu.mig_enabled else ["nvidia.com/gpu"]:
-                shown[name] = shown.get(name, 0) + 1
+            if not gpu.mig_enabled or strategy == "none":
+                names = ["nvidia.com/gpu"]
+            elif strategy == "single":
+                names = ["nvidia.com/gpu"] * len(names)
+            for name in names:
+                shown[name] = shown.get(name, 0) + replicas.get(name, 1)
+        self._plugin_crashed = self._crashes(strategy, sharing)
+        if self._plugin_crashed:
+            self.plugin_crashes.append(str([str(gpu.layout) for gpu in self.gpus.gpus.values()]))
+            return {}
         return shown
+
+    def _crashes(self, strategy: str, sharing: Sharing | None) -> bool:
+        """MPS beside slices; with ``single`` a GPU without slices, slices of several kinds, and whole GPUs beside them."""
+        gpus = list(self.gpus.gpus.values())
+        cut = [gpu for gpu in gpus if gpu.mig_enabled]
+        if sharing is not None and sharing.means == "mps" and any(gpu.instances for gpu in cut) and strategy != "none":
+            return True
+        if strategy != "single" or not cut:
+            return False
+        kinds = {(instance.profile, instance.shape) for gpu in cut for instance in gpu.instances}
+        return len(cut) < len(gpus) or len(kinds) != 1 or not all(gpu.instances for gpu in cut)
 
     def _status(self, shown: dict[str, int]) -> None:
         old = self.node["status"]["allocatable"]

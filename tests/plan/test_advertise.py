@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.model.node import Node
-from agent.plan.advertise import difference, expected
+from agent.plan.advertise import Word, difference, expected
 from tests.fakes.world import h100
 
 CUT = h100("3g.40gb@0:4 1g.10gb@4:1 1g.10gb@5:1")
@@ -21,8 +21,8 @@ def test_each_strategy_shows_slices_in_its_own_way() -> None:
 
 def test_a_resource_that_is_listed_with_none_left_is_not_shown() -> None:
     shown = {"nvidia.com/mig-3g.40gb": 1, "nvidia.com/mig-1g.10gb": 2, "nvidia.com/mig-7g.80gb": 0}
-    assert difference(_node(shown), (CUT,)) == ""
-    assert "2 nvidia.com/mig-1g.10gb" in difference(_node({**shown, "nvidia.com/mig-1g.10gb": 3}), (CUT,))
+    assert difference(_node(shown), (CUT,), Word()) == ""
+    assert "2 nvidia.com/mig-1g.10gb" in difference(_node({**shown, "nvidia.com/mig-1g.10gb": 3}), (CUT,), Word())
 
 
 def test_shared_slices_are_shown_times_their_replicas_under_their_own_or_a_new_name() -> None:
@@ -31,5 +31,5 @@ def test_shared_slices_are_shown_times_their_replicas_under_their_own_or_a_new_n
     renamed = _node({"nvidia.com/mig-3g.40gb": 1, "nvidia.com/mig-1g.10gb.shared": 8})
     for one in (node, renamed):
         with_labels = Node(one.name, one.uid, "1", labels, {}, False, one.allocatable, {}, "b")
-        assert difference(with_labels, (CUT,)) == ""
-        assert difference(one, (CUT,)) != ""
+        assert difference(with_labels, (CUT,), Word()) == ""
+        assert difference(one, (CUT,), Word()) != ""

@@ -11,6 +11,7 @@ SOURCES = (
     "agent/reconcile/partition.py",
     "agent/reconcile/evictions.py",
     "agent/desired/resolve.py",
+    "agent/desired/sharing.py",
     "agent/report/status.py",
 )
 SAID = re.compile(

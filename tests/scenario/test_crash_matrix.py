@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from agent.model import labels
 from agent.model.errors import HardwareError
+from agent.model.mig import Gpu
 from agent.reconcile.partition import PartitionPass
 from tests.fakes.world import Kill, Killed, Moment, NodeWorld, agent_on, h100
 
@@ -21,13 +23,14 @@ SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
 
 @dataclass(frozen=True)
 class Story:
-    """A world, and what has to be true of it in the end."""
+    """A world, and what has to be true of it in the end. ``config`` is the device plugin's configuration by its label."""
 
     name: str
     build: Callable[[], NodeWorld]
     layout: tuple[str, ...]
     state: str
     cordoned: bool = False
+    config: str | None = None
 
 
 def _drained(deploy_labels: bool = True, cordoned: bool = False) -> NodeWorld:
@@ -70,6 +73,42 @@ def _rolled_back() -> NodeWorld:
     return world
 
 
+def _shared(layout: str, *gpus: Gpu, config: str | None = None, deploy_labels: bool = True) -> NodeWorld:
+    world = NodeWorld(*gpus, deploy_labels=deploy_labels)
+    world.layouts_file = str(Path(__file__).parents[1] / "data" / "shared_layouts.yaml")
+    world.label(labels.PLUGIN_CONFIG, config)
+    world.tick()
+    world.add_pod("stays", world.device(0, 1))
+    world.label(value=layout)
+    return world
+
+
+def _shared_alone() -> NodeWorld:
+    return _shared("shared-sevenths", h100(SEVEN))
+
+
+def _shared_anew(deploy_labels: bool = True) -> NodeWorld:
+    return _shared("shared-mixed", h100(SEVEN), config=QUARTERS, deploy_labels=deploy_labels)
+
+
+def _shared_and_rolled_back() -> NodeWorld:
+    world = _shared_anew()
+    for place in ("0:4", "4:4"):
+        world.gpus.failures["3g.40gb", place] = HardwareError(f"creating 3g.40gb at {place}: Insufficient Resources")
+    return world
+
+
+def _shared_with_an_entry_that_is_not_there() -> NodeWorld:
+    world = _shared_anew()
+    world.lacking.add(HALVED)
+    return world
+
+
+def _shared_no_more() -> NodeWorld:
+    return _shared("sevenths", h100(SEVEN), config=QUARTERS)
+
+
+QUARTERS, HALVED = "warmslice-time-slicing_1g.10gb-4", "warmslice-time-slicing_1g.10gb-2"
 MIXED = ("1g.10gb@0:1", "1g.10gb@1:1", "1g.10gb@2:1", "1g.10gb@3:1", "3g.40gb@4:4")
 STORIES = (
     Story("drain", _drained, MIXED, "success"),
@@ -79,6 +118,12 @@ STORIES = (
     Story("mode on", _mode_on, MIXED, "success"),
     Story("another split", _resplit, ("2c+1c.3g.40gb@0:4", "3g.40gb@4:4"), "success"),
     Story("create fails", _rolled_back, tuple(SEVEN.split()), "failed"),
+    Story("shared alone", _shared_alone, tuple(SEVEN.split()), "success", config=QUARTERS),
+    Story("shared anew", _shared_anew, MIXED, "success", config=HALVED),
+    Story("shared anew, no deploy labels", lambda: _shared_anew(False), MIXED, "success", config=HALVED),
+    Story("shared, create fails", _shared_and_rolled_back, tuple(SEVEN.split()), "failed", config=QUARTERS),
+    Story("shared no more", _shared_no_more, tuple(SEVEN.split()), "success"),
+    Story("entry not there", _shared_with_an_entry_that_is_not_there, tuple(SEVEN.split()), "failed", config=QUARTERS),
 )
 
 
@@ -130,7 +175,9 @@ async def test_killed_anywhere_the_wish_is_reached_and_the_node_given_back(story
     assert tuple(placed) == story.layout
     assert all(i.compute for gpu in world.gpus.gpus.values() for i in gpu.instances)
     metadata = world.node["metadata"]
-    assert metadata["labels"] == {**labels_before, labels.STATE: story.state}
+    config = {} if story.config is None else {labels.PLUGIN_CONFIG: story.config}
+    labels_before.pop(labels.PLUGIN_CONFIG, None)
+    assert metadata["labels"] == {**labels_before, **config, labels.STATE: story.state}
     assert set(metadata["annotations"]) == {"someone/else", labels.STATUS}
     assert bool(world.node["spec"].get("unschedulable")) is story.cordoned
     assert world.uids("stays") == stays

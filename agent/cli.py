@@ -85,10 +85,19 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_layouts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "layouts",
-        help="which layouts a GPU model can have",
-        description="List the maximal geometries of a GPU model: nothing more fits beside any of them.",
+        help="which layouts a GPU model can have; the device plugin's part of those in a file",
+        description="List the maximal geometries of a GPU model: nothing more fits beside any of them. Or print the ConfigMap "
+        "that NVIDIA's device plugin needs for the layouts of a file that are shared.",
     )
-    parser.add_argument("--gpu", required=True, metavar="MODEL", help="GPU model, such as H100-80GB-SXM")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--gpu", metavar="MODEL", help="GPU model, such as H100-80GB-SXM")
+    what.add_argument(
+        "--device-plugin-config",
+        nargs="?",
+        const=Settings().layouts_file,
+        metavar="FILE",
+        help=f"print the ConfigMap for this layouts file (default: {Settings().layouts_file})",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(command=_layouts)
 
@@ -187,8 +196,11 @@ def _answer(options: argparse.Namespace) -> Answer:
 
 
 def _layouts(options: argparse.Namespace) -> int:
+    from agent.reconcile.check import plugin_config
     from agent.reconcile.paper import layouts_on_paper
 
+    if options.device_plugin_config is not None:
+        return _say(0, plugin_config(options.device_plugin_config).rstrip())
     return _say(*layouts_on_paper(options.gpu, options.json))
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agent.desired.catalog import read_catalog
-from agent.desired.layout_file import Layouts, read_layouts
+from agent.desired.layout_file import Layouts, parse_layouts, read_layouts
 from agent.desired.resolve import Sources, resolve
+from agent.desired.sharing import layout_refusal, sharings
 from agent.model.catalog import CatalogRefusal
 from agent.model.desired import Refusal
 from agent.model.errors import BadInputError
@@ -16,15 +17,13 @@ from agent.model.mig import Gpu
 from agent.model.text import read_yaml
 from agent.observe.paper import gpu_on_paper
 from agent.plan.geometry import feasible
+from agent.report.plugin_config import config_map
 
 
 def check_file(file: str, model: str | None) -> tuple[int, str]:
-    """(exit code, text): every mistake of a layouts file, a line each (2); with a GPU model, the layouts that it cannot have
-    (1). Of a model catalog the first mistake."""
-    try:
-        text = Path(file).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{file}: {error}") from error
+    """(exit code, text): every mistake of a layouts file, a line each (2); the layouts that cannot be shared as they ask, and
+    with a GPU model also those that it cannot have (1). Of a model catalog the first mistake."""
+    text = _text_of(file)
     if _is_catalog(text):
         catalog = read_catalog(text)
         if isinstance(catalog, CatalogRefusal):
@@ -33,8 +32,23 @@ def check_file(file: str, model: str | None) -> tuple[int, str]:
     layouts, mistakes = read_layouts(text)
     if mistakes:
         return 2, "\n".join(mistake.at(file) for mistake in mistakes)
-    wrong = list(_impossible(layouts, gpu_on_paper(model))) if model else []
+    wrong = list(_impossible(layouts, gpu_on_paper(model))) if model else list(_unshareable(layouts))
     return (1 if wrong else 0), "\n".join([*wrong, f"{file}: {len(layouts)} layouts, {len(wrong)} refused"])
+
+
+def plugin_config(file: str) -> str:
+    """The ConfigMap of the device plugin that a layouts file needs. BadInputError where a layout in it cannot be shared so."""
+    layouts = parse_layouts(_text_of(file), file)
+    for sentence in _unshareable(layouts):
+        raise BadInputError(f"{file}: {sentence}")
+    return config_map(sharings(layouts))
+
+
+def _text_of(file: str) -> str:
+    try:
+        return Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{file}: {error}") from error
 
 
 def _is_catalog(text: str) -> bool:
@@ -43,6 +57,13 @@ def _is_catalog(text: str) -> bool:
     except BadInputError:
         return False
     return isinstance(document, dict) and bool({"models", "sets"} & set(document))
+
+
+def _unshareable(layouts: Layouts) -> Iterable[str]:
+    for name, entries in layouts.items():
+        refusal = layout_refusal(name, entries)
+        if refusal is not None:
+            yield refusal.message
 
 
 def _impossible(layouts: Layouts, gpu: Gpu) -> Iterable[str]:

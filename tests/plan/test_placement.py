@@ -127,16 +127,19 @@ def _held(gpu: Gpu, holders: dict[int, int]) -> Tenants:
     )
 
 
+BIG = ("4g.40gb@0:4 3g.40gb@4:4", "7g.80gb@0:8", "4g.40gb@0:4 2g.20gb@4:2", "3g.40gb@0:4 1g.20gb@6:2")
+
+
 @st.composite
-def splits(draw: st.DrawFn) -> Layout:
-    """Layouts of an H100 whose instances are cut into compute instances, or not."""
-    paper = gpu_on_paper("H100-80GB-SXM")
+def splits(draw: st.DrawFn, of: str | None = None) -> Layout:
+    """Layouts of an H100 of large instances, or one of these, cut into compute instances or not."""
+    gpu = cut("H100-80GB-SXM", draw(st.sampled_from(BIG)) if of is None else of)
     found = []
-    for slot in draw(layouts(paper)):
-        profile = paper.profile(slot.shape.profile)
+    for slot in gpu.layout:
+        profile = gpu.profile(slot.shape.profile)
         assert profile is not None
         ways = [way for way in _splits(profile.slices) if set(way) <= set(profile.compute)]
-        found.append(Slot(slot.placement, Shape(profile.name, draw(st.sampled_from([(), *ways])))))
+        found.append(Slot(slot.placement, Shape(profile.name, draw(st.sampled_from([*ways, ()])))))
     return tuple(found)
 
 

@@ -1,8 +1,8 @@
 """CEL by cel-python, with the two things of Kubernetes' dialect that it lacks: optional fields and lazy variables.
 
 cel-python has no optional syntax, so ``a[?k].b.orValue(d)`` is rewritten to ``(k in a ? a[k].b : d)`` first, and
-``a.?b.hasValue()`` to ``("b" in a)``. An index that may be out of range (``list[?0]``) is not served, and neither
-are Kubernetes' own libraries (``authorizer``, quantities, URLs).
+``a.?b.hasValue()`` to ``("b" in a)``. A key is optional only where it is written as a string: ``list[?0]`` and ``map[?key]``
+are refused, as is everything that ``dialect`` does not know.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import celpy
 from celpy import celtypes
 from celpy.evaluation import CELEvalError
+
+from hack.devcluster.admission.dialect import unserved
 
 _ENVIRONMENT = celpy.Environment()
 _NO_FUNCTIONS: Mapping[str, Callable[..., Any]] = {}
@@ -32,10 +34,15 @@ class Expression:
     def __init__(self, text: str, functions: Mapping[str, Callable[..., Any]] = _NO_FUNCTIONS) -> None:
         self.text = text
         try:
-            compiled = _ENVIRONMENT.compile(without_optionals(text))
-            self._program = _ENVIRONMENT.program(compiled, functions=dict(functions))
+            self._tree = _ENVIRONMENT.compile(without_optionals(text))
+            self._program = _ENVIRONMENT.program(self._tree, functions=dict(functions))
         except celpy.CELParseError as error:
             raise ExpressionError(f"compilation failed: {error}") from error
+
+    def check(self, known: frozenset[str]) -> None:
+        """Raises ExpressionError for what cannot be evaluated with these variables."""
+        if troubles := list(dict.fromkeys(unserved(self._tree, known))):
+            raise ExpressionError(f"compilation failed: {'; '.join(troubles)}")
 
     def value(self, variables: Mapping[str, Any]) -> Any:
         """With what ``as_value`` made of each variable. Raises ExpressionError."""
@@ -83,9 +90,11 @@ def _plain(chain: str, default: str | None) -> str:
     conditions: list[str] = []
     for link in _LINK.findall(chain[len(built) :]):
         if link.startswith("[?"):
-            key = link[2:-1]
-        elif link.startswith(".?"):
-            key = f'"{link[2:].strip()}"'
+            key = link[2:-1].strip()
+            if key[:1] not in ("'", '"'):
+                raise ExpressionError(f"compilation failed: the optional index [?{key}] is not served here")
+        elif link.startswith(".?") or (link.startswith(".") and conditions):  # what follows an option is optional, too
+            key = f'"{link.lstrip(".?").strip()}"'
         else:
             built += link
             continue

@@ -110,15 +110,31 @@ class _DeniedError(Exception):
 def check_readable(policy: Object) -> None:
     """Raises ApiError 422 naming every expression that cannot be read."""
     causes = []
-    for part in ("validations", "matchConditions", "variables"):
-        for position, entry in enumerate(dig(policy, f"spec.{part}") or []):
-            try:
-                expression(str(entry.get("expression", "")))
-            except ExpressionError as error:
-                field = f"spec.{part}[{position}].expression"
-                causes.append((field, f"Invalid value: {entry.get('expression')!r}: {error}"))
+    for field, text, known in _expressions(policy.get("spec") or {}):
+        try:
+            expression(text).check(known)
+        except ExpressionError as error:
+            causes.append((field, f"Invalid value: {text!r}: {error}"))
     if causes:
         raise invalid(kinds.ADMISSION_POLICIES, name_of(policy), causes)
+
+
+def _expressions(spec: Object) -> Iterator[tuple[str, str, frozenset[str]]]:
+    """Each field that holds one, with the names in its reach: a variable knows those before it, a matchCondition none."""
+    known = frozenset(
+        ("object", "oldObject", "request", "namespaceObject", *(["params"] if spec.get("paramKind") else []))
+    )
+    for position, entry in enumerate(spec.get("matchConditions") or []):
+        yield f"spec.matchConditions[{position}].expression", str(entry.get("expression", "")), known
+    for position, entry in enumerate(spec.get("variables") or []):
+        yield f"spec.variables[{position}].expression", str(entry.get("expression", "")), known
+        known |= {f"variables.{entry.get('name')}"}
+    for position, entry in enumerate(spec.get("validations") or []):
+        for field in ("expression", "messageExpression"):
+            if field == "expression" or field in entry:
+                yield f"spec.validations[{position}].{field}", str(entry.get(field, "")), known
+    for position, entry in enumerate(spec.get("auditAnnotations") or []):
+        yield f"spec.auditAnnotations[{position}].valueExpression", str(entry.get("valueExpression", "")), known
 
 
 def _rule_matches(rule: Object, request: AdmissionRequest) -> bool:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import pytest
+from kubernetes.aio import config
+from kubernetes.aio.client import Configuration
 
 from hack.devcluster.objects import Object
 
@@ -66,3 +72,22 @@ class Kube:
         query = {"watch": "1", "timeoutSeconds": "10", **query}
         async with self.session.get(self.url + path, params=query) as response:
             return [json.loads(await response.content.readline()) for _ in range(count)]
+
+
+@asynccontextmanager
+async def real_cluster() -> AsyncIterator[tuple[Kube, Kube]]:
+    """The cluster that KUBECONFIG names: as the user there, and as nobody, for those who bring a token. Skips the test
+    without. Two sessions, since a client certificate would go before any token."""
+    if "KUBECONFIG" not in os.environ:
+        pytest.skip("KUBECONFIG names no cluster")
+    chosen = Configuration()
+    await config.load_kube_config(os.environ["KUBECONFIG"], client_configuration=chosen)
+    anonymous, known = (ssl.create_default_context(cafile=chosen.ssl_ca_cert) for _ in range(2))
+    if chosen.cert_file:
+        known.load_cert_chain(chosen.cert_file, chosen.key_file)
+    token = await chosen.get_api_key_with_prefix("BearerToken")
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=known)) as ours,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=anonymous)) as anybodys,
+    ):
+        yield Kube(chosen.host, ours, (token or "").partition(" ")[2]), Kube(chosen.host, anybodys)

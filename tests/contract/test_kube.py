@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest_asyncio
 from hack.devcluster import kinds
 from hack.devcluster.faults import Fault, read_faults
 from hack.devcluster.objects import Object, name_of, now_micro, random_suffix
-from tests.contract.kube_client import JSON_PATCH, MERGE, STRATEGIC, Kube
+from tests.contract.kube_client import JSON_PATCH, MERGE, STRATEGIC, Kube, real_cluster
 from tests.fakes.devcluster import DevCluster, bare_node, dev_cluster, simple_pod
 
 
@@ -406,18 +404,5 @@ class TestDevelopmentServer(KubeContract):
 class TestRealCluster(KubeContract):
     @pytest_asyncio.fixture
     async def kube(self) -> AsyncIterator[Kube]:
-        from kubernetes.aio import config
-        from kubernetes.aio.client import Configuration
-
-        if "KUBECONFIG" not in os.environ:
-            pytest.skip("KUBECONFIG names no cluster")
-        await config.load_kube_config(os.environ["KUBECONFIG"])
-        chosen = Configuration.get_default_copy()
-        context = ssl.create_default_context(cafile=chosen.ssl_ca_cert)
-        if chosen.cert_file:
-            context.load_cert_chain(chosen.cert_file, chosen.key_file)
-        token = await chosen.get_api_key_with_prefix("BearerToken")
-        headers = {"Authorization": token} if token else {}
-        connector = aiohttp.TCPConnector(ssl=context)
-        async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
-            yield Kube(chosen.host, session)
+        async with real_cluster() as (admin, _):
+            yield admin

@@ -28,6 +28,8 @@ def test_the_base_needs_no_resource_types_of_others() -> None:
         "ClusterRoleBinding",
         "ConfigMap",
         "DaemonSet",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
     }
 
 

@@ -18,18 +18,8 @@ class Access:
 
 
 def write_kubeconfig(path: Path, access: Access) -> None:
-    """JSON is YAML, too. Only the owner may read it."""
     cluster = {"server": access.server, "certificate-authority-data": _encoded(access.authority)}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "devcluster",
-        "clusters": [{"name": "devcluster", "cluster": cluster}],
-        "users": [{"name": "developer", "user": {"token": access.token} if access.token else {}}],
-        "contexts": [{"name": "devcluster", "context": {"cluster": "devcluster", "user": "developer"}}],
-    }
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    _write(path, cluster, {"token": access.token} if access.token else {})
 
 
 def read_kubeconfig(path: Path) -> Access:
@@ -40,5 +30,25 @@ def read_kubeconfig(path: Path) -> Access:
     return Access(cluster["server"], authority, user.get("token", ""))
 
 
+def write_pod_kubeconfig(path: Path, server: str, identity: Path) -> None:
+    """As the pod whose ``token`` and ``ca.crt`` lie in the folder ``identity``; both are read when they are needed."""
+    cluster = {"server": server, "certificate-authority": str(identity / "ca.crt")}
+    _write(path, cluster, {"tokenFile": str(identity / "token")})
+
+
 def _encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+def _write(path: Path, cluster: dict[str, str], user: dict[str, str]) -> None:
+    """JSON is YAML, too. Only the owner may read it."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "devcluster",
+        "clusters": [{"name": "devcluster", "cluster": cluster}],
+        "users": [{"name": "developer", "user": user}],
+        "contexts": [{"name": "devcluster", "context": {"cluster": "devcluster", "user": "developer"}}],
+    }
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(config, indent=2) + "\n")

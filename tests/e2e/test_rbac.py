@@ -1,59 +1,168 @@
-"""The roles that are shipped, against what the agent really asks for."""
+"""What is shipped, applied by kubectl to a cluster that enforces it: the agent does its work as its pod, and nothing else."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
-import yaml
+import pytest
+import pytest_asyncio
 
+from agent.model import labels
 from hack.devcluster import kinds
-from hack.devcluster.access.tokens import answer_token_request
-from hack.devcluster.kinds import ALL_KINDS
-from hack.devcluster.kubeconfig import write_kubeconfig
+from hack.devcluster.kubeconfig import write_pod_kubeconfig
+from hack.devcluster.kubelet.pod_identity import identity_folder
+from hack.devcluster.objects import Object, uid_of
+from hack.kubectl import NoKubectlError, carried
 from tests.e2e.agent_node import NODE, AgentNode, agent_node
-from tests.fakes.devcluster import simple_pod
+from tests.fakes.devcluster import bare_node, is_running
 
-SHIPPED = Path(__file__).resolve().parents[2] / "manifests" / "base" / "rbac.yaml"
+BASE = Path(__file__).resolve().parents[2] / "manifests" / "base"
 ACCOUNT = "system:serviceaccount:warmslice:warmslice"
 
 
-async def test_the_shipped_roles_are_enough_for_a_change_that_moves_pods(tmp_path: Path) -> None:
-    """And every request of the agent is made as its service account."""
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """``identity`` is the service account's folder of the agent's own pod, ``kubeconfig`` says the same to a process."""
+
+    node: AgentNode
+    identity: Path
+    kubeconfig: Path
+
+    async def kubectl(self, *arguments: str) -> tuple[int, str]:
+        """As the administrator: exit code, and all that it printed."""
+        return await _kubectl(self.node.cluster.kubeconfig(), *arguments)
+
+    async def kubectl_of_agent(self, *arguments: str) -> tuple[int, str]:
+        """With the token of the agent's pod and nothing else."""
+        return await _kubectl(self.kubeconfig, *arguments)
+
+
+async def _kubectl(kubeconfig: Path, *arguments: str) -> tuple[int, str]:
+    """The API server runs in this event loop, so nobody may block it."""
+    try:
+        program = carried("kubectl")
+    except NoKubectlError as error:
+        pytest.skip(str(error))
+    process = await asyncio.create_subprocess_exec(
+        program, *arguments,
+        env={"KUBECONFIG": str(kubeconfig), "HOME": str(kubeconfig.parent), "PATH": os.environ["PATH"]},
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+@pytest_asyncio.fixture
+async def installed(tmp_path: Path) -> AsyncIterator[Installed]:
+    """Roles are enforced and nobody comes without a token; the DaemonSet's pod runs, and the agent is about to."""
     async with agent_node(tmp_path) as node:
-        node.wish("mixed")
-        kubeconfig = tmp_path / "agent.kubeconfig"
-        _enforce_shipped_roles(node, kubeconfig)
-        await node.start(kubeconfig=kubeconfig)
-        await node.until("success", "mixed")
-        await node.run_deployment("web", "nvidia.com/mig-3g.40gb")
-        node.wish("small")
-        await node.until("success", "small")
-        asked = node.cluster.requests(user_agent="warmslice")
-        assert {entry.user for entry in asked} == {ACCOUNT}
-        assert [(entry.verb, entry.object) for entry in asked if entry.status in (401, 403)] == []
-        assert {"list", "watch", "patch", "create"} <= {entry.verb for entry in asked}
-        evictions = [entry for entry in asked if entry.object.endswith("/eviction")]
-        assert [(entry.user, entry.verb, entry.status) for entry in evictions] == [(ACCOUNT, "create", 201)]
+        gate = node.cluster.control_plane.server.gate
+        gate.authorizer.enforced = True
+        gate.authenticator.without_token = None
+        code, said = await _kubectl(node.cluster.kubeconfig(), "apply", "-k", str(BASE))
+        assert code == 0, said
+        node.cluster.label_node(NODE, {"nvidia.com/gpu.present": "true"})
+        await node.cluster_until(lambda: bool(_agents(node)), "the agent's pod runs")
+        identity = identity_folder(node.kubelet.settings, uid_of(_agents(node)[0]))
+        kubeconfig = tmp_path / "pod.kubeconfig"
+        write_pod_kubeconfig(kubeconfig, node.cluster.url, identity)
+        yield Installed(node, identity, kubeconfig)
 
 
-def _enforce_shipped_roles(node: AgentNode, kubeconfig: Path) -> None:
-    """The kubelet has its own user and role."""
-    cluster = node.cluster
-    cluster.create(kinds.NAMESPACES, {"metadata": {"name": "warmslice"}})
-    documents: list[dict[str, Any]] = [d for d in yaml.safe_load_all(SHIPPED.read_text("utf-8")) if d]
-    for document in documents:
-        kind = next(k for k in ALL_KINDS if (k.api_version, k.name) == (document["apiVersion"], document["kind"]))
-        cluster.create(kind, document)
-    pod = simple_pod("warmslice-x", node=NODE)
-    pod["metadata"]["namespace"] = "warmslice"
-    pod["spec"]["serviceAccountName"] = "warmslice"
-    cluster.create(kinds.PODS, pod)
-    gate = cluster.control_plane.server.gate
-    gate.authorizer.enforced = True
-    gate.authenticator.without_token = None
-    bound = {"spec": {"boundObjectRef": {"kind": "Pod", "name": "warmslice-x"}}}
-    request = answer_token_request(cluster.api, gate.authenticator.signer, "warmslice", "warmslice", bound)
-    write_kubeconfig(kubeconfig, cluster.control_plane.access(request["status"]["token"]))
-    assert json.loads(kubeconfig.read_text("utf-8"))["users"][0]["user"]["token"]
+def _agents(node: AgentNode) -> list[Object]:
+    return [pod for pod in node.cluster.api.all(kinds.PODS, "warmslice") if is_running(pod)]
+
+
+async def test_what_is_shipped_is_enough_for_a_change_that_moves_pods(installed: Installed) -> None:
+    """Every request of the agent is made as its pod's account, and none is refused."""
+    node = installed.node
+    node.wish("mixed")
+    await node.start(kubeconfig=installed.kubeconfig)
+    await node.until("success", "mixed")
+    await node.run_deployment("web", "nvidia.com/mig-3g.40gb")
+    node.wish("small")
+    await node.until("success", "small")
+    asked = node.cluster.requests(user_agent="warmslice")
+    assert {entry.user for entry in asked} == {ACCOUNT}
+    assert [(entry.verb, entry.object, entry.status) for entry in asked if entry.status in (401, 403, 422)] == []
+    assert {"list", "watch", "patch", "create"} <= {entry.verb for entry in asked}
+    evictions = [entry for entry in asked if entry.object.endswith("/eviction")]
+    assert [(entry.user, entry.verb, entry.status) for entry in evictions] == [(ACCOUNT, "create", 201)]
+
+
+async def test_a_pod_finds_its_account_where_it_looks_for_it(installed: Installed) -> None:
+    assert (installed.identity / "namespace").read_text() == "warmslice"
+    assert (installed.identity / "ca.crt").read_text() == installed.node.cluster.control_plane.authority.pem
+    _, said = await installed.kubectl_of_agent("auth", "whoami", "-o", "json")
+    user = json.loads(said)["status"]["userInfo"]
+    assert user["username"] == ACCOUNT
+    assert user["extra"]["authentication.kubernetes.io/node-name"] == [NODE]
+
+
+async def test_kubectl_says_of_the_agents_token_what_the_manifest_gives_and_no_more(installed: Installed) -> None:
+    """Besides what every authenticated user may: ask about themselves, and read the discovery documents."""
+    token = ("--token", (installed.identity / "token").read_text())
+    _, said = await installed.kubectl("auth", "can-i", "--list", "--namespace", "warmslice", *token)
+    rows = [line.split("  ") for line in said.splitlines()[1:]]
+    granted = {row[0]: row[-1].strip() for row in rows if row[0] and not row[0].startswith("self")}
+    assert granted == {
+        "nodes": "[get list watch patch]",
+        "pods": "[get list watch delete]",
+        "pods/eviction": "[create]",
+        "poddisruptionbudgets.policy": "[list]",
+    }
+    code, said = await installed.kubectl("auth", "can-i", "create", "events", "--namespace", "default", *token)
+    assert (code, said) == (0, "yes\n")
+    for asked in ("get secrets", "patch nodes --subresource=status", "create pods", "delete nodes"):
+        code, said = await installed.kubectl("auth", "can-i", *asked.split(), "--namespace", "warmslice", *token)
+        assert (code, said.splitlines()[-1]) == (1, "no"), asked
+
+
+async def test_kubectl_with_the_agents_token_is_held_to_the_agents_node(installed: Installed) -> None:
+    installed.node.cluster.create(kinds.NODES, bare_node("gpu-2"))
+    code, said = await installed.kubectl_of_agent("label", "node", NODE, f"{labels.STATE}=success")
+    assert code == 0, said
+    for refused in (("gpu-2", f"{labels.STATE}=success"), (NODE, "team=b")):
+        code, said = await installed.kubectl_of_agent("label", "node", *refused)
+        assert code == 1
+        assert "is forbidden: ValidatingAdmissionPolicy 'warmslice-node'" in said
+
+
+async def test_a_token_of_nobodys_is_not_let_in(installed: Installed) -> None:
+    code, said = await installed.kubectl("get", "nodes", "--token", "nobodys")
+    assert (code, said) == (1, "error: You must be logged in to the server (Unauthorized)\n")
+
+
+_AS_IN_A_CONTAINER = """\
+mount -t tmpfs none "$(readlink -f /var/run)" || exit 77
+mkdir -p /var/run/secrets/kubernetes.io
+ln -s "$1" /var/run/secrets/kubernetes.io/serviceaccount
+shift
+exec "$@"
+"""
+
+
+async def test_the_agent_finds_its_account_without_a_kubeconfig_as_in_a_container(installed: Installed) -> None:
+    """In a mount namespace of its own, where the machine allows one."""
+    url = urlsplit(installed.node.cluster.url)
+    there = {"KUBERNETES_SERVICE_HOST": str(url.hostname), "KUBERNETES_SERVICE_PORT": str(url.port)}
+    process = await asyncio.create_subprocess_exec(
+        "unshare", "--mount", "--map-root-user", "sh", "-c", _AS_IN_A_CONTAINER, "sh", str(installed.identity),
+        sys.executable, "-m", "agent", "status", NODE,
+        env={"PATH": os.environ["PATH"], **there},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, errors = await process.communicate()
+    if process.returncode == 77 or b"unshare" in errors:
+        pytest.skip(f"no mount namespace here: {errors.decode().strip()}")
+    assert process.returncode == 0, errors.decode()
+    assert NODE in output.decode()
+    assert [entry.user for entry in installed.node.cluster.requests(user_agent="warmslice")] == [ACCOUNT]

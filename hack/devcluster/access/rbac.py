@@ -134,6 +134,8 @@ def _resource_rule(groups: list[str], resources: list[str], verbs: list[str]) ->
     return {"apiGroups": groups, "resources": resources, "verbs": verbs}
 
 
+_LOOK = ("get", "list", "watch")
+_CHANGE = ("create", "update", "patch", "delete")
 _HEALTH = ["/healthz", "/livez", "/readyz", "/version", "/version/"]
 _DISCOVERY = [*_HEALTH, "/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*"]
 _FIRST_ROLES: tuple[tuple[Object, tuple[str, ...]], ...] = (
@@ -152,15 +154,18 @@ _FIRST_ROLES: tuple[tuple[Object, tuple[str, ...]], ...] = (
         ("system:authenticated",),
     ),
     # In a real cluster this role is bound to nobody: the Node authorizer gives the same, for each kubelet's own node.
+    # What a DRA driver writes it writes there as its own account; here the driver is a part of the kubelet.
     (
         _role(
             "system:node",
-            _resource_rule([""], ["nodes"], ["create", "get", "list", "watch", "update", "patch"]),
+            _resource_rule([""], ["nodes"], [*_LOOK, "create", "update", "patch"]),
             _resource_rule([""], ["nodes/status", "pods/status"], ["update", "patch"]),
-            _resource_rule([""], ["pods"], ["create", "delete", "get", "list", "watch"]),
+            _resource_rule([""], ["pods"], [*_LOOK, "create", "delete"]),
             _resource_rule([""], ["events"], ["create", "update", "patch"]),
             _resource_rule([""], ["serviceaccounts/token"], ["create"]),
             _resource_rule(["coordination.k8s.io"], ["leases"], ["create", "delete", "get", "update", "patch"]),
+            _resource_rule(["resource.k8s.io"], ["resourceclaims"], ["get"]),
+            _resource_rule(["resource.k8s.io"], ["resourceslices"], [*_LOOK, *_CHANGE, "deletecollection"]),
             # A real kubelet may get claims and delete collections of slices. The rest is what NVIDIA's DRA driver may do,
             # whose stand-in asks with its kubelet's token.
             _resource_rule(["resource.k8s.io"], ["resourceclaims"], ["get"]),

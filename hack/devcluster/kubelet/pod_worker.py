@@ -27,6 +27,7 @@ from hack.devcluster.errors import ApiError
 from hack.devcluster.kubelet import pod_events, pod_status
 from hack.devcluster.kubelet.claims import ClaimManager, PrepareError
 from hack.devcluster.kubelet.devices import AdmissionError, DeviceManager
+from hack.devcluster.kubelet.pod_identity import project_identity, remove_identity
 from hack.devcluster.kubelet.processes import PodProcesses, StartError
 from hack.devcluster.kubelet.settings import KubeletSettings
 from hack.devcluster.objects import (
@@ -145,8 +146,14 @@ class PodWorker:
         if not await self._start_processes(devices):
             return False
         if not pod_status.says_running(self.pod):
+            await self._give_identity()
             await self._write(pod_status.running(self.pod, HOST_IP, self._past))
         return True
+
+    async def _give_identity(self) -> None:
+        if dig(self.pod, "spec.automountServiceAccountToken") is not False:
+            client, settings = self._runtime.client, self._runtime.settings
+            await self._insist(lambda: project_identity(client, settings, self.pod))
 
     async def _start_processes(self, devices: list[str]) -> bool:
         """Whether they run; tried again until then, or until the pod is told to end."""
@@ -298,6 +305,7 @@ class PodWorker:
         await self._insist(lambda: self._runtime.client.delete(self._path(), options))
 
     async def _free(self) -> None:
+        remove_identity(self._runtime.settings, uid_of(self.pod))
         await self._stop_processes()
         await self._give_up_claims()
 
@@ -319,7 +327,7 @@ class PodWorker:
         body = {"metadata": {"uid": uid_of(self.pod)}, "status": status}
         await self._insist(lambda: self._runtime.client.patch(f"{self._path()}/status", body))
 
-    async def _insist(self, call: Callable[[], Awaitable[Object]]) -> None:
+    async def _insist(self, call: Callable[[], Awaitable[object]]) -> None:
         """Until the API server hears of it; an object that is gone or another by now needs nothing more."""
         while True:
             try:

@@ -18,6 +18,7 @@ from hack.devcluster.admission.policies import Policies
 from hack.devcluster.admission.priorities import admit_priority_class, with_priority
 from hack.devcluster.admission.quotas import admit_within_quotas
 from hack.devcluster.admission.request import AdmissionRequest
+from hack.devcluster.dra.rules import check_admin_access
 from hack.devcluster.errors import (
     already_exists,
     bad_request,
@@ -129,6 +130,7 @@ class Api:
         if kind.namespaced:
             home = self.store.get(kinds.NAMESPACES, "", namespace)
             rules.check_namespace_accepts(kind, home, name, namespace)
+            check_admin_access(kind, fresh, home)
         if self.store.get(kind, namespace, name) is not None:
             raise already_exists(kind, name)
         fresh = rules.with_defaults(kind, fresh)

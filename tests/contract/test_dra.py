@@ -11,6 +11,7 @@ from hack.devcluster.api import Api, DeleteOptions
 from hack.devcluster.controllers.housekeeping import sync_orphans
 from hack.devcluster.controllers.resource_claims import ResourceClaims
 from hack.devcluster.dra.claims import FINALIZER
+from hack.devcluster.dra.rules import ADMIN_ACCESS_LABEL, MOST_CONSUMERS
 from hack.devcluster.kinds import Kind
 from hack.devcluster.objects import Object, clone, conditions_of, dig, name_of, uid_of
 from hack.devcluster.scheduler import sync_pending_pods
@@ -283,6 +284,48 @@ def test_an_unused_allocation_elsewhere_is_given_up_for_a_pod_that_cannot_go_the
     cluster.add(kinds.PODS, claiming_pod("p", claims=["shared"]))
     assert cluster.node_of("p") == "b"
     assert cluster.given("shared") == ["of-b"]
+
+
+def test_an_administrators_claim_looks_into_a_device_and_takes_it_from_nobody() -> None:
+    """As a monitoring pod does: the claim is allocated like any other."""
+    cluster = cluster_with(SMALL)
+    cluster.api.patch(
+        kinds.NAMESPACES, "", "default", "application/merge-patch+json",
+        {"metadata": {"labels": {ADMIN_ACCESS_LABEL: "true"}}},
+    )  # fmt: skip
+    claimed(cluster, "first")
+    cluster.settle()
+    watching = request(allocationMode="All", adminAccess=True)
+    for name in ("dcgm-1", "dcgm-2"):
+        claimed(cluster, name, watching)
+        assert cluster.given(name) == ["gpu-0-mig-19-4-1"]
+    cluster.remove(kinds.PODS, "first")
+    claimed(cluster, "next")
+    assert cluster.given("next") == ["gpu-0-mig-19-4-1"]
+
+
+def test_a_pod_bound_past_the_scheduler_gets_a_share_of_what_is_allocated() -> None:
+    cluster = cluster_with(SMALL)
+    claimed(cluster, "p")
+    cluster.settle()
+    cluster.add(kinds.PODS, claiming_pod("bound", claims=["p"], node="a"))
+    cluster.settle()
+    assert {consumer["name"] for consumer in dig(cluster.claim("p"), "status.reservedFor")} == {"p", "bound"}
+
+
+def test_a_claim_has_so_many_consumers_and_no_more() -> None:
+    cluster = cluster_with(SMALL)
+    claimed(cluster, "p")
+    sync_pending_pods(cluster.api)
+    crowded = clone(cluster.claim("p"))
+    crowded["status"]["reservedFor"] = [
+        {"resource": "pods", "name": f"pod-{number}", "uid": str(number)} for number in range(MOST_CONSUMERS)
+    ]
+    cluster.api.update(kinds.RESOURCE_CLAIMS, "default", "p", crowded, subresource="status")
+    cluster.add(kinds.PODS, claiming_pod("late", claims=["p"]))
+    sync_pending_pods(cluster.api)
+    [condition] = conditions_of(cluster.pod("late"))
+    assert condition["message"].startswith("0/1 nodes are available: resourceclaim in use. no new claims to deallocate")
 
 
 def test_the_last_consumers_end_gives_the_device_back() -> None:

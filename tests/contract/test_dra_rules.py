@@ -52,6 +52,7 @@ def test_a_slice_that_makes_no_sense_is_refused(field: str, bad: Object) -> None
             "spec.devices.requests[0].exactly.selectors[0].cel.expression",
             claim("c", request(selectors=selectors("device."))),
         ),
+        ("spec.devices.requests[0].exactly.adminAccess", claim("c", request(adminAccess=True))),
         ("spec.devices.requests[1].name", claim("c", request("r"), request("r"))),
     ],
 )

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 
 from hack.devcluster import kinds
 from hack.devcluster.dra.selectors import check_selector
+from hack.devcluster.errors import invalid
 from hack.devcluster.kinds import Kind
-from hack.devcluster.objects import Object, dig
+from hack.devcluster.objects import Object, dig, name_of
 
 MOST_CONSUMERS = 256
+ADMIN_ACCESS_LABEL = "resource.kubernetes.io/admin-access"
 _MOST_REQUESTS = 32
 _MOST_DEVICES = 128
 _MOST_ATTRIBUTES = 32
@@ -59,6 +61,21 @@ def causes(kind: Kind, obj: Object) -> list[Cause]:
             return list(_pod_causes(obj))
         case _:
             return []
+
+
+def check_admin_access(kind: Kind, obj: Object, namespace: Object | None) -> None:
+    """Raises 422: only in a namespace with a label for it may a claim look into devices that others hold."""
+    allowed = (dig(namespace or {}, "metadata.labels") or {}).get(ADMIN_ACCESS_LABEL) == "true"
+    asked = dig(claim_spec_of(kind, obj) or {}, "devices.requests") or []
+    field = {kinds.RESOURCE_CLAIMS: "spec", kinds.CLAIM_TEMPLATES: "spec.spec"}.get(kind, "")
+    why = f"Forbidden: admin access to devices requires the `{ADMIN_ACCESS_LABEL}: true` label on the containing namespace"
+    refused = [
+        (f"{field}.devices.requests[{position}].exactly.adminAccess", why)
+        for position, request in enumerate(asked)
+        if dig(request, "exactly.adminAccess") and not allowed
+    ]
+    if refused:
+        raise invalid(kind, name_of(obj), refused)
 
 
 def change_causes(kind: Kind, old: Object, new: Object) -> list[Cause]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hack.devcluster.kubelet.devices import DeviceManager
+from hack.devcluster.kubelet.plugin_fault import CRASH, SILENT, STUCK, PluginFault
 from hack.devcluster.kubelet.settings import KubeletSettings
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class DevicePlugin:
         self._source = source
         self._settings = settings
         self._manager = manager
+        self._fault = PluginFault(settings.run_dir / "plugin-fault")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -117,9 +119,16 @@ class DevicePlugin:
             await task
         self._manager.unregister()
 
+    async def wait_for_allocate(self) -> None:
+        """Until it answers a call of Allocate, or its end breaks the call off."""
+        await self._fault.wait_for_end(STUCK)
+        if self._fault.is_now(CRASH):
+            self._manager.unregister()
+
     async def _run(self) -> None:
         try:
             while True:
+                await self._fault.wait_for_end(CRASH)
                 try:
                     devices = await self._source.open()
                 except (OSError, ValueError) as error:
@@ -128,7 +137,10 @@ class DevicePlugin:
                     continue
                 if self._settings.plugin_start_s:
                     await asyncio.sleep(self._settings.plugin_start_s)
+                await self._fault.wait_for_end(SILENT)
                 self._manager.register(shared(devices, self._settings.replicas, self._settings.rename_shared))
-                await asyncio.Event().wait()
+                await self._fault.wait_for_begin(CRASH)
+                self._manager.unregister()
+                await self._source.close()
         finally:
             await self._source.close()

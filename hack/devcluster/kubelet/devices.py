@@ -8,7 +8,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hack.devcluster.objects import Object, containers_of, dig, name_of, namespace_of, uid_of
+from hack.devcluster.objects import (
+    Object,
+    containers_of,
+    dig,
+    is_deleting,
+    is_finished,
+    name_of,
+    namespace_of,
+    uid_of,
+)
 
 
 class AdmissionError(Exception):
@@ -79,6 +88,11 @@ class DeviceManager:
 
     def assignments(self) -> list[Assignment]:
         return list(self._assignments.values())
+
+    def will_allocate(self, pod: Object) -> bool:
+        """Whether admitting this pod means asking a plugin."""
+        lives = not is_finished(pod) and not is_deleting(pod)
+        return lives and self.assignment(uid_of(pod)) is None and any(_wanted_devices(pod))
 
     def allocate(self, pod: Object) -> Assignment | None:
         """None where the pod asks for no devices. Raises AdmissionError."""

@@ -176,7 +176,7 @@ class Kubelet:
                 case "DELETED":
                     await self._forget(uid_of(what))
                 case "ADDED" | "MODIFIED":
-                    self._see(what)
+                    await self._see(what)
                 case _:
                     pass
 
@@ -193,16 +193,19 @@ class Kubelet:
             self._has_rebooted = False
             await self._lose_what_ran(pods)
         for pod in pods:
-            self._see(pod)
+            await self._see(pod)
 
     async def _lose_what_ran(self, pods: list[Object]) -> None:
         for uid in self._processes.running():
             await self._processes.stop(uid)
         self._runtime.rebooted.update(uid_of(pod) for pod in pods if phase_of(pod) == "Running")
 
-    def _see(self, pod: Object) -> None:
+    async def _see(self, pod: Object) -> None:
+        """One pod after the other, as in the loop of the real kubelet: see ``plugin_fault.py``."""
         worker = self._workers.get(uid_of(pod))
         if worker is None:
+            if self.devices.will_allocate(pod):
+                await self._plugin.wait_for_allocate()
             self._workers[uid_of(pod)] = PodWorker(pod, self._runtime)
         else:
             worker.update(pod)

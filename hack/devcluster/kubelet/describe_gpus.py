@@ -1,7 +1,8 @@
 """The NVML side of the simulated DRA driver: prints the devices of a ResourceSlice as one line of JSON, and ends.
 
-As NVIDIA's driver 25.12 describes them: a GPU whole where MIG is off, else its MIG devices. (25.8 lists the GPU besides
-them.) Two compute instances of one GPU instance have the same name, so that only one of them is listed.
+As NVIDIA's driver describes them in its source of the end of 2025: a GPU whole where MIG is off, else its MIG devices
+(earlier releases listed the GPU besides them). Two compute instances of one GPU instance have the same name, so that only
+one of them is listed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """NVIDIA's DRA driver as kubelet and scheduler see it: publishes what it found at its start, and prepares claims on it.
 
-Names and attributes are those of ``gpu-kubelet-plugin`` 25.12 with MIG devices that are made by others: ``gpu-<minor>``
-and ``gpu-<minor>-mig-<profile id>-<start>-<size>``. Newer releases can make MIG devices themselves and then name them
-``gpu-<minor>-mig-<profile>-<profile id>-<start>``; this is not simulated.
+Names and attributes as in the public source of its ``gpu-kubelet-plugin`` at the end of 2025, for MIG devices that are
+made by others: ``gpu-<minor>`` and ``gpu-<minor>-mig-<profile id>-<start>-<size>``. A later one can make MIG devices itself,
+and names them ``gpu-<minor>-mig-<profile>-<profile id>-<start>`` then, without a uuid; this is not simulated.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """The whole cluster as one command: the control plane in this process, one kubelet process per node.
 
+It speaks TLS by an authority of its own. RUN_DIR/kubeconfig is the administrator's. What a pod finds of its account is in
+RUN_DIR/NODE/pods/UID/kube-api-access (token, ca.crt, namespace) while it runs.
+
 Ends at SIGTERM or SIGINT with nothing left behind. Should this process be killed, the kernel ends the kubelets and
 the lifeline ends the pods' processes.
 """

@@ -13,7 +13,7 @@ import msgspec
 
 from agent.model.desired import Desired, Wish
 from agent.model.errors import BadInputError
-from agent.model.mig import Gpu, GpuWish, Layout
+from agent.model.mig import Gpu, GpuWish, Layout, Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Operation:
     ``resumed``: after that the host followed the slices and the clients were let go on; what changes again unsets it.
     ``failure`` is set when the way forward failed: from then on the operation goes back to ``before``. ``recordoned``:
     somebody uncordoned midway and we cordoned again, once. ``started`` is seconds since the epoch. ``plugin_config`` is the
-    device plugin's configuration by its label, as found.
+    device plugin's configuration by its label, as found. ``strangers`` are the slices, by GPU, that somebody outside every
+    pod held at begin: what holds one of them midway was not left by a pod that we evicted.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Operation:
     failure: str = ""
     recordoned: bool = False
     plugin_config: str | None = None
+    strangers: dict[str, tuple[Part, ...]] = field(default_factory=dict)
 
     def towards(self, wish: Wish) -> Operation:
         """The same operation on its way to that wish; going back it stays with the wish that failed."""

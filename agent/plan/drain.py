@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from agent.model.labels import EVICT
 from agent.model.mig import Gpu, Part
 from agent.model.node import Budget, Pod, PodRef
+from agent.model.operation import Operation
 from agent.model.snapshot import Snapshot
 from agent.plan.placement import Tenants
 
@@ -22,18 +23,24 @@ class DrainPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """The holders of one GPU, and for each slice that cannot be freed who is in the way and why."""
+    """The holders of one GPU, and for each slice that cannot be freed who is in the way and why. ``strangers`` are the slices
+    of those that no pod of the API server accounts for."""
 
     tenants: Tenants
     reasons: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
+    strangers: frozenset[Part] = frozenset()
 
 
-def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, midway: bool) -> Holdings:
+def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, operation: Operation | None) -> Holdings:
     """Who holds what on this GPU: owners of devices by the kubelet, joined with the processes that NVML shows.
 
-    A process outside every pod, or a pod that only the kubelet still knows, makes its slice fixed. Midway it is what an
-    evicted pod leaves behind for a moment, and the change waits for it.
+    A process outside every pod, or a pod that only the kubelet still knows, makes its slice fixed. In an operation it is what
+    an evicted pod leaves behind for a moment, and the change waits for it; but one that was there when the operation began
+    is none of that, and its slice stays fixed.
     """
+    midway = operation is not None
+    begun_with = frozenset(operation.strangers.get(gpu.uuid, ())) if operation is not None else frozenset[Part]()
+    found: set[Part] = set()
     census = _Census(seen, policy)
     movable: dict[Part, frozenset[PodRef]] = {}
     fixed: dict[Part, tuple[str, ...]] = {}
@@ -42,7 +49,9 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, midway: bool) -> Hol
         pods, reasons, strangers = census.holders([device])
         if not (pods or reasons or strangers):
             strangers = _processes(gpu, *compute)
-        if midway:
+        if strangers:
+            found.add(part)
+        if midway and part not in begun_with:
             leaving[part] = strangers
         else:
             reasons += strangers
@@ -62,7 +71,7 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, midway: bool) -> Hol
         leaving=leaving,
         whole_leaving=whole_strangers if midway else (),
     )
-    return Holdings(tenants, fixed)
+    return Holdings(tenants, fixed, frozenset(found))
 
 
 def _slices(gpu: Gpu) -> Iterator[tuple[Part, tuple[int, int | None], str]]:

@@ -131,10 +131,10 @@ def _unknown_words(unread: tuple[Gpu, ...]) -> str:
     return "; ".join(f"GPU {gpu.index} cannot be read: {gpu.unknown}" for gpu in unread)
 
 
-def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, midway: bool) -> Way:
+def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, operation: Operation | None) -> Way:
     """The change of every GPU named; GPUs that could not be read are left out."""
     asked = [gpu for gpu in seen.gpus if gpu.uuid in wishes and not gpu.unknown]
-    held = {gpu.uuid: holdings(gpu, seen, policy.drain, midway) for gpu in asked}
+    held = {gpu.uuid: holdings(gpu, seen, policy.drain, operation) for gpu in asked}
     choice = choose([Ask(gpu, wishes[gpu.uuid], held[gpu.uuid].tenants) for gpu in asked])
     tenants = [(change, held[change.gpu].tenants) for change in choice.changes]
     moved = frozenset[PodRef]().union(*(moves(change, them) for change, them in tenants))
@@ -180,7 +180,7 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | Non
     waiting = _not_now(wish, seen, last, ideal)
     if waiting is not None:
         return waiting
-    way = way_to(wish.wishes, seen, policy, midway=False)
+    way = way_to(wish.wishes, seen, policy, None)
     if way.blockers:
         return Waiting(
             "blocked", f"{wish.layout!r} needs slices that cannot be freed: {'; '.join(way.blockers)}", ideal
@@ -188,7 +188,7 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | Non
     change = replace(way.change, sharing=sharing)
     if seen.node.annotations.get(labels.DRY_RUN) == "true":
         return Waiting("dry-run", f"dry run of {wish.layout!r}: see annotation {labels.PLAN}", change, 60.0)
-    return Plan(change, (Begin(_operation(wish, seen, change), _guards(seen)),))
+    return Plan(change, (Begin(_operation(wish, seen, policy, change), _guards(seen)),))
 
 
 def _settled(seen: Snapshot) -> Outcome:
@@ -227,7 +227,7 @@ def _starting(seen: Snapshot, change: Change) -> Waiting | None:
     return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", change, 2.0)
 
 
-def _operation(wish: Desired, seen: Snapshot, change: Change) -> Operation:
+def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change) -> Operation:
     """The record that begins a change. Where no pod has to move, clients are paused in the same write; a change of sharing
     alone (see Note [A change of sharing]) stops none."""
     mode = any(gpu.mode is not None for gpu in change.gpus)
@@ -246,6 +246,11 @@ def _operation(wish: Desired, seen: Snapshot, change: Change) -> Operation:
         annotations={key: seen.node.annotations.get(key) for key in labels.AUTOSCALER_GUARDS},
         clients=tuple(sorted(pod.ref.uid for pod in client_pods(seen, mode))),
         plugin_config=config_on(seen.node),
+        strangers={
+            gpu.uuid: tuple(sorted(found))
+            for gpu in seen.gpus
+            if not gpu.unknown and (found := holdings(gpu, seen, policy.drain, None).strangers)
+        },
     )
     return operation if change.moves or change.empty else with_clients_paused(seen, operation, change)
 
@@ -268,7 +273,7 @@ def _midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operatio
     if back and operation.undone_in(seen.gpus):
         return _finish(wish, seen, policy, memory, operation)
     wishes = wish.wishes if isinstance(wish, Desired) and not operation.failure else operation.way_back()
-    way = way_to(wishes, seen, policy, midway=True)
+    way = way_to(wishes, seen, policy, operation)
     if way.blockers:
         return _blocked_midway(operation, way, back)
     if way.change.empty:

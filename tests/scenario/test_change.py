@@ -429,6 +429,22 @@ async def test_a_record_that_cannot_be_read_stops_everything_and_calls_a_human()
     assert world.node["metadata"]["annotations"][labels.OPERATION] == '{"id": 3}'
 
 
+async def test_a_slice_that_a_stranger_held_from_the_beginning_is_not_waited_for_midway() -> None:
+    """What an evicted pod leaves behind goes by itself; a process that was there before has its slice left alone to the end."""
+    world = NodeWorld(h100(SEVEN))
+    uuid = next(iter(world.gpus.gpus))
+    held = world.gpus.gpus[uuid].instances[5]
+    world.strangers[uuid] = (GpuProcess(4711, held.id, 0, 1, "python"),)
+    world.add_pod("goes", world.device(0, 0))
+    world.add_pod("goes-too", world.device(0, 2))
+    world.label(value="1x2g.20gb_5x1g.10gb")
+    world.tick()
+    await settle(world, agent_on(world)[0])
+    assert _status(world)["state"] == "success"
+    assert held in world.gpus.gpus[uuid].instances
+    assert _status(world)["since"] - world.time < 60
+
+
 async def test_a_dry_run_answers_in_the_annotation_and_touches_nothing() -> None:
     world = _drained()
     world.node["metadata"]["annotations"][labels.DRY_RUN] = "true"

@@ -265,7 +265,9 @@ async def test_after_a_reboot_a_pod_waits_for_the_slice_that_it_was_given(cluste
     gpus.run("reboot")
     await kubelet.restart()
     await cluster.wait_for_any(kinds.EVENTS, lambda e: "requested device is not allocatable" in str(e.get("message")))
-    assert dig(cluster.get(kinds.PODS, "p"), "status.phase") == "Pending"
+    [status] = cluster.get(kinds.PODS, "p")["status"]["containerStatuses"]
+    assert dig(status, "state.waiting.reason") == "ContainerCreating"
+    assert status["ready"] is False
     assert dig(cluster.get(kinds.RESOURCE_CLAIMS, "c"), "status.reservedFor")
 
 

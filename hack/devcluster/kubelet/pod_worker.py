@@ -243,6 +243,7 @@ class PodWorker:
                 break
             exit_code = await self._container_ends()
         await self._runtime.processes.stop(uid_of(self.pod))
+        await self._give_up_claims()
         await self._write(pod_status.ended(self.pod, exit_code, self._past))
         self._runtime.devices.release(uid_of(self.pod))
 
@@ -273,7 +274,8 @@ class PodWorker:
                 return False
         self._past = self._past.started_again()
         held = self._runtime.devices.assignment(uid_of(self.pod))
-        if not await self._start_processes(held.device_ids() if held is not None else []):
+        devices = held.device_ids() if held is not None else []
+        if not await self._start_processes(devices + self._runtime.claims.device_uuids(self.pod)):
             return False
         await self._write(pod_status.running(self.pod, HOST_IP, self._past))
         await self._runtime.on_running(self.pod)

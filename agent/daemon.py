@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.adapters import clock, command
+from agent.adapters.boot import this_boot
 from agent.adapters.files import TextFile, token_reader
 from agent.adapters.kube import Kube
 from agent.adapters.kubelet import PodResources
@@ -132,7 +133,15 @@ class _Agent:
             self._ready.lacks("driver", report.error) if report.error else self._ready.ready("driver")
 
         one_pass = PartitionPass(
-            World(self._node, pods, driver, PodResources(settings.pod_resources_socket), self._kube.budgets, clock.now),
+            World(
+                self._node,
+                pods,
+                driver,
+                PodResources(settings.pod_resources_socket),
+                self._kube.budgets,
+                lambda: this_boot(settings.boot_id_file),
+                clock.now,
+            ),
             Hands(self._kube, Gpus(hardware, driver.release, command.reset_gpu), _Host(settings.refresh_commands)),
             self._node,
             self._kube,

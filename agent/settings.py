@@ -33,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Models and model sets."""
     pod_resources_socket: str = "/var/lib/kubelet/pod-resources/kubelet.sock"
     """The kubelet's PodResources socket."""
+    boot_id_file: str = "/proc/sys/kernel/random/boot_id"
+    """Where the kernel says which boot this is."""
     cache_directory: str = "/var/lib/warmslice/hub"
     """The hub cache on local SSD."""
     cache_budget_bytes: int | None = None

@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class Boot:
+    """One life of the machine. ``id`` is the kernel's, "" where it is not known; ``began`` is seconds since the epoch, or 0."""
+
+    id: str
+    began: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """Our node object. ``allocatable`` and ``capacity`` hold the extended resources of the domain nvidia.com only."""
 

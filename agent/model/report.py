@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from agent.model.drift import Drift
 from agent.model.mig import Gpu
 from agent.model.node import DeviceOwner
 
@@ -18,8 +19,8 @@ class NodeStatus:
     """The status annotation. Times are seconds since the epoch; ``since`` is when ``state`` and ``reason`` began.
 
     ``revision`` is of the wish that the status speaks of. ``placements`` maps a GPU's UUID to the instances last applied,
-    ``profile@start:size`` each: a hint after a reboot. ``attempts`` counts failures of this revision, ``next_try`` says when
-    the next attempt may begin.
+    ``profile@start:size`` each: a hint after a reboot; ``applied`` is the revision that they were applied for, ``boot_id`` the
+    boot in which. ``attempts`` counts failures of this revision, ``next_try`` says when the next attempt may begin.
     """
 
     state: State
@@ -32,6 +33,9 @@ class NodeStatus:
     placements: dict[str, list[str]] = field(default_factory=dict)
     attempts: int = 0
     next_try: float | None = None
+    applied: str = ""
+    boot_id: str = ""
+    drift: Drift | None = None
 
     def to_json(self) -> str:
         """As it stands in the annotation; the message is cut so that the whole stays below 8 KiB."""

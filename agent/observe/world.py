@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from agent.model.errors import RetryError
 from agent.model.mig import Gpu
-from agent.model.node import Budget, DeviceOwner, Node
+from agent.model.node import Boot, Budget, DeviceOwner, Node
 from agent.model.snapshot import Snapshot
 from agent.observe.cluster import budget_of, node_of, pod_of
 from agent.observe.paper import with_other_names
@@ -39,7 +40,11 @@ class Kubelet(Protocol):
 
 
 class World:
-    """The node's doors, for reading. ``budgets`` lists PodDisruptionBudgets; it is asked only when pods have to move."""
+    """The node's doors, for reading. ``budgets`` lists PodDisruptionBudgets; it is asked only when pods have to move.
+
+    ``boot`` is the kernel's word. The node object has the boot id too, but after a reboot it shows that of the boot before
+    until the kubelet has written it.
+    """
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class World:
         gpus: Gpus,
         kubelet: Kubelet,
         budgets: Callable[[], Any],
+        boot: Callable[[], Boot],
         now: Callable[[], float],
     ) -> None:
         self._node = node
@@ -55,12 +61,16 @@ class World:
         self._gpus = gpus
         self._kubelet = kubelet
         self._budgets = budgets
+        self._boot = boot
         self._now = now
 
     def node(self) -> Node | None:
         """Our node as last seen; None before it was."""
         objects = self._node.objects
-        return node_of(objects[0]) if objects else None
+        if not objects:
+            return None
+        node = node_of(objects[0])
+        return replace(node, boot_id=self._boot().id or node.boot_id)
 
     async def snapshot(self, node: Node) -> Snapshot:
         """The world around that node, without budgets. RetryError while the driver, or the list of pods, is not there."""

@@ -45,6 +45,7 @@ from agent.model.steps import (
     Waiting,
 )
 from agent.plan import advertise
+from agent.plan.applied import as_applied, drifted
 from agent.plan.clients import client_pods, stopping, with_clients_paused, with_newcomers
 from agent.plan.drain import DrainPolicy, Holdings, holdings, unlisted
 from agent.plan.owners import second_owner
@@ -106,6 +107,8 @@ class Way:
 
 def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
     """The outcome of this pass."""
+    if isinstance(wish, Desired):
+        wish = as_applied(wish, seen.gpus, memory.last)
     unread = tuple(gpu for gpu in seen.gpus if gpu.unknown)
     if memory.operation is not None:
         # See Note [A GPU that does not answer].
@@ -177,7 +180,7 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | Non
     if ideal.empty and not sharing:
         return _settled(seen)
     ideal = replace(ideal, sharing=sharing)
-    waiting = _not_now(wish, seen, last, ideal)
+    waiting = drifted(wish, seen, last, ideal) or _not_now(wish, seen, last, ideal)
     if waiting is not None:
         return waiting
     way = way_to(wish.wishes, seen, policy, None)

@@ -85,6 +85,8 @@ class Counts(Protocol):
 
     def phase(self, phase: str, seconds: float) -> None: ...
 
+    def drifted(self) -> None: ...
+
 
 class NodeStore(Protocol):
     """Takes the node as the API server answered it, so that the next pass does not decide on an older one."""
@@ -232,7 +234,7 @@ class PartitionPass:
     ) -> Node:
         status = None
         if isinstance(step, Begin | End):
-            status = status_of(plan, wish, seen.gpus, last, self._now())
+            status = status_of(plan, wish, seen, last, self._now())
         words = said(status) if status is not None else {}
         if labels.PLAN in node.annotations and status is not None:
             words["annotations"][labels.PLAN] = None
@@ -290,7 +292,7 @@ class PartitionPass:
     async def _report(self, outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | None) -> NodeStatus | None:
         """Say on the node what changed; the status as it stands now."""
         node = self._world.node() or seen.node
-        status = status_of(outcome, wish, seen.gpus, last, self._now())
+        status = status_of(outcome, wish, seen, last, self._now())
         if isinstance(outcome, Waiting) and outcome.reason == "conflict":
             # Gone with the next look, a moment from now.
             return last
@@ -310,6 +312,8 @@ class PartitionPass:
         self._dry_run.written(answer)
         if new is not None:
             await self._tell(node, new)
+            if new.reason == "drift":
+                self._counts.drifted()
         return status
 
     async def _say_fault(self, message: str) -> None:

@@ -51,6 +51,9 @@ class Metrics:
         self._evicted = Counter(
             "warmslice_pods_evicted", "Pods evicted to free the slices they held.", registry=self.registry
         )
+        self._drifts = Counter(
+            "warmslice_drifts", "Times the GPUs were found changed by somebody else.", registry=self.registry
+        )
         self._fetches = Histogram(
             "warmslice_fetch_duration_seconds",
             "How long fetches took that ended with the whole model here.",
@@ -80,6 +83,10 @@ class Metrics:
     def reconfigured(self, outcome: str, reason: str) -> None:
         """A layout change has ended."""
         self._reconfigured.labels(outcome, reason).inc()
+
+    def drifted(self) -> None:
+        """The GPUs were found changed, and not by this agent."""
+        self._drifts.inc()
 
     def slice_changed(self, action: str) -> None:
         """A slice was ``created`` or ``destroyed``."""

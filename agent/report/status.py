@@ -7,9 +7,11 @@ from typing import Any
 
 from agent.model import labels
 from agent.model.desired import Desired, Refusal, Wish
+from agent.model.drift import found_drift
 from agent.model.mig import Gpu
 from agent.model.node import Node
 from agent.model.report import NodeStatus, State
+from agent.model.snapshot import Snapshot
 from agent.model.steps import Change, End, Outcome, Plan, Settled, Waiting
 from agent.report.events import node_event
 
@@ -18,9 +20,7 @@ LAST_RETRY_SECONDS = 3600.0
 _MOST_DOUBLINGS = 10
 
 
-def status_of(
-    outcome: Outcome, wish: Wish, gpus: tuple[Gpu, ...], last: NodeStatus | None, now: float
-) -> NodeStatus | None:
+def status_of(outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | None, now: float) -> NodeStatus | None:
     """The status after this outcome; None where nothing is to be said. ``last`` is the one on the node."""
     layout = wish.layout if isinstance(wish, Desired | Refusal) else ""
     revision = wish.revision if isinstance(wish, Desired) else ""
@@ -29,11 +29,14 @@ def status_of(
             return None
         case Settled():
             status = _status("success", "applied", f"{layout!r} {outcome.message}", layout, revision, last, now)
-            return _with_placements(status, gpus)
+            return _as_applied(status, seen, now)
         case Refusal():
             return _status("failed", outcome.reason, outcome.message, layout, revision, last, now)
         case Waiting(reason="back-off"):
             return last
+        case Waiting(reason="drift"):
+            status = _status("pending", outcome.reason, outcome.message, layout, revision, last, now)
+            return replace(status, drift=found_drift(status.drift, now))
         case Waiting():
             # What an operation has given up on stays failed while it is still so.
             given_up = last is not None and (last.state, last.reason) == ("failed", outcome.reason)
@@ -42,16 +45,14 @@ def status_of(
         case Plan():
             end = next((step for step in outcome.steps if isinstance(step, End)), None)
             if end is not None:
-                return _at_end(end, layout, revision, gpus, last, now)
-            return _status("pending", "changing", in_words(outcome.change, gpus), layout, revision, last, now)
+                return _at_end(end, layout, revision, seen, last, now)
+            return _status("pending", "changing", in_words(outcome.change, seen.gpus), layout, revision, last, now)
 
 
-def _at_end(
-    end: End, layout: str, revision: str, gpus: tuple[Gpu, ...], last: NodeStatus | None, now: float
-) -> NodeStatus:
+def _at_end(end: End, layout: str, revision: str, seen: Snapshot, last: NodeStatus | None, now: float) -> NodeStatus:
     status = _status(end.state, end.reason, end.message, layout, revision, last, now)
     if end.state == "success":
-        return _with_placements(status, gpus)
+        return _as_applied(status, seen, now)
     attempts = status.attempts + 1
     wait = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, _MOST_DOUBLINGS))
     return replace(status, attempts=attempts, next_try=now + wait)
@@ -72,12 +73,22 @@ def _status(
         gpus=last.gpus if last is not None else None,
         placements=last.placements if last is not None else {},
         attempts=failed_before,
+        applied=last.applied if last is not None else "",
+        boot_id=last.boot_id if last is not None else "",
+        drift=last.drift if last is not None else None,
     )
 
 
-def _with_placements(status: NodeStatus, gpus: tuple[Gpu, ...]) -> NodeStatus:
-    placements = {gpu.uuid: [str(slot) for slot in gpu.layout] for gpu in gpus if gpu.mig_enabled}
-    return replace(status, gpus=len(gpus), placements=placements)
+def _as_applied(status: NodeStatus, seen: Snapshot, now: float) -> NodeStatus:
+    """What the hardware has now is what was asked for."""
+    return replace(
+        status,
+        gpus=len(seen.gpus),
+        placements={gpu.uuid: [str(slot) for slot in gpu.layout] for gpu in seen.gpus if gpu.mig_enabled},
+        applied=status.revision,
+        boot_id=seen.node.boot_id,
+        drift=status.drift.put_right(now) if status.drift is not None else None,
+    )
 
 
 def worth_a_write(status: NodeStatus, node: Node, last: NodeStatus | None) -> bool:
@@ -87,7 +98,9 @@ def worth_a_write(status: NodeStatus, node: Node, last: NodeStatus | None) -> bo
     if (last.state, last.reason, last.revision) != (status.state, status.reason, status.revision):
         return True
     settled = status.state != "pending"
-    return settled and (last.message, last.placements) != (status.message, status.placements)
+    return settled and any(
+        getattr(last, name) != getattr(status, name) for name in ("message", "placements", "applied", "boot_id")
+    )
 
 
 def said(status: NodeStatus) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from agent.execute.partition import Hands
 from agent.model import labels
 from agent.model.errors import BudgetError, ConflictError, GoneError, HardwareError, InUseError
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Profile, Shape, Slot, arrange
-from agent.model.node import DeviceOwner, PodRef
+from agent.model.node import Boot, DeviceOwner, PodRef
 from agent.model.report import PartitionReport
 from agent.model.sharing import Sharing, named_by
 from agent.model.steps import Step
@@ -193,12 +193,14 @@ class NodeWorld:
         self.effects = Effects()
         self.gpus = MemoryGpus(self.effects, gpus)
         self.time = 1_000_000.0
+        self.boot = Boot("boot-1", 900_000.0)
         self.events: list[dict[str, Any]] = []
         self.node_writes: list[dict[str, Any]] = []
         self.pods: dict[str, dict[str, Any]] = {}
         self.devices: dict[str, str] = {}
         self.budgets_list: list[dict[str, Any]] = []
         self.reports: list[PartitionReport] = []
+        self.counts = NoCounts()
         self.kubelet_down = False
         self.layouts_file = str(Path(__file__).parents[1] / "data" / "no_layouts.yaml")
         self.freeze_plugin = False
@@ -328,8 +330,25 @@ class NodeWorld:
             if "deletionTimestamp" in pod["metadata"]:
                 del self.pods[uid]
                 self.devices.pop(uid, None)
+        self.node["status"]["nodeInfo"]["bootID"] = self.boot.id
         self._follow_pods()
         self._device_plugin()
+
+    def reboot(self) -> None:
+        """The machine starts anew: GPU instances are gone, MIG mode is kept by Ampere alone, and pods that had a device fail
+        when the kubelet admits them again. The kubelet writes the new boot id with the next tick only."""
+        number = int(self.boot.id.removeprefix("boot-")) + 1
+        self.boot = Boot(f"boot-{number}", self.time)
+        self.strangers.clear()
+        for uuid, gpu in self.gpus.gpus.items():
+            mode = None if gpu.mig_enabled is None else bool(gpu.mig_pending) and not gpu.resetless
+            self.gpus.gpus[uuid] = replace(gpu, mig_enabled=mode, mig_pending=mode, instances=(), processes=())
+        for uid in list(self.devices):
+            del self.devices[uid]
+            self.pods[uid]["status"] |= {"phase": "Failed", "reason": "UnexpectedAdmissionError"}
+        for uid in self.uids("nvidia-device-plugin"):
+            del self.pods[uid]
+        self._plugin_sees = None
 
     def _follow_pods(self) -> None:
         """Pods that hold a slice run a process there."""
@@ -497,6 +516,9 @@ class NoCounts:
     def phase(self, phase: str, seconds: float) -> None:
         self.seen.append(("phase", phase))
 
+    def drifted(self) -> None:
+        self.seen.append(("drifted",))
+
 
 class Steps(Hands):
     """The agent's hands, with a note of every step taken."""
@@ -517,11 +539,19 @@ def agent_on(
     hands = Steps(world)
     view = _View(lambda: [sees() if sees is not None else world.node])
     partition = PartitionPass(
-        World(view, _View(lambda: world.pods.values()), world.gpus, world, world.budgets, lambda: world.time),
+        World(
+            view,
+            _View(lambda: world.pods.values()),
+            world.gpus,
+            world,
+            world.budgets,
+            lambda: world.boot,
+            lambda: world.time,
+        ),
         hands,
         view,
         world,
-        NoCounts(),
+        world.counts,
         world.reports.append,
         Rules(world.layouts_file, labels.CONFIG, policy or Policy(), 300.0),
         lambda: world.time,

@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "agent/plan/partition.py",
+    "agent/plan/applied.py",
     "agent/reconcile/partition.py",
     "agent/reconcile/evictions.py",
     "agent/desired/resolve.py",

@@ -293,3 +293,15 @@ async def test_at_rest_a_shared_node_is_not_written() -> None:
     writes = len(world.node_writes)
     await turns(world, partition, 5, seconds=300.0)
     assert len(world.node_writes) == writes
+
+
+async def test_a_configuration_that_somebody_took_away_comes_back_and_is_no_drift_of_the_hardware() -> None:
+    world = shared("shared-sevenths", h100(SEVEN))
+    partition, _ = agent_on(world)
+    await settle(world, partition)
+    config = config_of(world)
+    assert config
+    world.label(labels.PLUGIN_CONFIG, None)
+    await settle(world, partition)
+    assert config_of(world) == config
+    assert [event for event in world.events if event["reason"] == "Drift"] == []

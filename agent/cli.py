@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import get_args, get_type_hints
 
@@ -16,6 +17,9 @@ from agent.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX, Settings, from_proc
 
 _PLACES = ("node_name", "kubeconfig", "mig_config_label", "layouts_file", "pod_resources_socket")
 """Settings that say where to look."""
+
+
+_PLACES_BY_HAND = ("node_name", "layouts_file", "pod_resources_socket", "state_directory", "refresh_commands")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     _add_plan(commands)
+    _add_apply(commands)
     _add_layouts(commands)
     _add_check(commands)
     _add_status(commands)
@@ -80,6 +85,26 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--json", action="store_true", help="print JSON")
     _add_settings(parser, _PLACES)
     parser.set_defaults(command=_plan)
+
+
+def _add_apply(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "apply",
+        help="change this host's layout by hand, without Kubernetes",
+        description="Change the GPUs of this host, with the agent's guards: slices with processes are never touched, what fails "
+        "or is interrupted is undone. Exit code 0: done, 1: refused, failed or undone, 2: bad input, 3: blocked.",
+    )
+    wish = parser.add_mutually_exclusive_group(required=True)
+    wish.add_argument("layout", nargs="?", metavar="LAYOUT", help="layout wished, such as 1x3g.40gb_4x1g.10gb")
+    wish.add_argument("--resume", action="store_true", help="end a change that was killed: on to its layout, or back")
+    parser.add_argument(
+        "--gpu-index", type=int, nargs="+", default=[], metavar="N", help="these GPUs only (default: all)"
+    )
+    parser.add_argument(
+        "--timeout-seconds", type=float, default=600.0, metavar="S", help="then it is undone (default: 600)"
+    )
+    _add_settings(parser, _PLACES_BY_HAND)
+    parser.set_defaults(command=_apply)
 
 
 def _add_layouts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -193,6 +218,16 @@ def _answer(options: argparse.Namespace) -> Answer:
     if not options.gpu or options.to is None:
         raise BadInputError("say of what: --gpu MODEL with --to LAYOUT, --node NAME, or --here")
     return plan_on_paper(options.gpu, options.start, options.to, settings.layouts_file)
+
+
+def _apply(options: argparse.Namespace) -> int:
+    from agent.commands.apply import apply
+    from agent.report.log import configure
+
+    # What happens is said in words; the log is for a service.
+    configure("critical")
+    settings, say = _settings(options), partial(print, flush=True)
+    return asyncio.run(apply(settings, options.layout, options.gpu_index, options.timeout_seconds, say))
 
 
 def _layouts(options: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ class RateLimits:
             began, spent = now, 0
         self._windows[caller, kind] = (began, spent + 1)
         quota = self.quotas.get(kind, _PLENTY)
-        within, seconds = spent < quota, math.ceil(began + self.window_seconds - now)
+        within, seconds = spent < quota, math.ceil(self.window_seconds - (now - began))
         headers = {
             "RateLimit": f'"{kind}";r={max(0, quota - spent - 1)};t={seconds}',
             "RateLimit-Policy": f'"fixed window";"{kind}";q={quota};w={math.ceil(self.window_seconds)}',

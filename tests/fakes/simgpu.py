@@ -69,6 +69,11 @@ class SimulatedGpus:
     def fault(self, function: str, *words: str) -> None:
         self.run("fault", "add", "--function", function, *words)
 
+    def faults(self) -> list[dict[str, Any]]:
+        """Those added: function, after, count, seen, code, delay_ms, hang, die."""
+        listed: list[dict[str, Any]] = json.loads(self.run("fault", "list"))
+        return listed
+
     def clear_faults(self) -> None:
         self.run("fault", "clear")
 

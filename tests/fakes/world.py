@@ -578,14 +578,15 @@ def cut(model: str, layout: str, index: int = 0) -> Gpu:
     """A GPU of some model with such a layout, MIG on; a split of the compute is written "2c+1c.3g.40gb@4:4"."""
     paper = gpu_on_paper(model, index=index)
     instances = []
-    for number, slot in enumerate(map(_slot, layout.split())):
+    for number, slot in enumerate(map(slot_of, layout.split())):
         profile = next(p for p in paper.profiles if p.name == slot.shape.profile)
         instance = instance_on_paper(number, slot, profile, f"MIG-{index}")
         instances.append(replace(instance, id=100 + number))
     return replace(paper, instances=tuple(sorted(instances, key=_by_placement)))
 
 
-def _slot(text: str) -> Slot:
+def slot_of(text: str) -> Slot:
+    """A slot as it is written: ``3g.40gb@0:4``."""
     shape, _, place = text.partition("@")
     start, _, size = place.partition(":")
     compute, _, profile = shape.rpartition("c.")

@@ -88,6 +88,9 @@ class Hardware:
             gpu = await self._on_reader(lambda: _read(index, self._listed), self._read_seconds, known)
         except (RetryError, HardwareError) as error:
             return _unknown(known or _nameless(index), str(error))
+        before = self._last.get(gpu.uuid)
+        if gpu.mig_enabled is None and before is not None and before.mig_enabled is not None:
+            return _unknown(before, "the driver says now that it has no MIG, and said before that it has")
         self._last[gpu.uuid] = gpu
         return gpu
 

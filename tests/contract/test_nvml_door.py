@@ -1,8 +1,10 @@
 """The agent's door to NVML, on drivers that tell less than the newest."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from agent.adapters.nvml import Hardware
@@ -83,3 +85,25 @@ async def test_another_driver_may_tell_otherwise(door: Open) -> None:
     assert before is not None
     assert after is not None
     assert (before.memory_mib, after.memory_mib) == (9856, 9984)
+
+
+async def test_a_gpu_that_may_not_be_looked_into_takes_no_other_with_it(door: Open) -> None:
+    node, hardware = await door(f"{H100}:2", 580)
+    node.fault("nvmlDeviceGetComputeRunningProcesses_v3", "--code", "NO_PERMISSION", "--count", "1")
+    barred, other = await hardware.read()
+    assert "Insufficient Permissions" in barred.unknown
+    assert not other.unknown
+
+
+async def test_a_session_opened_from_several_threads_is_one_session(door: Open) -> None:
+    """NVML counts openings: else one closing would leave a session behind that bars a reset."""
+    node, hardware = await door(f"{H100}:2", 580)
+    first, second = await hardware.read()
+    await hardware.release()
+    node.fault("nvmlInitWithFlags", "--delay-ms", "100")
+    await asyncio.gather(
+        hardware.set_mode(first.uuid, enabled=True), hardware.set_mode(second.uuid, enabled=True), hardware.read()
+    )
+    await hardware.release()
+    with pytest.raises(pynvml.NVMLError_Uninitialized):
+        pynvml.nvmlDeviceGetCount()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import pynvml
 
 from agent.adapters.nvml import calls, change
 from agent.adapters.nvml.read import ListedProfiles, read_gpu
-from agent.model.errors import HardwareError, RetryError
+from agent.model.errors import AgentError, RetryError
 from agent.model.mig import Gpu, Placement, Shape
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ class Hardware:
         self._reader = _thread("nvml-read")
         self._changers: dict[str, ThreadPoolExecutor] = {}
         self._open = False
+        self._opening = threading.Lock()
         self._hung: dict[str, Future[Any]] = {}
         self._last: dict[str, Gpu] = {}
         self._listed = ListedProfiles()
@@ -86,7 +88,8 @@ class Hardware:
             del self._hung[known.uuid]
         try:
             gpu = await self._on_reader(lambda: _read(index, self._listed), self._read_seconds, known)
-        except (RetryError, HardwareError) as error:
+        except AgentError as error:
+            # Whatever it is, it is this GPU's alone.
             return _unknown(known or _nameless(index), str(error))
         before = self._last.get(gpu.uuid)
         if gpu.mig_enabled is None and before is not None and before.mig_enabled is not None:
@@ -131,13 +134,15 @@ class Hardware:
             self._hung[gpu] = future
 
     def _ensure_open(self) -> None:
-        if self._open:
-            return
-        try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
-            calls.fail("opening NVML", error)
-        self._open = True
+        # NVML counts its openings: a session that two threads opened would outlive one closing, and bar a reset.
+        with self._opening:
+            if self._open:
+                return
+            try:
+                pynvml.nvmlInit()
+            except pynvml.NVMLError as error:
+                calls.fail("opening NVML", error)
+            self._open = True
 
     def _close(self) -> None:
         if self._open:

@@ -67,6 +67,10 @@ async def test_a_plugin_that_names_no_devices_has_none(cluster: DevCluster, kube
     cluster.create(kinds.PODS, bound("forced", gpu=True))
     failed = await cluster.wait_for(kinds.PODS, "forced", lambda pod: phase_of(pod) == "Failed")
     assert failed["status"]["reason"] == "UnexpectedAdmissionError"
+    for later in range(5):
+        # Long enough for a plugin that does name them.
+        cluster.create(kinds.PODS, bound(f"later-{later}", gpu=False))
+        await cluster.wait_for(kinds.PODS, f"later-{later}", is_running)
     assert allows(LARGE, 0)(cluster.get(kinds.NODES, "n"))
     set_fault(kubelet, "")
     await cluster.wait_for(kinds.NODES, "n", allows(LARGE, 2))

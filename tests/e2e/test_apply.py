@@ -175,6 +175,7 @@ def test_one_gpu_of_two_is_changed_and_the_other_is_not_looked_at(tmp_path: Path
     assert refused[1][0].startswith("warmslice: a change of GPU 1 to '7x1g.10gb' is unfinished: ")
     assert host.apply("--resume")[0] == 0
     assert (host.slices(0), host.slices(1)) == ([], SEVEN)
+    assert [gpu["mode"]["current"] for gpu in gpus.show()["gpus"]] == [0, 1]
     assert host.apply("7x1g.10gb", "--gpu-index", "5")[1] == ["warmslice: there is no GPU 5; this host has 0, 1"]
 
 

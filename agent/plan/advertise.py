@@ -21,6 +21,13 @@ def has_advertiser(seen: Snapshot) -> bool:
     return asked or any(is_plugin(pod) for pod in seen.pods) or any(map(_ours, seen.node.capacity))
 
 
+def applied(seen: Snapshot) -> str:
+    """Whose word an applied layout has."""
+    if has_advertiser(seen):
+        return "applied"
+    return "applied; no device plugin runs here, so the hardware's word alone counts"
+
+
 def is_plugin(pod: Pod) -> bool:
     """A pod of NVIDIA's device plugin."""
     return pod.app in _PLUGIN_APPS

@@ -13,7 +13,8 @@ from agent.model.desired import Wish
 from agent.model.node import Node
 from agent.model.snapshot import Snapshot
 from agent.plan.geometry import feasible
-from agent.plan.partition import Memory, Policy, decide
+from agent.plan.partition import decide
+from agent.plan.way import Memory, Policy
 from agent.report.answer import answer_of
 
 _RENEW_SECONDS = 30.0

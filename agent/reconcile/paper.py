@@ -16,8 +16,8 @@ from agent.model.node import Node
 from agent.model.snapshot import Snapshot
 from agent.observe.paper import gpu_on_paper
 from agent.plan.geometry import feasible, maximal_geometries
-from agent.plan.partition import Policy
 from agent.plan.placement import Tenants, solve
+from agent.plan.way import Policy
 from agent.reconcile.foretell import foretell
 from agent.reconcile.sources import sources_of
 

@@ -43,7 +43,8 @@ from agent.model.steps import (
 from agent.observe.cluster import node_of
 from agent.observe.world import World
 from agent.plan.geometry import feasible
-from agent.plan.partition import UPGRADE_IDLE, Memory, Policy, decide
+from agent.plan.partition import UPGRADE_IDLE, decide
+from agent.plan.way import Memory, Policy
 from agent.reconcile.evictions import Evictions
 from agent.reconcile.foretell import DryRun, is_dry_run
 from agent.reconcile.sources import sources_of

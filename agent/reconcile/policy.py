@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.plan.drain import DrainPolicy
-from agent.plan.partition import Policy
+from agent.plan.way import Policy
 from agent.settings import Settings
 
 

@@ -25,7 +25,7 @@ from agent.model.sharing import Sharing, named_by
 from agent.model.steps import Step
 from agent.observe.paper import gpu_on_paper, instance_on_paper
 from agent.observe.world import World
-from agent.plan.partition import Policy
+from agent.plan.way import Policy
 from agent.reconcile.partition import PartitionPass, Rules
 
 Moment = Literal["before", "after", "middle"]

@@ -20,7 +20,7 @@ import pynvml
 from agent.adapters.nvml import Hardware
 from agent.model import labels
 from agent.model.errors import AgentError
-from agent.plan.partition import Policy
+from agent.plan.way import Policy
 from agent.reconcile.partition import PartitionPass
 from tests.fakes.sim_world import SimWorld, given_back
 from tests.fakes.simgpu import SimulatedGpus

@@ -1,0 +1,192 @@
+"""An operation under way: the next step on, or back. See Note [Every pass decides anew] in plan/partition.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from agent.model import labels
+from agent.model.desired import Desired, Refusal, Unasked, Wish
+from agent.model.node import PodRef
+from agent.model.operation import Operation
+from agent.model.snapshot import Snapshot
+from agent.model.steps import (
+    Change,
+    Create,
+    Destroy,
+    End,
+    Evict,
+    Outcome,
+    Pause,
+    Plan,
+    Recordon,
+    Refresh,
+    RestartClient,
+    Resume,
+    SetMode,
+    Step,
+    Trim,
+    Turn,
+    Waiting,
+)
+from agent.plan import advertise
+from agent.plan.clients import stopping, with_clients_paused, with_newcomers
+from agent.plan.sharing import DISCOVERY_SECONDS, config_on, config_towards, hint, in_words, word
+from agent.plan.way import Memory, Policy, Way, not_read, starting_pods, way_to
+
+DONE = Change(())
+"""Nothing is left to change on the hardware."""
+
+_TRIED = frozenset({"gpu-in-use", "driver-failing"})
+"""Waits for something that a step on the hardware ran into."""
+
+_SHORT_WAITS = _TRIED | {"device-busy", "pod-starting"}
+"""Waits that end by themselves, or never: after ``patience_seconds`` the node is given back, and tried again later."""
+
+
+def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:
+    """Go on with an operation, or back."""
+    if operation.outlived_by(wish):
+        return Plan(DONE, (Turn(replace(operation, failure="").towards(wish)),))
+    if isinstance(wish, Refusal) and wish.reason == "layouts-unreadable" and not operation.failure:
+        # A file that is being replaced is no reason to undo half a change; one that stays away is.
+        if memory.waited(wish.reason, policy.patience_seconds, seen.now):
+            return Plan(DONE, (Turn(replace(operation, failure=wish.message)),))
+        return Waiting("layouts-unreadable", wish.message)
+    operation = operation.towards(wish)
+    back = bool(operation.failure) or not isinstance(wish, Desired)
+    if back and operation.undone_in(seen.gpus):
+        return _finish(wish, seen, policy, memory, operation)
+    wishes = wish.wishes if isinstance(wish, Desired) and not operation.failure else operation.way_back()
+    way = way_to(wishes, seen, policy, operation)
+    if way.blockers:
+        return _blocked_midway(operation, way, back)
+    if way.change.empty:
+        return _finish(wish, seen, policy, memory, operation)
+    return _go_on(seen, policy, memory, operation, way)
+
+
+def _blocked_midway(operation: Operation, way: Way, back: bool) -> Outcome:
+    message = f"needs slices that cannot be freed: {'; '.join(way.blockers)}"
+    if back:
+        return Waiting("blocked", f"going back {message}", way.change)
+    return Plan(way.change, (Turn(replace(operation, failure=f"{operation.layout!r} {message}")),))
+
+
+def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, way: Way) -> Outcome:
+    """The hardware still differs: drain, pause, act."""
+    change = way.change
+    if (
+        memory.waits_for in _SHORT_WAITS
+        and memory.waited(memory.waits_for, policy.patience_seconds, seen.now)
+        and not operation.failure
+    ):
+        failure = f"{operation.layout!r} did not get on for {policy.patience_seconds:.0f} s: {memory.waits_message}"
+        return Plan(change, (Turn(replace(operation, failure=failure)),))
+    if operation.cordoned and not seen.node.unschedulable and not operation.recordoned:
+        return Plan(change, (Recordon(replace(operation, recordoned=True)),))
+    if seen.owners is None:
+        return Waiting("kubelet-unreachable", f"who holds which slice is not known: {seen.owners_error}", change)
+    ending = {pod.ref for pod in seen.pods if pod.terminating}
+    if change.moves:
+        evictions: tuple[Step, ...] = tuple(Evict(ref) for ref in _by_priority(change, seen) if ref not in ending)
+        if evictions:
+            return Plan(change, evictions)
+        return Waiting("draining", f"waiting for pods to end: {', '.join(map(str, change.moves))}", change)
+    if way.not_free:
+        return Waiting("device-busy", f"waiting for slices to be let go: {'; '.join(way.not_free)}", change, 2.0)
+    starting = starting_pods(seen, change)
+    if starting is not None:
+        return starting
+    paused = with_clients_paused(seen, operation, change)
+    if paused != operation:
+        return Plan(change, (Pause(paused),))
+    still_here = stopping(seen, operation)
+    waited = memory.waits_for in _TRIED or memory.waited("clients-stopping", policy.clients_stop_seconds, seen.now)
+    if still_here and not waited:
+        names = ", ".join(str(pod.ref) for pod in still_here)
+        return Waiting("clients-stopping", f"waiting for GPU clients to stop: {names}", change)
+    return Plan(change, hardware_steps(change))
+
+
+def hardware_steps(change: Change) -> tuple[Step, ...]:
+    """Per GPU: what is in the way of a mode change or of new instances goes first; then the mode; then the largest first."""
+    steps: list[Step] = []
+    for gpu in change.gpus:
+        steps += [Destroy(gpu.gpu, placement, profile) for placement, profile in gpu.remove]
+        steps += [Trim(gpu.gpu, trim.placement, trim.profile, trim.parts) for trim in gpu.trim]
+        if gpu.mode is not None:
+            steps.append(SetMode(gpu.gpu, gpu.mode))
+        steps += [Create(gpu.gpu, slot.placement, slot.shape) for slot in (*gpu.finish, *gpu.create)]
+    return tuple(steps)
+
+
+def _by_priority(change: Change, seen: Snapshot) -> list[PodRef]:
+    priority = {pod.ref: pod.priority for pod in seen.pods}
+    return sorted(change.moves, key=lambda ref: (priority.get(ref, 0), ref))
+
+
+def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:
+    """The hardware is where it shall be: the host follows it, clients back, shown by the advertiser, end."""
+    config = config_towards(wish, operation, seen.node)
+    if operation.touched and not operation.resumed:
+        return Plan(DONE, (Refresh(), Resume(with_newcomers(seen, operation), config)))
+    if config != config_on(seen.node):
+        return _share(seen, policy, memory, operation, config)
+    if operation.touched:
+        stale = [p for p in seen.pods if p.ref.uid in operation.clients and not p.terminating and not p.finished]
+        if stale:
+            return Plan(DONE, tuple(RestartClient(pod.ref) for pod in stale))
+        if advertise.has_advertiser(seen):
+            waiting = _advertised(seen, policy, memory, operation)
+            if waiting is not None:
+                return waiting
+    return Plan(DONE, (_verdict(wish, seen, operation),))
+
+
+def _share(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, config: str | None) -> Outcome:
+    """Another configuration of the device plugin, on hardware that stays. See Note [A change of sharing]."""
+    starting = starting_pods(seen, DONE)
+    if starting is not None and not memory.waited(starting.reason, policy.patience_seconds, seen.now):
+        return starting
+    # A client that has stopped for nothing has seen no old layout, and is not started anew.
+    operation = operation if operation.touched else replace(operation, clients=())
+    return Plan(Change((), sharing=in_words(config, seen.node)), (Resume(operation, config),))
+
+
+def _advertised(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome | None:
+    """None once the node shows what it has, or after the way back has waited long enough for that."""
+    waited = memory.waited("not-advertised", DISCOVERY_SECONDS, seen.now)
+    wrong = advertise.difference(seen.node, seen.gpus, word(operation, seen.node, waited))
+    if not wrong:
+        return None
+    wrong += hint(seen.node)
+    if not memory.waited("not-advertised", policy.advertise_seconds, seen.now):
+        return Waiting("not-advertised", f"waiting for the node to show the layout: {wrong}", DONE)
+    if operation.failure:
+        return None
+    if config_on(seen.node) != operation.plugin_config:
+        # Under a configuration that the plugin cannot take it may show nothing at all: the old one is better.
+        return Plan(DONE, (Turn(replace(operation, failure=f"{operation.layout!r} was not shown: {wrong}")),))
+    return Plan(DONE, (_end(seen, operation, "failed", "not-advertised", f"not shown: {wrong}"),))
+
+
+def _verdict(wish: Wish, seen: Snapshot, operation: Operation) -> End:
+    if operation.failure:
+        return _end(seen, operation, "failed", "rolled-back", f"{operation.failure}; the old layout is back")
+    unread = tuple(gpu for gpu in seen.gpus if gpu.unknown)
+    match wish:
+        case Desired() if unread:
+            return _end(seen, operation, "failed", "gpu-unknown", not_read(unread))
+        case Desired():
+            return _end(seen, operation, "success", "applied", f"{wish.layout!r} {advertise.applied(seen)}")
+        case Refusal():
+            return _end(seen, operation, "failed", wish.reason, wish.message)
+        case Unasked():
+            message = f"{operation.layout!r} was withdrawn in mid-change; the old layout is back"
+            return _end(seen, operation, "failed", "withdrawn", message)
+
+
+def _end(seen: Snapshot, operation: Operation, state: Literal["success", "failed"], reason: str, message: str) -> End:
+    keep = seen.node.annotations.get(labels.KEEP_CORDONED) == "true"
+    return End(operation, state, reason, message, uncordon=operation.cordoned and not keep)

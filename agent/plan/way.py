@@ -1,0 +1,99 @@
+"""What a decision about the layout is made from beside the world, and the way from what is to what is wished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from agent.model.mig import Gpu, GpuWish
+from agent.model.node import PodRef
+from agent.model.operation import Operation
+from agent.model.report import NodeStatus
+from agent.model.snapshot import Snapshot
+from agent.model.steps import Change, Waiting
+from agent.plan.drain import DrainPolicy, Holdings, holdings, unlisted
+from agent.plan.placement import Ask, Tenants, choose, moves, not_free, solve
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What an administrator may set about a change."""
+
+    drain: DrainPolicy = field(default_factory=DrainPolicy)
+    clients_stop_seconds: float = 60.0
+    patience_seconds: float = 300.0
+    advertise_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is known besides the world of now: the journal, the status last written (for back-off), and since when (seconds
+    since the epoch) this process has been waiting for what. The last is lost with the process; then the wait begins anew.
+    """
+
+    operation: Operation | None = None
+    last: NodeStatus | None = None
+    waits_for: str = ""
+    waits_since: float = 0.0
+    waits_message: str = ""
+
+    def waited(self, reason: str, seconds: float, now: float) -> bool:
+        """Whether this has been waited for that long."""
+        return self.waits_for == reason and now - self.waits_since >= seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to get to some wishes, or who stands in the way (``blockers``, one name and reason each).
+
+    ``not_free`` is what is still on slices that have to go, though nobody is left to move.
+    """
+
+    change: Change
+    blockers: tuple[str, ...] = ()
+    not_free: tuple[str, ...] = ()
+
+
+def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, operation: Operation | None) -> Way:
+    """The change of every GPU named; GPUs that could not be read are left out."""
+    asked = [gpu for gpu in seen.gpus if gpu.uuid in wishes and not gpu.unknown]
+    held = {gpu.uuid: holdings(gpu, seen, policy.drain, operation) for gpu in asked}
+    choice = choose([Ask(gpu, wishes[gpu.uuid], held[gpu.uuid].tenants) for gpu in asked])
+    tenants = [(change, held[change.gpu].tenants) for change in choice.changes]
+    moved = frozenset[PodRef]().union(*(moves(change, them) for change, them in tenants))
+    return Way(
+        Change(choice.changes, tuple(sorted(moved)), choice.exact),
+        tuple(name for ask in choice.stuck for name in _in_the_way(ask.gpu, ask.wish, held[ask.gpu.uuid])),
+        tuple(name for change, them in tenants for name in not_free(change, them)),
+    )
+
+
+def _in_the_way(gpu: Gpu, wish: GpuWish, held: Holdings) -> list[str]:
+    """Those whose leaving alone would open a way; all of them where none alone would."""
+    everyone = [f"{text} on GPU {gpu.index}" for texts in held.reasons.values() for text in texts]
+    everyone += [f"{text} on GPU {gpu.index}" for text in held.tenants.whole_fixed]
+    alone = []
+    for part, texts in sorted(held.reasons.items()):
+        without: Tenants = replace(held.tenants, fixed=held.tenants.fixed - {part})
+        if solve(gpu, wish, without) is not None:
+            alone += [f"{text} on GPU {gpu.index}" for text in texts]
+    return alone or everyone
+
+
+def starting_pods(seen: Snapshot, change: Change) -> Waiting | None:
+    """Wait for pods that may come to hold any slice; None where there are none."""
+    starting = unlisted(seen)
+    if not starting:
+        return None
+    names = ", ".join(str(pod.ref) for pod in starting)
+    return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", change, 2.0)
+
+
+def gpu_unknown(unread: tuple[Gpu, ...]) -> Waiting:
+    """Nothing can be concluded while these do not answer."""
+    return Waiting("gpu-unknown", not_read(unread))
+
+
+def not_read(unread: tuple[Gpu, ...]) -> str:
+    """Which GPUs cannot be read, and why."""
+    return "; ".join(f"GPU {gpu.index} cannot be read: {gpu.unknown}" for gpu in unread)

@@ -82,7 +82,7 @@ class Telemetry:
 
     async def _look(self, sampled_at: float) -> TelemetrySnapshot:
         try:
-            count = await self._hardware.on_reader(count_gpus)
+            count = await self._hardware.on_reader("counting GPUs", count_gpus)
         except _NO_ANSWER as error:
             return TelemetrySnapshot(sampled_at, error=str(error))
         slices: list[SliceSample] = []
@@ -99,7 +99,7 @@ class Telemetry:
     def _gpu(self, index: int) -> _Gpu:
         if index not in self._gpus:
             interval = max(_SHORTEST_INTERVAL_SECONDS, min(_USUAL_INTERVAL_SECONDS, self._period_seconds / 2))
-            self._gpus[index] = _Gpu(GpuSampler(index, interval))
+            self._gpus[index] = _Gpu(GpuSampler(index, interval), f"the load of GPU {index}")
         return self._gpus[index]
 
     async def _wait_until(self, due: float) -> None:
@@ -125,20 +125,21 @@ class _Gpu:
     """One GPU's sampler. ``inside``: a look is in the driver; while one is stuck there, nothing is sent after it."""
 
     sampler: GpuSampler
+    about: str
     inside: bool = False
 
     async def look(self, hardware: Hardware) -> tuple[SliceSample, ...]:
         """RetryError while a call has not come back."""
         if self.inside:
             raise RetryError("a call to the driver has not come back")
-        return await hardware.on_reader(self._look)
+        return await hardware.on_reader(self.about, self._look)
 
     async def forget(self, hardware: Hardware) -> None:
         """A stuck call keeps what it has; what a driver that does not answer gave is as good as gone."""
         if self.inside:
             return
         try:
-            await hardware.on_reader(self.sampler.forget)
+            await hardware.on_reader(self.about, self.sampler.forget)
         except _NO_ANSWER:
             return
 

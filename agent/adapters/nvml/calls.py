@@ -51,7 +51,17 @@ def optional(call: Callable[[], Any], default: Any) -> Any:
     try:
         return call()
     except pynvml.NVMLError as error:
-        if error.value in _SKIPPED | _PAST_THE_END | {pynvml.NVML_ERROR_FUNCTION_NOT_FOUND}:
+        if error.value in _SKIPPED | {pynvml.NVML_ERROR_FUNCTION_NOT_FOUND}:
+            return default
+        raise
+
+
+def unless_gone(call: Callable[[], Any], default: Any) -> Any:
+    """As ``optional``; the default too where what is asked about has gone since: the driver calls its id or handle invalid."""
+    try:
+        return optional(call, default)
+    except pynvml.NVMLError as error:
+        if error.value in _PAST_THE_END:
             return default
         raise
 
@@ -110,18 +120,21 @@ def placements(device: Any, profile_id: int) -> tuple[Placement, ...]:
 
 
 def gpu_instances(device: Any, profile_id: int) -> list[Any]:
-    """Handles of the GPU instances of one profile. The array has room for more than any GPU can have."""
+    """Handles of the GPU instances of one profile. The array has room for more than any GPU can have.
+
+    NVMLError whatever it is: the driver has listed the profile, and "none" would be taken for gone.
+    """
     array = (pynvml.c_nvmlGpuInstance_t * 32)()
     count = c_uint(0)
-    optional(lambda: pynvml.nvmlDeviceGetGpuInstances(device, profile_id, array, byref(count)), None)
+    pynvml.nvmlDeviceGetGpuInstances(device, profile_id, array, byref(count))
     return [array[i] for i in range(count.value)]
 
 
 def compute_instances(instance: Any, profile_id: int) -> list[Any]:
-    """Handles of the compute instances of one profile within a GPU instance."""
+    """Handles of the compute instances of one profile within a GPU instance. NVMLError as of ``gpu_instances``."""
     array = (pynvml.c_nvmlComputeInstance_t * 32)()
     count = c_uint(0)
-    optional(lambda: pynvml.nvmlGpuInstanceGetComputeInstances(instance, profile_id, array, byref(count)), None)
+    pynvml.nvmlGpuInstanceGetComputeInstances(instance, profile_id, array, byref(count))
     return [array[i] for i in range(count.value)]
 
 

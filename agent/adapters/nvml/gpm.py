@@ -111,7 +111,7 @@ class GpuSampler:
         found = {}
         for number in dict.fromkeys(one.gpu_instance for one in devices):
             uuids = frozenset(one.uuid for one in devices if one.gpu_instance == number)
-            info = calls.optional(partial(_instance_info, device, number), None)
+            info = calls.unless_gone(partial(_instance_info, device, number), None)
             profile = self._profile(device, gpu, info.profileId) if info is not None else None
             if profile is not None:
                 place = Placement(info.placement.start, info.placement.size)
@@ -132,14 +132,14 @@ class GpuSampler:
 
     def _load(self, device: Any, instance: _Instance) -> Utilization:
         buffers = self._buffers.setdefault(instance, _Buffers(self._interval_seconds))
-        load: Utilization | None = calls.optional(partial(buffers.advance, device, instance.id), None)
+        load: Utilization | None = calls.unless_gone(partial(buffers.advance, device, instance.id), None)
         if load is None:
             self._buffers.pop(instance).free()
             return Utilization()
         return load
 
     def _sample(self, one: _MigDevice, instance: _Instance, load: Utilization) -> SliceSample:
-        memory = calls.optional(lambda: pynvml.nvmlDeviceGetMemoryInfo(one.handle), None)
+        memory = calls.unless_gone(lambda: pynvml.nvmlDeviceGetMemoryInfo(one.handle), None)
         return SliceSample(
             gpu=instance.gpu,
             gpu_index=self._index,
@@ -196,7 +196,7 @@ def _between(older: Any, newer: Any) -> Utilization:
     request.sample1, request.sample2 = older, newer
     for position, metric in enumerate(_METRICS):
         request.metrics[position].metricId = metric
-    if calls.optional(lambda: pynvml.nvmlGpmMetricsGet(request), None) is None:
+    if calls.unless_gone(lambda: pynvml.nvmlGpmMetricsGet(request), None) is None:
         return Utilization()
     return Utilization(*(_ratio(request.metrics[position]) for position in range(len(_METRICS))))
 
@@ -217,7 +217,7 @@ def _has_gpm(device: Any) -> bool:
 def _mig_devices(device: Any) -> list[_MigDevice]:
     """Indices have holes: NOT_FOUND is no end."""
     count = calls.optional(lambda: pynvml.nvmlDeviceGetMaxMigDeviceCount(device), 0)
-    found = (calls.optional(partial(_mig_device, device, index), None) for index in range(count))
+    found = (calls.unless_gone(partial(_mig_device, device, index), None) for index in range(count))
     return [one for one in found if one is not None]
 
 
@@ -237,8 +237,8 @@ def _instance_info(device: Any, number: int) -> Any:
 
 def _processes(handle: Any) -> int | None:
     """Processes on one MIG device; one that computes and draws is one. None where the driver does not tell."""
-    computing = calls.optional(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle), None)
-    drawing = calls.optional(lambda: pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3(handle), None)
+    computing = calls.unless_gone(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle), None)
+    drawing = calls.unless_gone(lambda: pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3(handle), None)
     if computing is None and drawing is None:
         return None
     return len({row.pid for row in [*(computing or ()), *(drawing or ())]})

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import pynvml
 
 from agent.adapters.nvml import calls, change
 from agent.adapters.nvml.read import ListedProfiles, read_gpu
-from agent.model.errors import AgentError, RetryError
+from agent.adapters.nvml.threads import Threads
+from agent.model.errors import AgentError
 from agent.model.mig import Gpu, Placement, Shape
 
 T = TypeVar("T")
@@ -25,21 +25,32 @@ class Hardware:
     def __init__(self, read_seconds: float = 20.0, change_seconds: float = 60.0) -> None:
         self._read_seconds = read_seconds
         self._change_seconds = change_seconds
-        self._reader = _thread("nvml-read")
-        self._changers: dict[str, ThreadPoolExecutor] = {}
+        self._threads = Threads()
         self._open = False
         self._opening = threading.Lock()
-        self._hung: dict[str, Future[Any]] = {}
+        self._places: dict[int, str] = {}
         self._last: dict[str, Gpu] = {}
         self._listed = ListedProfiles()
 
     async def read(self) -> tuple[Gpu, ...]:
-        """Every GPU, in PCI order. One that does not answer in time, or is lost, comes back as ``unknown``.
+        """Every GPU, in PCI order. One that does not answer in time, is lost, or is not listed any more though this process
+        has seen it, comes back as ``unknown``.
 
         RetryError while the driver is not there.
         """
-        count = await self._on_reader(self._count, self._read_seconds)
-        return tuple([await self._read_one(index) for index in range(count)])
+        count = await self._on_reader("the driver", self._count)
+        found: dict[str, Gpu] = {}
+        silent: list[tuple[int, str]] = []
+        for index in range(count):
+            try:
+                gpu = await self._read_one(index)
+                found[gpu.uuid] = gpu
+            except AgentError as error:
+                # Whatever it is, it is this GPU's alone.
+                silent.append((index, str(error)))
+        unknown = self._missing(set(found), silent)
+        self._last |= {uuid: gpu for uuid, gpu in found.items() if not gpu.unknown}
+        return tuple(sorted((*found.values(), *unknown), key=lambda gpu: gpu.index))
 
     async def create(self, gpu: str, placement: Placement, shape: Shape) -> None:
         """See ``change.create``. InUseError, HardwareError, RetryError."""
@@ -57,18 +68,22 @@ class Hardware:
         """See ``change.set_mode``."""
         return await self._change(gpu, lambda device, _: change.set_mode(device, enabled))
 
-    async def on_reader(self, function: Callable[[], T]) -> T:
-        """Run a read of somebody else's (telemetry) on the reading thread, with the session open."""
+    async def on_reader(self, about: str, function: Callable[[], T]) -> T:
+        """Run a read of somebody else's (telemetry) on the reading thread, with the session open. ``about``: see Threads."""
 
         def opened() -> T:
             self._ensure_open()
             return function()
 
-        return await self._on_reader(opened, self._read_seconds)
+        return await self._on_reader(about, opened)
+
+    def hanging(self) -> tuple[str, ...]:
+        """What calls are about that were left behind and have not come back."""
+        return self._threads.hanging()
 
     async def release(self) -> None:
         """Close the session, so that the driver can be unloaded or a GPU reset. The next read opens it again."""
-        await self._on_reader(self._close, self._read_seconds)
+        await self._on_reader("closing NVML", self._close)
 
     def _count(self) -> int:
         self._ensure_open()
@@ -80,35 +95,32 @@ class Hardware:
         return count
 
     async def _read_one(self, index: int) -> Gpu:
-        known = next((gpu for gpu in self._last.values() if gpu.index == index), None)
-        stuck = self._hung.get(known.uuid) if known is not None else None
-        if known is not None and stuck is not None:
-            if not stuck.done():
-                return _unknown(known, "a call to the driver has not come back")
-            del self._hung[known.uuid]
-        try:
-            gpu = await self._on_reader(lambda: _read(index, self._listed), self._read_seconds, known)
-        except AgentError as error:
-            # Whatever it is, it is this GPU's alone.
-            return _unknown(known or _nameless(index), str(error))
-        before = self._last.get(gpu.uuid)
+        """The GPU of that index, which in one session is always the same one."""
+        uuid = self._places.get(index)
+        if uuid is None:
+            uuid = await self._on_reader(f"GPU {index}", partial(_uuid_at, index))
+            self._places[index] = uuid
+        gpu = await self._on_reader(uuid, partial(_read, index, uuid, self._listed))
+        before = self._last.get(uuid)
         if gpu.mig_enabled is None and before is not None and before.mig_enabled is not None:
-            return _unknown(before, "the driver says now that it has no MIG, and said before that it has")
-        self._last[gpu.uuid] = gpu
+            return _unknown(before, index, "the driver says now that it has no MIG, and said before that it has")
         return gpu
 
+    def _missing(self, found: set[str], silent: list[tuple[int, str]]) -> list[Gpu]:
+        """Those that were not read: GPUs that this process knows, and places of which nobody knows which GPU is there."""
+        why = {self._places[index]: (index, words) for index, words in silent if index in self._places}
+        nowhere = [(index, words) for index, words in silent if index not in self._places]
+        unknown = []
+        for uuid, known in self._last.items():
+            if uuid not in found:
+                gone = (known.index, "the driver does not list it any more")
+                unknown.append(_unknown(known, *(why.pop(uuid, None) or (nowhere.pop(0) if nowhere else gone))))
+        rest = [(index, uuid, words) for uuid, (index, words) in why.items()]
+        rest += [(index, f"GPU-unknown-{index}", words) for index, words in nowhere]
+        return unknown + [_nameless(index, uuid, words) for index, uuid, words in rest]
+
     async def _change(self, gpu: str, act: Callable[[Any, int], T]) -> T:
-        thread = self._changers.setdefault(gpu, _thread(f"nvml-{gpu[:12]}"))
-        stuck = self._hung.get(gpu)
-        if stuck is not None and not stuck.done():
-            raise RetryError(f"GPU {gpu}: a call to the driver has not come back")
-        future = thread.submit(self._act, gpu, act)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._change_seconds)
-        except TimeoutError as error:
-            self._leave_behind(gpu, future)
-            self._changers[gpu] = _thread(f"nvml-{gpu[:12]}")
-            raise RetryError(f"GPU {gpu}: the driver did not answer within {self._change_seconds:.0f} s") from error
+        return await self._threads.call(gpu[:12], gpu, lambda: self._act(gpu, act), self._change_seconds)
 
     def _act(self, gpu: str, act: Callable[[Any, int], T]) -> T:
         self._ensure_open()
@@ -119,19 +131,8 @@ class Hardware:
             calls.fail(f"finding GPU {gpu}", error)
         return act(device, total_mib)
 
-    async def _on_reader(self, function: Callable[[], T], seconds: float, known: Gpu | None = None) -> T:
-        future = self._reader.submit(function)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
-        except TimeoutError as error:
-            self._reader = _thread("nvml-read")
-            if known is not None:
-                self._leave_behind(known.uuid, future)
-            raise RetryError(f"the driver did not answer within {seconds:.0f} s") from error
-
-    def _leave_behind(self, gpu: str, future: Future[Any]) -> None:
-        if not future.done():
-            self._hung[gpu] = future
+    async def _on_reader(self, about: str, function: Callable[[], T]) -> T:
+        return await self._threads.call("read", about, function, self._read_seconds)
 
     def _ensure_open(self) -> None:
         # NVML counts its openings: a session that two threads opened would outlive one closing, and bar a reset.
@@ -145,6 +146,8 @@ class Hardware:
             self._open = True
 
     def _close(self) -> None:
+        # The next session counts the GPUs anew: one that was lost shifts the indices of all behind it.
+        self._places.clear()
         if self._open:
             self._open = False
             # A driver that is gone has no session left to close; what else it may say, the next opening will tell.
@@ -152,18 +155,24 @@ class Hardware:
                 pynvml.nvmlShutdown()
 
 
-def _read(index: int, listed: ListedProfiles) -> Gpu:
+def _uuid_at(index: int) -> str:
     try:
-        device = pynvml.nvmlDeviceGetHandleByIndex(index)
-        return read_gpu(device, index, calls.text(pynvml.nvmlDeviceGetUUID(device)), listed)
+        return calls.text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index)))
     except pynvml.NVMLError as error:
         calls.fail(f"reading GPU {index}", error)
 
 
-def _unknown(known: Gpu, why: str) -> Gpu:
+def _read(index: int, uuid: str, listed: ListedProfiles) -> Gpu:
+    try:
+        return read_gpu(pynvml.nvmlDeviceGetHandleByIndex(index), index, uuid, listed)
+    except pynvml.NVMLError as error:
+        calls.fail(f"reading GPU {index}", error)
+
+
+def _unknown(known: Gpu, index: int, why: str) -> Gpu:
     return Gpu(
         uuid=known.uuid,
-        index=known.index,
+        index=index,
         name=known.name,
         pci_device_id=known.pci_device_id,
         memory_mib=known.memory_mib,
@@ -174,9 +183,5 @@ def _unknown(known: Gpu, why: str) -> Gpu:
     )
 
 
-def _nameless(index: int) -> Gpu:
-    return Gpu(f"GPU-unknown-{index}", index, "unknown", "", 0, None, None, False)
-
-
-def _thread(name: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+def _nameless(index: int, uuid: str, why: str) -> Gpu:
+    return Gpu(uuid, index, "unknown", "", 0, None, None, False, unknown=why)

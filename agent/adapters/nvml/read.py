@@ -8,6 +8,7 @@ from typing import Any
 import pynvml
 
 from agent.adapters.nvml import calls
+from agent.model.errors import RetryError
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Profile
 
 _RESETLESS_FIELD = 184
@@ -35,7 +36,7 @@ class ListedProfiles:
 
 
 def read_gpu(device: Any, index: int, uuid: str, listed: ListedProfiles) -> Gpu:
-    """Everything about one GPU. Raises NVMLError."""
+    """Everything about one GPU. Raises NVMLError, and RetryError of ``_instances``."""
     pci = pynvml.nvmlDeviceGetPciInfo(device)
     total_mib = pynvml.nvmlDeviceGetMemoryInfo(device).total >> 20
     mode = calls.optional(lambda: pynvml.nvmlDeviceGetMigMode(device), None)
@@ -52,7 +53,7 @@ def read_gpu(device: Any, index: int, uuid: str, listed: ListedProfiles) -> Gpu:
         mig_pending=bool(mode[1]) if mode is not None else None,
         resetless=_resetless(device),
         profiles=profiles,
-        instances=_instances(device, profiles) if mode is not None and mode[0] else (),
+        instances=_instances(device, uuid, profiles) if mode is not None and mode[0] else (),
         processes=processes,
         profiles_unknown=mode is not None and not mode[0] and not profiles and not _lists_without_mig(device),
     )
@@ -92,7 +93,8 @@ def _profiles(device: Any, total_mib: int) -> tuple[Profile, ...]:
     return tuple(found)
 
 
-def _instances(device: Any, profiles: tuple[Profile, ...]) -> tuple[GpuInstance, ...]:
+def _instances(device: Any, uuid: str, profiles: tuple[Profile, ...]) -> tuple[GpuInstance, ...]:
+    """What there is; RetryError when the driver contradicts itself: it is asked again, and nothing is concluded."""
     uuids = _mig_uuids(device)
     found = []
     for profile in profiles:
@@ -103,6 +105,11 @@ def _instances(device: Any, profiles: tuple[Profile, ...]) -> tuple[GpuInstance,
             split = any(not one.full for one in compute)
             rooms = calls.compute_rooms(handle, calls.compute_profiles(handle)) if split else ()
             found.append(GpuInstance(info.id, profile.name, place, compute, rooms))
+    listed = {(instance.id, compute.id) for instance in found for compute in instance.compute}
+    if listed != uuids.keys():
+        # A slice without its UUID has no holder that the kubelet could name, and one without compute looks like an orphan.
+        odd = ", ".join(f"{gi}/{ci}" for gi, ci in sorted(listed ^ uuids.keys()))
+        raise RetryError(f"GPU {uuid}: the driver lists instances and MIG devices that do not agree (GI/CI {odd})")
     return tuple(sorted(found, key=lambda instance: instance.placement))
 
 

@@ -24,6 +24,15 @@ class Before:
     slots: Layout
     mig_pending: bool | None = None
 
+    def is_in(self, gpu: Gpu) -> bool:
+        """Whether the GPU is so now."""
+        return (
+            gpu.mig_enabled == self.mig_enabled
+            and self.mig_pending in (None, gpu.mig_pending)
+            and gpu.layout == self.slots
+            and len(gpu.instances) == len(self.slots)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -36,7 +45,8 @@ class Operation:
     ``failure`` is set when the way forward failed: from then on the operation goes back to ``before``. ``recordoned``:
     somebody uncordoned midway and we cordoned again, once. ``started`` is seconds since the epoch. ``plugin_config`` is the
     device plugin's configuration by its label, as found. ``strangers`` are the slices, by GPU, that somebody outside every
-    pod held at begin: what holds one of them midway was not left by a pod that we evicted.
+    pod held at begin: what holds one of them midway was not left by a pod that we evicted. ``given_up`` are GPUs that the
+    operation ends without, by UUID with the reason: no other GPU has to wait for them.
     """
 
     id: str
@@ -55,6 +65,7 @@ class Operation:
     recordoned: bool = False
     plugin_config: str | None = None
     strangers: dict[str, tuple[Part, ...]] = field(default_factory=dict)
+    given_up: dict[str, str] = field(default_factory=dict)
 
     def towards(self, wish: Wish) -> Operation:
         """The same operation on its way to that wish; going back it stays with the wish that failed."""
@@ -75,15 +86,22 @@ class Operation:
 
     def undone_in(self, gpus: tuple[Gpu, ...]) -> bool:
         """Whether every GPU of the operation is as it was found: nothing done yet, or all of it undone."""
+        return not self.differing_in(gpus)
+
+    def differing_in(self, gpus: tuple[Gpu, ...]) -> frozenset[str]:
+        """UUIDs of the GPUs that are not as they were found; without those given up."""
         now = {gpu.uuid: gpu for gpu in gpus}
-        return all(
-            uuid in now
-            and now[uuid].mig_enabled == before.mig_enabled
-            and before.mig_pending in (None, now[uuid].mig_pending)
-            and now[uuid].layout == before.slots
-            and len(now[uuid].instances) == len(before.slots)
+        return frozenset(
+            uuid
             for uuid, before in self.before.items()
+            if uuid not in self.given_up and not (uuid in now and before.is_in(now[uuid]))
         )
+
+    def silent_in(self, gpus: tuple[Gpu, ...]) -> dict[str, str]:
+        """Why GPUs of the operation cannot be read, by UUID; without those given up."""
+        now = {gpu.uuid: gpu.unknown for gpu in gpus}
+        why = {uuid: now.get(uuid, "it is not there any more") for uuid in self.before if uuid not in self.given_up}
+        return {uuid: words for uuid, words in why.items() if words}
 
     def to_json(self) -> str:
         """As it stands in the annotation."""

@@ -10,6 +10,7 @@ import msgspec
 from agent.model.drift import Drift
 from agent.model.mig import Gpu
 from agent.model.node import DeviceOwner
+from agent.model.operation import Before
 
 State = Literal["pending", "success", "failed", "rebooting"]
 
@@ -20,7 +21,9 @@ class NodeStatus:
 
     ``revision`` is of the wish that the status speaks of. ``placements`` maps a GPU's UUID to the instances last applied,
     ``profile@start:size`` each: a hint after a reboot; ``applied`` is the revision that they were applied for, ``boot_id`` the
-    boot in which. ``attempts`` counts failures of this revision, ``next_try`` says when the next attempt may begin.
+    boot in which. ``attempts`` counts failures of this revision, ``next_try`` says when the next attempt may begin. ``owed``
+    is how GPUs were found that an operation had to end without (see Note [A GPU that does not answer] in plan/partition.py):
+    what a way back leads to, until a wish is reached.
     """
 
     state: State
@@ -36,12 +39,13 @@ class NodeStatus:
     applied: str = ""
     boot_id: str = ""
     drift: Drift | None = None
+    owed: dict[str, Before] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As it stands in the annotation; the message is cut so that the whole stays below 8 KiB."""
         text = msgspec.json.encode(self)
         if len(text) > 8000:
-            text = msgspec.json.encode(replace(self, message=self.message[:1000], placements={}))
+            text = msgspec.json.encode(replace(self, message=self.message[:1000], placements={}, owed={}))
         return text.decode()
 
     @classmethod

@@ -194,6 +194,11 @@ class Change:
     sharing: str = ""
 
     @property
+    def takes_away(self) -> bool:
+        """Whether anything goes that somebody might hold."""
+        return any(gpu.remove or gpu.trim or gpu.switches for gpu in self.gpus)
+
+    @property
     def empty(self) -> bool:
         """The hardware is as wished."""
         return all(gpu.empty for gpu in self.gpus)

@@ -58,13 +58,21 @@ def difference(node: Node, gpus: tuple[Gpu, ...], word: Word) -> str:
     wanted = [_shared(expected(gpus, one), word, node.labels) for one in strategies]
     if shown in wanted:
         return ""
+    if any(gpu.unknown for gpu in gpus) and any(shown >= one for one in map(Counter, wanted)):
+        # Whatever is shown beside is that GPU's.
+        return ""
     return f"allocatable shows {_words(shown)}, the layout is {_words(wanted[0])}"
 
 
 def expected(gpus: tuple[Gpu, ...], strategy: str) -> dict[str, int]:
-    """Resource name to count, as the device plugin's strategy ``none``, ``single`` or ``mixed`` advertises this layout."""
+    """Resource name to count, as the device plugin's strategy ``none``, ``single`` or ``mixed`` advertises this layout.
+
+    Of a GPU that cannot be read nothing is expected.
+    """
     counts: Counter[str] = Counter()
     for gpu in gpus:
+        if gpu.unknown:
+            continue
         if gpu.mig_enabled and strategy != "none":
             for instance in gpu.instances:
                 for compute in instance.compute:

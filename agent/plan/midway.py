@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -32,7 +33,7 @@ from agent.model.steps import (
 from agent.plan import advertise
 from agent.plan.clients import stopping, with_clients_paused, with_newcomers
 from agent.plan.sharing import DISCOVERY_SECONDS, config_on, config_towards, hint, in_words, word
-from agent.plan.way import Memory, Policy, Way, not_read, starting_pods, way_to
+from agent.plan.way import Memory, Policy, Way, for_want_of, starting_pods, way_to
 
 DONE = Change(())
 """Nothing is left to change on the hardware."""
@@ -40,14 +41,21 @@ DONE = Change(())
 _TRIED = frozenset({"gpu-in-use", "driver-failing"})
 """Waits for something that a step on the hardware ran into."""
 
-_SHORT_WAITS = _TRIED | {"device-busy", "pod-starting"}
+_SHORT_WAITS = _TRIED | {"device-busy", "pod-starting", "kubelet-unreachable", "rollback-failed"}
 """Waits that end by themselves, or never: after ``patience_seconds`` the node is given back, and tried again later."""
 
 
 def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:
     """Go on with an operation, or back."""
     if operation.outlived_by(wish):
-        return Plan(DONE, (Turn(replace(operation, failure="").towards(wish)),))
+        return Plan(DONE, (Turn(replace(operation, failure="", given_up={}).towards(wish)),))
+    silent = operation.silent_in(seen.gpus)
+    if silent:
+        # See Note [A GPU that does not answer] in plan/partition.py.
+        silent = {uuid: f"cannot be read: {why}" for uuid, why in silent.items()}
+        if memory.waited("gpu-unknown", policy.patience_seconds, seen.now):
+            return _without(operation, silent)
+        return Waiting("gpu-unknown", _each(silent, seen))
     if isinstance(wish, Refusal) and wish.reason == "layouts-unreadable" and not operation.failure:
         # A file that is being replaced is no reason to undo half a change; one that stays away is.
         if memory.waited(wish.reason, policy.patience_seconds, seen.now):
@@ -60,32 +68,39 @@ def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation
     wishes = wish.wishes if isinstance(wish, Desired) and not operation.failure else operation.way_back()
     way = way_to(wishes, seen, policy, operation)
     if way.blockers:
-        return _blocked_midway(operation, way, back)
+        message = f"needs slices that cannot be freed: {'; '.join(way.blockers)}"
+        if not back:
+            return Plan(way.change, (Turn(replace(operation, failure=f"{operation.layout!r} {message}")),))
+        if memory.waited("blocked", policy.patience_seconds, seen.now):
+            return _not_put_back(seen, operation, f"that {message}")
+        return Waiting("blocked", f"going back {message}", way.change)
     if way.change.empty:
         return _finish(wish, seen, policy, memory, operation)
+    if memory.waits_for in _SHORT_WAITS and memory.waited(memory.waits_for, policy.patience_seconds, seen.now):
+        if back:
+            return _not_put_back(seen, operation, memory.waits_message)
+        failure = f"{operation.layout!r} did not get on for {policy.patience_seconds:.0f} s: {memory.waits_message}"
+        return Plan(way.change, (Turn(replace(operation, failure=failure)),))
     return _go_on(seen, policy, memory, operation, way)
 
 
-def _blocked_midway(operation: Operation, way: Way, back: bool) -> Outcome:
-    message = f"needs slices that cannot be freed: {'; '.join(way.blockers)}"
-    if back:
-        return Waiting("blocked", f"going back {message}", way.change)
-    return Plan(way.change, (Turn(replace(operation, failure=f"{operation.layout!r} {message}")),))
+def _without(operation: Operation, given_up: Mapping[str, str]) -> Plan:
+    """The operation goes on without these GPUs."""
+    return Plan(DONE, (Turn(replace(operation, given_up={**operation.given_up, **given_up})),))
+
+
+def _not_put_back(seen: Snapshot, operation: Operation, why: str) -> Plan:
+    """What does not get back to what it was is given up, so that the node is not kept from its pods for ever."""
+    words = f"its old layout cannot be put back: {why}"
+    return _without(operation, dict.fromkeys(sorted(operation.differing_in(seen.gpus)), words))
 
 
 def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, way: Way) -> Outcome:
     """The hardware still differs: drain, pause, act."""
     change = way.change
-    if (
-        memory.waits_for in _SHORT_WAITS
-        and memory.waited(memory.waits_for, policy.patience_seconds, seen.now)
-        and not operation.failure
-    ):
-        failure = f"{operation.layout!r} did not get on for {policy.patience_seconds:.0f} s: {memory.waits_message}"
-        return Plan(change, (Turn(replace(operation, failure=failure)),))
     if operation.cordoned and not seen.node.unschedulable and not operation.recordoned:
         return Plan(change, (Recordon(replace(operation, recordoned=True)),))
-    if seen.owners is None:
+    if seen.owners is None and change.takes_away:
         return Waiting("kubelet-unreachable", f"who holds which slice is not known: {seen.owners_error}", change)
     ending = {pod.ref for pod in seen.pods if pod.terminating}
     if change.moves:
@@ -96,7 +111,7 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     if way.not_free:
         return Waiting("device-busy", f"waiting for slices to be let go: {'; '.join(way.not_free)}", change, 2.0)
     starting = starting_pods(seen, change)
-    if starting is not None:
+    if starting is not None and seen.owners is not None:
         return starting
     paused = with_clients_paused(seen, operation, change)
     if paused != operation:
@@ -172,19 +187,31 @@ def _advertised(seen: Snapshot, policy: Policy, memory: Memory, operation: Opera
 
 
 def _verdict(wish: Wish, seen: Snapshot, operation: Operation) -> End:
-    if operation.failure:
-        return _end(seen, operation, "failed", "rolled-back", f"{operation.failure}; the old layout is back")
-    unread = tuple(gpu for gpu in seen.gpus if gpu.unknown)
+    unread = {gpu.uuid: f"cannot be read: {gpu.unknown}" for gpu in seen.gpus if gpu.unknown}
+    without = {**unread, **operation.given_up}
+    if not operation.failure and ((without and isinstance(wish, Desired)) or for_want_of(wish, without)):
+        words = f"{operation.layout!r} is not on every GPU: {_each(without, seen)}"
+        return _end(seen, operation, "failed", "gpu-unknown", words)
     match wish:
-        case Desired() if unread:
-            return _end(seen, operation, "failed", "gpu-unknown", not_read(unread))
-        case Desired():
+        case Desired() if not operation.failure:
             return _end(seen, operation, "success", "applied", f"{wish.layout!r} {advertise.applied(seen)}")
-        case Refusal():
-            return _end(seen, operation, "failed", wish.reason, wish.message)
-        case Unasked():
-            message = f"{operation.layout!r} was withdrawn in mid-change; the old layout is back"
-            return _end(seen, operation, "failed", "withdrawn", message)
+        case Refusal() if not operation.failure:
+            reason, why, back = wish.reason, wish.message, ""
+        case Unasked() if not operation.failure:
+            reason, why = "withdrawn", f"{operation.layout!r} was withdrawn in mid-change"
+            back = "; the old layout is back"
+        case _:
+            reason, why, back = "rolled-back", operation.failure, "; the old layout is back"
+    if operation.given_up:
+        reason = "gpu-unknown" if operation.given_up.keys() <= unread.keys() else "rollback-failed"
+        back = f"; {_each(operation.given_up, seen)}"
+    return _end(seen, operation, "failed", reason, why + back)
+
+
+def _each(why: Mapping[str, str], seen: Snapshot) -> str:
+    """GPUs with what is said of each."""
+    names = {gpu.uuid: f"GPU {gpu.index}" for gpu in seen.gpus}
+    return "; ".join(f"{names.get(uuid, f'GPU {uuid}')} {words}" for uuid, words in sorted(why.items()))
 
 
 def _end(seen: Snapshot, operation: Operation, state: Literal["success", "failed"], reason: str, message: str) -> End:

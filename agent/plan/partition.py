@@ -7,11 +7,14 @@
 
 # Note [A GPU that does not answer]
 # A call that outlived its deadline may still take effect, so of a GPU that cannot be read nothing is concluded: not that it
-# is done, not that it cannot do MIG. An operation that it is part of waits for it; others go on, and end without success.
+# is done, not that it cannot do MIG. An operation that it is part of waits for it as long as Policy says; then it is given up,
+# and the operation ends with the others: on to the wish, or back, and without success. The same becomes of a GPU whose old
+# layout cannot be put back. No other GPU of the node is kept from its pods for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from agent.model import labels
@@ -31,11 +34,11 @@ from agent.plan import advertise
 from agent.plan.applied import as_applied, drifted
 from agent.plan.clients import client_pods, with_clients_paused
 from agent.plan.drain import holdings
-from agent.plan.midway import midway
+from agent.plan.midway import DONE, midway
 from agent.plan.owners import second_owner
 from agent.plan.placement import Ask, Tenants, choose
 from agent.plan.sharing import config_for, config_on, in_words, word
-from agent.plan.way import Memory, Policy, gpu_unknown, starting_pods, way_to
+from agent.plan.way import Memory, Policy, for_want_of, gpu_unknown, starting_pods, way_to
 
 UPGRADE_IDLE = frozenset({"", "upgrade-done", "upgrade-required", "upgrade-failed"})
 """Values of GPU Operator's upgrade label that mean: no driver is being replaced now."""
@@ -47,22 +50,19 @@ def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcom
         wish = as_applied(wish, seen.gpus, memory.last)
     unread = tuple(gpu for gpu in seen.gpus if gpu.unknown)
     if memory.operation is not None:
-        # See Note [A GPU that does not answer].
-        if unread and not memory.operation.before.keys() <= {gpu.uuid for gpu in seen.gpus if not gpu.unknown}:
-            return gpu_unknown(unread)
         return midway(wish, seen, policy, memory, memory.operation)
+    if for_want_of(wish, unread):
+        return gpu_unknown(unread)
     match wish:
-        case Refusal(reason="no-mig" | "unknown-gpu" | "gpu-count-changed") if unread:
-            # The GPU that it misses may be the one that does not answer.
-            return gpu_unknown(unread)
         case Refusal():
             return wish
         case Unasked():
             return Settled("no layout is asked for", asked=False)
-    return _fresh(wish, seen, policy, memory.last)
+    return _fresh(wish, seen, policy, memory)
 
 
-def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | None) -> Outcome:
+def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
+    last = memory.last
     unread = tuple(gpu for gpu in seen.gpus if gpu.unknown)
     ideal = Change(
         choose(
@@ -80,7 +80,7 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | Non
     if ideal.empty and unread:
         return gpu_unknown(unread)
     if ideal.empty and not sharing:
-        return _settled(seen)
+        return _settled(wish, seen, policy, memory)
     ideal = replace(ideal, sharing=sharing)
     waiting = drifted(wish, seen, last, ideal) or _not_now(wish, seen, last, ideal)
     if waiting is not None:
@@ -93,14 +93,26 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, last: NodeStatus | Non
     change = replace(way.change, sharing=sharing)
     if seen.node.annotations.get(labels.DRY_RUN) == "true":
         return Waiting("dry-run", f"dry run of {wish.layout!r}: see annotation {labels.PLAN}", change, 60.0)
-    return Plan(change, (Begin(_operation(wish, seen, policy, change), _guards(seen)),))
+    owed = last.owed if last is not None else {}
+    return Plan(change, (Begin(_operation(wish, seen, policy, owed, change), _guards(seen)),))
 
 
-def _settled(seen: Snapshot) -> Outcome:
+def _settled(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
+    """The hardware is as wished. A node that does not show it has its GPU clients started anew, once: a call of ours that came
+    back late may have changed the GPUs behind them."""
     wrong = advertise.difference(seen.node, seen.gpus, word(None, seen.node))
-    if wrong and advertise.has_advertiser(seen):
-        return Waiting("not-advertised", f"the GPUs have the layout, but the node does not show it: {wrong}")
-    return Settled(advertise.applied(seen))
+    if not wrong or not advertise.has_advertiser(seen):
+        return Settled(advertise.applied(seen))
+    tried = memory.last is not None and (memory.last.state, memory.last.reason) == ("failed", "not-advertised")
+    asked_only = seen.node.annotations.get(labels.DRY_RUN) == "true"
+    if memory.waited("not-advertised", policy.advertise_seconds, seen.now) and not (tried or asked_only):
+        later = _not_now(wish, seen, memory.last, DONE)
+        if later is not None:
+            return later
+        owed = memory.last.owed if memory.last is not None else {}
+        operation = with_clients_paused(seen, _operation(wish, seen, policy, owed, DONE), DONE)
+        return Plan(DONE, (Begin(operation, _guards(seen)),))
+    return Waiting("not-advertised", f"the GPUs have the layout, but the node does not show it: {wrong}")
 
 
 def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Change) -> Waiting | None:
@@ -118,9 +130,10 @@ def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Chan
     return starting_pods(seen, ideal)
 
 
-def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change) -> Operation:
+def _operation(wish: Desired, seen: Snapshot, policy: Policy, owed: Mapping[str, Before], change: Change) -> Operation:
     """The record that begins a change. Where no pod has to move, clients are paused in the same write; a change of sharing
-    alone (see Note [A change of sharing]) stops none."""
+    alone (see Note [A change of sharing]) stops none. ``owed``: what earlier operations could not put back, a failure of this
+    one leads back to."""
     mode = any(gpu.mode is not None for gpu in change.gpus)
     operation = Operation(
         id=f"{wish.revision}-{int(seen.now)}",
@@ -130,7 +143,7 @@ def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change) ->
         started=seen.now,
         cordoned=not seen.node.unschedulable,
         before={
-            gpu.uuid: Before(gpu.mig_enabled, gpu.layout, gpu.mig_pending)
+            gpu.uuid: owed.get(gpu.uuid) or Before(gpu.mig_enabled, gpu.layout, gpu.mig_pending)
             for gpu in seen.gpus
             if gpu.mig_enabled is not None and not gpu.unknown
         },

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from agent.model.desired import Refusal, Wish
 from agent.model.mig import Gpu, GpuWish
 from agent.model.node import PodRef
 from agent.model.operation import Operation
@@ -55,8 +56,9 @@ class Way:
 
 
 def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, operation: Operation | None) -> Way:
-    """The change of every GPU named; GPUs that could not be read are left out."""
-    asked = [gpu for gpu in seen.gpus if gpu.uuid in wishes and not gpu.unknown]
+    """The change of every GPU named; GPUs that could not be read, or are given up, are left out."""
+    left_out = operation.given_up if operation is not None else {}
+    asked = [gpu for gpu in seen.gpus if gpu.uuid in wishes and not gpu.unknown and gpu.uuid not in left_out]
     held = {gpu.uuid: holdings(gpu, seen, policy.drain, operation) for gpu in asked}
     choice = choose([Ask(gpu, wishes[gpu.uuid], held[gpu.uuid].tenants) for gpu in asked])
     tenants = [(change, held[change.gpu].tenants) for change in choice.changes]
@@ -89,11 +91,11 @@ def starting_pods(seen: Snapshot, change: Change) -> Waiting | None:
     return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", change, 2.0)
 
 
+def for_want_of(wish: Wish, unread: Collection[object]) -> bool:
+    """Whether a refusal may only come from a GPU that cannot be read: the one that the wish misses may be it."""
+    return bool(unread) and isinstance(wish, Refusal) and wish.reason in ("no-mig", "unknown-gpu", "gpu-count-changed")
+
+
 def gpu_unknown(unread: tuple[Gpu, ...]) -> Waiting:
     """Nothing can be concluded while these do not answer."""
-    return Waiting("gpu-unknown", not_read(unread))
-
-
-def not_read(unread: tuple[Gpu, ...]) -> str:
-    """Which GPUs cannot be read, and why."""
-    return "; ".join(f"GPU {gpu.index} cannot be read: {gpu.unknown}" for gpu in unread)
+    return Waiting("gpu-unknown", "; ".join(f"GPU {gpu.index} cannot be read: {gpu.unknown}" for gpu in unread))

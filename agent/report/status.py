@@ -53,9 +53,11 @@ def _at_end(end: End, layout: str, revision: str, seen: Snapshot, last: NodeStat
     status = _status(end.state, end.reason, end.message, layout, revision, last, now)
     if end.state == "success":
         return _as_applied(status, seen, now)
+    owed = {uuid: before for uuid, before in status.owed.items() if uuid not in end.operation.before}
+    owed |= {uuid: before for uuid, before in end.operation.before.items() if uuid in end.operation.given_up}
     attempts = status.attempts + 1
     wait = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, _MOST_DOUBLINGS))
-    return replace(status, attempts=attempts, next_try=now + wait)
+    return replace(status, attempts=attempts, next_try=now + wait, owed=owed)
 
 
 def _status(
@@ -76,6 +78,7 @@ def _status(
         applied=last.applied if last is not None else "",
         boot_id=last.boot_id if last is not None else "",
         drift=last.drift if last is not None else None,
+        owed=last.owed if last is not None else {},
     )
 
 
@@ -88,6 +91,7 @@ def _as_applied(status: NodeStatus, seen: Snapshot, now: float) -> NodeStatus:
         applied=status.revision,
         boot_id=seen.node.boot_id,
         drift=status.drift.put_right(now) if status.drift is not None else None,
+        owed={},
     )
 
 

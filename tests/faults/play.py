@@ -35,6 +35,8 @@ LASTS_SECONDS = 600.0
 """How long a fault stands that does not go by itself; longer than whatever the agent is patient with."""
 ENDS_SECONDS = 900.0
 """Within this time every story is over once nothing disturbs it any more."""
+ATTEMPT_SECONDS = 300.0
+"""No try of the agent's at a change holds the node longer while a fault stands."""
 LATE_SECONDS = 30.0
 """After this time a call that hung comes back, and takes effect."""
 
@@ -135,17 +137,18 @@ async def _play(stage: Stage, cell: Cell, folder: Path) -> None:
         case "hang":
             await act.until(lambda: bool(act.struck[0]), ENDS_SECONDS)
             await act.until(act.never, LATE_SECONDS)
-            simulated.clear_faults()
+            await act.clear()
             await act.until(act.ended, ENDS_SECONDS)
             act.check_end()
         case "lasting" | "hang for ever":
             await act.until(act.never, LASTS_SECONDS)
-            act.check_meanwhile()
+            await act.until(act.given_back, ATTEMPT_SECONDS)
+            act.check_meanwhile(silent=1 if act.status["reason"] in ("gpu-unknown", "rollback-failed") else 0)
         case "lost":
             await act.lose_after(cell.after)
-            act.check_meanwhile(lost=1)
+            act.check_meanwhile(silent=1)
             return
-    simulated.clear_faults()
+    await act.clear()
     await act.until(act.reached, ENDS_SECONDS)
     act.check_end()
     await act.close()
@@ -226,9 +229,20 @@ class _Act:
         told = self.status.get("state") in ("success", "failed")
         return told and labels.OPERATION not in self.world.node["metadata"]["annotations"]
 
+    def given_back(self) -> bool:
+        """No change is under way, or nothing can be done since the whole driver is away."""
+        said_away = self.status.get("reason") == "fault"
+        return said_away or labels.OPERATION not in self.world.node["metadata"]["annotations"]
+
     def reached(self) -> bool:
         """The wish came true."""
         return self.ended() and self.status["state"] == "success"
+
+    async def clear(self) -> None:
+        """The driver is as it should be; calls that hung have come back."""
+        self._simulated.clear_faults()
+        while self._hardware.hanging():
+            await asyncio.sleep(0.005)
 
     async def lose_after(self, passes: int) -> None:
         """The first GPU falls off the bus after so many passes."""
@@ -243,13 +257,12 @@ class _Act:
         self._check_told()
         self._check_geometry(0)
 
-    def check_meanwhile(self, lost: int = 0) -> None:
-        """A fault that lasts: the node is given back and says what is wrong, and no other GPU suffers."""
-        self._check_told()
-        if self.ended() or labels.OPERATION not in self.world.node["metadata"]["annotations"]:
-            self._check_geometry(lost)
-        else:
-            assert self.status["state"] == "failed", self
+    def check_meanwhile(self, silent: int) -> None:
+        """A fault that lasts: the node is given back and says what is wrong, and no GPU but the first ones suffers that are
+        ``silent``. Only where the whole driver is away is nothing given back, and that is said."""
+        if self.status.get("reason") != "fault":
+            self._check_told()
+            self._check_geometry(silent)
         started = [thread.name for thread in threading.enumerate() if thread.name.startswith("nvml-")]
         assert len(started) <= 3 + 2 * len(self._story.before), started
 

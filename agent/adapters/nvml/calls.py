@@ -141,13 +141,17 @@ def compute_instances(instance: Any, profile_id: int) -> list[Any]:
 def compute_rooms(instance: Any, offered: Iterable[Any]) -> tuple[Placement, ...]:
     """All placements, in compute slices, that compute instances of these profiles can have, occupied or not.
 
-    Empty where the driver is too old to say.
+    Empty where the driver is too old to have the call. Any other refusal is an NVMLError: taken for "nowhere", a pod would be
+    moved that could stay.
     """
     found: set[Placement] = set()
     for info in offered:
         count = c_uint(0)
         ask = partial(pynvml.nvmlGpuInstanceGetComputeInstancePossiblePlacements, instance, info.id)
-        optional(partial(ask, None, byref(count)), None)
+        try:
+            ask(None, byref(count))
+        except pynvml.NVMLError_FunctionNotFound:
+            return ()
         if count.value:
             array = (pynvml.c_nvmlComputeInstancePlacement_t * count.value)()
             ask(array, byref(count))

@@ -13,11 +13,13 @@ from typing import get_args, get_type_hints
 
 from agent.model.answer import Answer
 from agent.model.errors import AgentError, BadInputError
+from agent.model.reach import Reach
 from agent.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX, Settings, from_process
 
 _PLACES = ("node_name", "kubeconfig", "mig_config_label", "layouts_file", "pod_resources_socket")
 """Settings that say where to look."""
 
+_PLACES_HERE = ("node_name", "kubeconfig", "pod_resources_socket")
 
 _PLACES_BY_HAND = ("node_name", "layouts_file", "pod_resources_socket", "state_directory", "refresh_commands")
 
@@ -111,11 +113,13 @@ def _add_layouts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "layouts",
         help="which layouts a GPU model can have; the device plugin's part of those in a file",
-        description="List the maximal geometries of a GPU model: nothing more fits beside any of them. Or print the ConfigMap "
-        "that NVIDIA's device plugin needs for the layouts of a file that are shared.",
+        description="List the maximal geometries of a GPU model: nothing more fits beside any of them. With slices that are held "
+        "(--holding), or held on this host (--here): those that leave them alone. Or print the ConfigMap that NVIDIA's device "
+        "plugin needs for the layouts of a file that are shared.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--gpu", metavar="MODEL", help="GPU model, such as H100-80GB-SXM")
+    what.add_argument("--here", action="store_true", help="this host: NVML, PodResources, and the API server if any")
     what.add_argument(
         "--device-plugin-config",
         nargs="?",
@@ -123,7 +127,9 @@ def _add_layouts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE",
         help=f"print the ConfigMap for this layouts file (default: {Settings().layouts_file})",
     )
+    parser.add_argument("--holding", metavar="SLICES", help="with --gpu: these stay, such as '3g.40gb@4:4 1g.10gb@0:1'")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_settings(parser, _PLACES_HERE)
     parser.set_defaults(command=_layouts)
 
 
@@ -231,12 +237,26 @@ def _apply(options: argparse.Namespace) -> int:
 
 
 def _layouts(options: argparse.Namespace) -> int:
+    from agent.commands.layouts import layouts_here
     from agent.reconcile.check import plugin_config
     from agent.reconcile.paper import layouts_on_paper
+    from agent.reconcile.reach import reach_on_paper
 
+    if options.holding is not None and options.gpu is None:
+        raise BadInputError("--holding names slices on paper: it goes with --gpu MODEL (--here finds out what is held)")
     if options.device_plugin_config is not None:
         return _say(0, plugin_config(options.device_plugin_config).rstrip())
+    if options.here:
+        return _say_reach(asyncio.run(layouts_here(_settings(options))), options.json)
+    if options.holding is not None:
+        return _say_reach(reach_on_paper(options.gpu, options.holding), options.json)
     return _say(*layouts_on_paper(options.gpu, options.json))
+
+
+def _say_reach(reach: Reach, as_json: bool) -> int:
+    from agent.report.reach import reach_drawn
+
+    return _say(0, _indented(reach.to_json()) if as_json else reach_drawn(reach))
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -91,7 +91,10 @@ def instance_on_paper(number: int, slot: Slot, profile: Profile, uuids: str = "M
     split = slot.shape.compute
     places = arrange(split, rooms, ()) if split else (Placement(0, profile.slices),)
     if places is None:
-        raise BadInputError(f"{slot}: {profile.name} has no room for that split")
+        offered = ", ".join(f"{width}c" for width in profile.compute)
+        raise BadInputError(
+            f"{slot}: {profile.name} has no room for that split; it has {profile.slices} compute slices for {offered}"
+        )
     compute = tuple(
         ComputeInstance(part, place.size, not split, f"{uuids}-{number}-{part}", place.start)
         for part, place in enumerate(places)

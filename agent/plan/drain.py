@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.model.labels import EVICT
-from agent.model.mig import Gpu, Part
+from agent.model.mig import Gpu, Layout, Part
 from agent.model.node import Budget, Pod, PodRef
 from agent.model.operation import Operation
 from agent.model.snapshot import Snapshot
@@ -72,6 +72,13 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, operation: Operation
         whole_leaving=whole_strangers if midway else (),
     )
     return Holdings(tenants, fixed, frozenset(found))
+
+
+def in_use(gpu: Gpu, seen: Snapshot) -> Layout:
+    """The instances that somebody is on: a pod, whether it could be moved or not, or a process."""
+    tenants = holdings(gpu, seen, DrainPolicy(), None).tenants
+    places = {part.placement for part in (*tenants.fixed, *tenants.pods)}
+    return tuple(slot for slot in gpu.layout if slot.placement in places)
 
 
 def _slices(gpu: Gpu) -> Iterator[tuple[Part, tuple[int, int | None], str]]:

@@ -103,33 +103,37 @@ def _size(gpu: Gpu, shape: Shape) -> int:
     return profile.size if profile is not None else 0
 
 
-def maximal_geometries(gpu: Gpu) -> tuple[tuple[Shape, ...], ...]:
-    """The multisets of whole instances beside which nothing more fits in any of their layouts, largest slices first."""
+def maximal_geometries(gpu: Gpu, held: Layout = ()) -> tuple[tuple[Shape, ...], ...]:
+    """The largest multisets of instances that this GPU can have while the held ones stay as they are, largest slices first.
+
+    What counts are the layouts in which every held slot stands, and beside these whole instances only. A multiset is listed
+    when it is that of such a layout, and nothing more fits beside any such layout that has it: which of them is made
+    is not for the wish to say. Without held slots these are the maximal geometries of the GPU.
+    """
     places = [
         (mask_of(place), profile.name)
         for profile in sorted(gpu.profiles, key=lambda p: (-p.size, -p.slices, p.name))
         for place in profile.placements
     ]
-    room: dict[tuple[str, ...], bool] = {}
-    for names, taken in _layouts(gpu, places, 0, (), 0):
-        key = tuple(sorted(names))
-        more = any(
-            not taken & mask and media_allowed(gpu, tuple(Shape(n) for n in (*names, name))) for mask, name in places
-        )
+    there = tuple(slot.shape for slot in held)
+    taken_by_held = sum(mask_of(slot.placement) for slot in held)
+    room: dict[tuple[Shape, ...], bool] = {}
+    for shapes, taken in _layouts(gpu, places, taken_by_held, there, 0):
+        key = tuple(sorted(shapes))
+        more = any(not taken & mask and media_allowed(gpu, (*shapes, Shape(name))) for mask, name in places)
         room[key] = room.get(key, False) or more
     order = {profile.name: (-profile.size, -profile.slices) for profile in gpu.profiles}
-    shapes = [
-        tuple(sorted(map(Shape, names), key=lambda s: (order[s.profile], s))) for names in room if not room[names]
-    ]
-    return tuple(sorted(shapes, key=lambda found: [(order[s.profile], s) for s in found]))
+    found = [tuple(sorted(shapes, key=lambda s: (order[s.profile], s))) for shapes in room if not room[shapes]]
+    return tuple(sorted(found, key=lambda shapes: [(order[s.profile], s) for s in shapes]))
 
 
 def _layouts(
-    gpu: Gpu, places: list[tuple[int, str]], taken: int, names: tuple[str, ...], first: int
-) -> Iterator[tuple[tuple[str, ...], int]]:
-    yield names, taken
+    gpu: Gpu, places: list[tuple[int, str]], taken: int, shapes: tuple[Shape, ...], first: int
+) -> Iterator[tuple[tuple[Shape, ...], int]]:
+    yield shapes, taken
     for number in range(first, len(places)):
         mask, name = places[number]
-        if taken & mask or not media_allowed(gpu, tuple(Shape(n) for n in (*names, name))):
+        more = (*shapes, Shape(name))
+        if taken & mask or not media_allowed(gpu, more):
             continue
-        yield from _layouts(gpu, places, taken | mask, (*names, name), number + 1)
+        yield from _layouts(gpu, places, taken | mask, more, number + 1)

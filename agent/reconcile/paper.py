@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 
 from agent.desired.resolve import resolve
@@ -11,7 +10,7 @@ from agent.model.answer import Answer
 from agent.model.desired import Desired, Refusal
 from agent.model.errors import BadInputError
 from agent.model.labels import CONFIG
-from agent.model.mig import Gpu, GpuWish, Layout, Shape
+from agent.model.mig import Gpu, GpuWish, Layout
 from agent.model.node import Node
 from agent.model.snapshot import Snapshot
 from agent.observe.paper import gpu_on_paper
@@ -19,6 +18,7 @@ from agent.plan.geometry import feasible, maximal_geometries
 from agent.plan.placement import Tenants, solve
 from agent.plan.way import Policy
 from agent.reconcile.foretell import foretell
+from agent.reconcile.reach import label_value
 from agent.reconcile.sources import sources_of
 
 
@@ -42,7 +42,7 @@ def node_on_paper(labels: Mapping[str, str], name: str = "") -> Node:
 
 def layouts_on_paper(model: str, as_json: bool) -> tuple[int, str]:
     """The maximal geometries of a GPU model."""
-    found = [_inline(shapes) for shapes in maximal_geometries(gpu_on_paper(model))]
+    found = [label_value(shapes) for shapes in maximal_geometries(gpu_on_paper(model))]
     if as_json:
         return 0, json.dumps(found, indent=2)
     return 0, "\n".join([f"{model}: {len(found)} maximal geometries, as label values", *found])
@@ -58,8 +58,3 @@ def _wish(gpu: Gpu, layout: str, layouts_file: str) -> GpuWish:
             raise BadInputError(wish.message)
         case _:
             raise BadInputError("the layout is empty; write one such as 7x1g.10gb, or 'disabled'")
-
-
-def _inline(shapes: tuple[Shape, ...]) -> str:
-    counts = Counter(shape.profile.replace("+", ".") for shape in shapes)
-    return "_".join(f"{count}x{profile}" for profile, count in counts.items())

@@ -75,7 +75,7 @@ def _gpu(gpu: Gpu, change: GpuChange | None, seen: Snapshot) -> GpuAnswer:
         gpu=gpu.index,
         uuid=gpu.uuid,
         name=gpu.name,
-        memory_slices=max((place.end for profile in gpu.profiles for place in profile.placements), default=0),
+        memory_slices=memory_slices(gpu),
         mode=change.mode if change is not None else None,
         now=now,
         keep=kept,
@@ -84,8 +84,18 @@ def _gpu(gpu: Gpu, change: GpuChange | None, seen: Snapshot) -> GpuAnswer:
             *(map(str, change.trim) if change is not None else ()),
         ),
         create=tuple(str(slot) for slot in (*change.finish, *change.create)) if change is not None else (),
-        holders={_name(instance): names for instance in gpu.instances if (names := _holders(gpu, instance, seen))},
+        holders=holders_by_instance(gpu, seen),
     )
+
+
+def memory_slices(gpu: Gpu) -> int:
+    """How many a GPU has, by its placements; 0 where the driver lists none."""
+    return max((place.end for profile in gpu.profiles for place in profile.placements), default=0)
+
+
+def holders_by_instance(gpu: Gpu, seen: Snapshot) -> dict[str, tuple[str, ...]]:
+    """Who is on each instance; those with nobody are not named."""
+    return {_name(instance): names for instance in gpu.instances if (names := _holders(gpu, instance, seen))}
 
 
 def _destroyed(name: str, change: GpuChange | None) -> bool:

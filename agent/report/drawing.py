@@ -34,9 +34,9 @@ def _gpu(gpu: GpuAnswer) -> Iterable[str]:
     )
     mode = "" if gpu.mode is None else f", MIG mode {'on' if gpu.mode else 'off'}"
     yield f"GPU {gpu.gpu}  {gpu.name}: {counts}{mode}"
-    yield f"{'before' if changed else 'now':6} {_bar(gpu.now, gpu.memory_slices)}"
+    yield f"{'before' if changed else 'now':6} {bar(gpu.now, gpu.memory_slices)}"
     if changed:
-        yield f"after  {_bar((*gpu.keep, *gpu.create), gpu.memory_slices)}"
+        yield f"after  {bar((*gpu.keep, *gpu.create), gpu.memory_slices)}"
     for title, names in (("keep", gpu.keep), ("destroy", gpu.destroy)):
         for name in names:
             if title == "destroy" or name in gpu.holders:
@@ -46,7 +46,7 @@ def _gpu(gpu: GpuAnswer) -> Iterable[str]:
         yield f"create   {name}"
 
 
-def _bar(names: Iterable[str], slices: int) -> str:
+def bar(names: Iterable[str], slices: int) -> str:
     """Memory slices from left to right; ``.`` is a free one."""
     cell = _BAR // max(slices, 1)
     bar = list("|" + ".".center(cell) * slices)

@@ -24,10 +24,11 @@ def test_a_plan_on_paper_keeps_four_destroys_three_and_creates_one(capsys: pytes
     assert gpu["create"] == ["3g.40gb@4:4"]
 
 
-def test_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    block = README.read_text("utf-8").split("$ warmslice plan ")[1].split("```")[0]
+@pytest.mark.parametrize("word", ["plan", "layouts"])
+def test_readme_shows_what_the_command_prints(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    block = README.read_text("utf-8").split(f"$ warmslice {word} ")[1].split("```")[0]
     command, _, shown = block.partition("\n")
-    assert main(["plan", *shlex.split(command)]) == 0
+    assert main([word, *shlex.split(command)]) == 0
     assert capsys.readouterr().out.strip() == shown.strip()
 
 

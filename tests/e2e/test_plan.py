@@ -1,4 +1,4 @@
-"""`warmslice plan` beside a running agent: three places to ask, one answer."""
+"""`warmslice plan` and `warmslice layouts` beside a running agent: several places to ask, one answer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from tests.e2e.agent_node import NODE, AgentNode, agent_node
 
 
 async def _plan(node: AgentNode, *words: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "agent", "plan", *words, "--json"]
-    command += ["--kubeconfig", str(node.cluster.kubeconfig()), "--layouts-file", str(node.layouts)]
+    return await _told(node, "plan", "--layouts-file", str(node.layouts), *words)
+
+
+async def _told(node: AgentNode, *words: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "agent", *words, "--json", "--kubeconfig", str(node.cluster.kubeconfig())]
     command += ["--node-name", NODE, "--pod-resources-socket", str(node.kubelet.socket)]
     process = await asyncio.create_subprocess_exec(
         *command, env={**os.environ, **node.gpus.env()}, stdout=asyncio.subprocess.PIPE
@@ -57,3 +60,22 @@ async def test_the_host_the_agent_and_the_api_say_the_same(tmp_path: Path) -> No
 def _annotation(node: AgentNode) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(node.node()["metadata"]["annotations"].get(labels.PLAN, '{"layout": ""}'))
     return answer
+
+
+async def test_a_layout_that_leaves_the_running_pods_alone_is_found_and_moves_nobody(tmp_path: Path) -> None:
+    async with agent_node(tmp_path) as node:
+        await node.start()
+        node.wish("small")
+        await node.until("success", "small")
+        await node.run_deployment("serve", "nvidia.com/mig-1g.10gb", replicas=2)
+        pods = set(node.pods("serve"))
+
+        reach = await _told(node, "layouts", "--here")
+        gpu = reach["gpus"][0]
+        assert (reach["unknown"], reach["starting"], len(gpu["held"])) == ("", [], 2)
+        assert set(gpu["holders"]) == set(gpu["held"])
+        chosen = gpu["geometries"][0]
+        node.wish(chosen["layout"])
+        await node.until("success", chosen["layout"])
+        assert node.status()["placements"][gpu["uuid"]] == chosen["slots"]
+        assert (set(node.pods("serve")), node.evictions()) == (pods, [])

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.desired.inline import parse_inline, shapes_of
 from agent.model.mig import Gpu, GpuWish, Layout, Part, Placement, Shape, Slot
 from agent.model.node import PodRef
 from agent.observe.paper import gpu_on_paper, models
 from agent.plan.geometry import feasible, maximal_geometries
 from agent.plan.placement import Tenants, moves, solve
-from tests.fakes.world import h100
-from tests.strategies import fixed_slices, gpus, having, layouts
+from agent.reconcile.reach import reach_on_paper
+from tests.fakes.world import cut, h100
+from tests.strategies import BOARDS, fixed_slices, gpus, having, layouts
 
 H100 = "H100-80GB-SXM"
 
@@ -114,6 +116,82 @@ def test_a_way_that_was_begun_is_gone_to_its_end(gpu: Gpu, data: st.DataObject) 
     rest = solve(midway, wish, Tenants())
     assert rest is not None
     assert len(rest.remove) + len(rest.create) <= calls - done
+
+
+@st.composite
+def held_layouts(draw: st.DrawFn) -> tuple[Gpu, Layout]:
+    """Some instances of a legal layout, a few with their compute split: a GPU on which somebody holds them all."""
+    board = gpu_on_paper(draw(st.sampled_from(BOARDS)))
+    held = draw(st.sets(st.sampled_from(whole))) if (whole := draw(layouts(board))) else set()
+    slots = tuple(sorted(draw(st.sampled_from((slot, *_splits(board, slot)))) for slot in held))
+    return cut(_model(board), " ".join(map(str, slots))), slots
+
+
+def _splits(board: Gpu, slot: Slot) -> list[Slot]:
+    """The slot as one or two compute instances that leave some of it unused, or share it."""
+    profile = board.profile(slot.shape.profile)
+    assert profile is not None
+    found: list[tuple[int, ...]] = [(width,) for width in profile.compute if width < profile.slices]
+    found += [(1, 1)] if profile.slices > 1 and 1 in profile.compute else []
+    return [Slot(slot.placement, Shape(profile.name, widths)) for widths in found]
+
+
+@settings(max_examples=200, deadline=None)
+@given(held_layouts())
+def test_beside_held_slices_the_maximal_geometries_are_those_that_trying_everything_finds(
+    case: tuple[Gpu, Layout],
+) -> None:
+    gpu, held = case
+    assert set(maximal_geometries(gpu, held)) == _maximal_by_trying(_model(gpu), held)
+    assert len(set(maximal_geometries(gpu, held))) == len(maximal_geometries(gpu, held))
+
+
+def _maximal_by_trying(model: str, held: Layout) -> set[tuple[Shape, ...]]:
+    """A multiset is maximal when none of the layouts that have it and the held slots is a part of a larger layout."""
+    split = {slot.placement: slot for slot in held}
+    standing = {Slot(slot.placement, Shape(slot.shape.profile)) for slot in held}
+    everything = {frozenset(layout) for layout in every_layout(model)}
+    single = frozenset().union(*everything)
+    full: dict[tuple[Shape, ...], bool] = {}
+    gpu = gpu_on_paper(model)
+    sizes = {profile.name: (-profile.size, -profile.slices) for profile in gpu.profiles}
+    for layout in everything:
+        if standing <= layout:
+            shapes = [split[s.placement].shape if s in standing else s.shape for s in layout]
+            key = tuple(sorted(shapes, key=lambda s: (sizes[s.profile], s)))
+            grows = any(layout | {slot} in everything for slot in single - layout)
+            full[key] = full.get(key, True) and not grows
+    return {key for key, alone in full.items() if alone}
+
+
+@settings(max_examples=100, deadline=None)
+@given(held_layouts())
+def test_every_geometry_listed_is_one_that_the_agent_makes_without_touching_what_is_held(
+    case: tuple[Gpu, Layout],
+) -> None:
+    gpu, held = case
+    reach = reach_on_paper(_model(gpu), " ".join(map(str, held))).gpus[0]
+    assert reach.held == tuple(map(str, held))
+    assert reach.geometries
+    for found in reach.geometries:
+        slots = tuple(map(Slot.parse, found.slots))
+        assert set(held) <= set(slots)
+        if found.layout:
+            asked = shapes_of(gpu, parse_inline(found.layout), "")
+            assert Counter(asked) == Counter(slot.shape for slot in slots)
+            change = solve(gpu, GpuWish(True, asked), Tenants(fixed=_parts(gpu)))
+            assert change is not None
+            assert (set(change.keep), change.remove) == (set(held), ())
+
+
+def _parts(gpu: Gpu) -> frozenset[Part]:
+    return frozenset(Part(i.placement, c.start) for i in gpu.instances for c in i.compute)
+
+
+def test_a_split_that_no_label_can_ask_for_is_listed_without_a_label() -> None:
+    """A label's one and two compute slices of a profile go into one instance; here they are in two."""
+    found = reach_on_paper(H100, "1c.3g.40gb@0:4 2c.3g.40gb@4:4").gpus[0].geometries
+    assert [(one.layout, one.slots) for one in found] == [("", ("1c.3g.40gb@0:4", "2c.3g.40gb@4:4"))]
 
 
 def test_seven_small_slices_make_room_for_a_large_one_at_the_cost_of_three() -> None:

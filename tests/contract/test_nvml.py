@@ -238,7 +238,7 @@ class TestMode:
     def test_ampere_stays_pending_while_another_client_is_there(self, tmp_path: Path) -> None:
         node = SimulatedGpus.create(tmp_path, A100)
         session = Session(node)
-        with other_client(node):
+        with node.other_client():
             assert pynvml.nvmlDeviceSetMigMode(session.gpu, 1) == pynvml.NVML_ERROR_IN_USE
             assert pynvml.nvmlDeviceGetMigMode(session.gpu) == [0, 1]
         assert node.nvidia_smi("--gpu-reset", "-i", "0").returncode == 255  # our own session is a client too
@@ -267,7 +267,7 @@ class TestMode:
     def test_a_pending_mode_can_be_called_off(self, tmp_path: Path) -> None:
         node = SimulatedGpus.create(tmp_path, A100)
         session = Session(node)
-        with other_client(node):
+        with node.other_client():
             pynvml.nvmlDeviceSetMigMode(session.gpu, 1)
             assert pynvml.nvmlDeviceSetMigMode(session.gpu, 0) == pynvml.NVML_SUCCESS
         assert pynvml.nvmlDeviceGetMigMode(session.gpu) == [0, 0]
@@ -282,23 +282,6 @@ class TestMode:
         assert (ampere["mode"]["current"], hopper["mode"]["current"]) == (1, 0)
         assert ampere["instances"] == hopper["instances"] == []
         assert node.run("boot-id") != before
-
-
-class other_client:  # noqa: N801  (a context manager, read as a phrase)
-    """Another process with an NVML session on the node."""
-
-    def __init__(self, node: SimulatedGpus) -> None:
-        code = "import pynvml; pynvml.nvmlInit(); print(flush=True); input()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code], env=node.env(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-
-    def __enter__(self) -> None:
-        assert self._process.stdout is not None
-        self._process.stdout.readline()
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate(b"\n")
 
 
 class TestOneNodeForAll:

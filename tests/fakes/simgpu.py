@@ -3,6 +3,9 @@
 import json
 import os
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,20 @@ class SimulatedGpus:
 
     def detach(self, pid: int | None = None) -> None:
         self.run("proc", "detach", "--pid", str(os.getpid() if pid is None else pid))
+
+    @contextmanager
+    def other_client(self) -> Iterator[None]:
+        """Another process with an NVML session on the node."""
+        code = "import pynvml; pynvml.nvmlInit(); print(flush=True); input()"
+        with subprocess.Popen(
+            [sys.executable, "-c", code], env=self.env(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as client:
+            assert client.stdout is not None
+            client.stdout.readline()
+            try:
+                yield
+            finally:
+                client.communicate(b"\n")
 
     def fault(self, function: str, *words: str) -> None:
         self.run("fault", "add", "--function", function, *words)

@@ -65,6 +65,14 @@ class Story:
             await self.turns(1, seconds)
         raise AssertionError(f"no {kind.__name__} among {self.hands.taken}")
 
+    async def until_said(self, *verdict: str) -> None:
+        """Passes until that is the verdict."""
+        for _ in range(200):
+            if self.verdict == verdict:
+                return
+            await self.turns(1)
+        raise AssertionError(f"never {verdict}: {self.verdict}")
+
     async def settled(self) -> None:
         """Until the agent has nothing more to do."""
         await settle(self.world, self.partition)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from agent.model import labels
 from agent.model.errors import HardwareError
 from agent.model.mig import GpuProcess
-from agent.model.steps import Begin, Create, Destroy, End, Evict, Pause, RestartClient, Resume, SetMode
+from agent.model.steps import Begin, Create, Destroy, End, Evict, Pause, RestartClient, Resume
 from agent.reconcile.partition import PartitionPass
 from tests.fakes.world import NodeWorld, Steps, agent_on, h100, settle
 
@@ -94,20 +93,6 @@ async def test_success_is_not_said_before_the_node_shows_the_layout() -> None:
         await partition()
     assert world.node["metadata"]["labels"][labels.STATE] == "pending"
     assert world.reports[-1].waits_for == "not-advertised"
-    await settle(world, partition)
-    assert world.node["metadata"]["labels"][labels.STATE] == "success"
-
-
-async def test_a_layout_that_the_node_never_shows_ends_failed_with_the_node_given_back() -> None:
-    world = _idle()
-    world.freeze_plugin = True
-    partition, _ = agent_on(world)
-    await _turns(world, partition, 90, 5.0)
-    assert _status(world)["reason"] == "not-advertised"
-    assert world.node["metadata"]["labels"][labels.STATE] == "failed"
-    assert labels.OPERATION not in world.node["metadata"]["annotations"]
-    assert not world.node["spec"].get("unschedulable")
-    world.freeze_plugin = False
     await settle(world, partition)
     assert world.node["metadata"]["labels"][labels.STATE] == "success"
 
@@ -250,16 +235,6 @@ async def test_a_wish_withdrawn_before_the_first_slice_went_ends_without_a_trace
     assert not world.node["spec"].get("unschedulable")
 
 
-async def test_a_wish_withdrawn_after_that_brings_the_old_layout_back() -> None:
-    world = _drained()
-    partition, hands = agent_on(world)
-    await _until_taken(world, partition, hands, Create)
-    world.label(value=None)
-    await settle(world, partition)
-    assert _layout(world) == SEVEN.split()
-    assert (_status(world)["state"], _status(world)["reason"]) == ("failed", "withdrawn")
-
-
 async def test_a_newer_wish_midway_is_gone_to_directly() -> None:
     world = _drained()
     partition, hands = agent_on(world)
@@ -393,22 +368,6 @@ async def test_no_change_begins_while_a_driver_is_replaced() -> None:
     world.label(labels.DRIVER_UPGRADE_STATE, "upgrade-done")
     await settle(world, partition)
     assert _status(world)["state"] == "success"
-
-
-async def test_a_mode_change_needs_every_holder_of_that_gpu_gone_and_pauses_every_client() -> None:
-    off = replace(h100(), mig_enabled=False, mig_pending=False)
-    world = NodeWorld(off, h100("3g.40gb@0:4", index=1))
-    world.label("nvidia.com/gpu.deploy.gpu-feature-discovery", "true")
-    world.add_pod("whole", off.uuid)
-    other = world.add_pod("other", world.device(1, 0))
-    world.label(value="1x3g.40gb")
-    partition, hands = agent_on(world)
-    await settle(world, partition)
-    assert [step.gpu for step in hands.taken if isinstance(step, SetMode)] == [off.uuid]
-    assert world.uids("whole") == []
-    assert world.uids("other") == [other]
-    paused = next(p for p in world.node_writes if labels.PAUSED in p["metadata"]["labels"].values())
-    assert paused["metadata"]["labels"]["nvidia.com/gpu.deploy.gpu-feature-discovery"] == labels.PAUSED
 
 
 async def test_without_a_device_plugin_the_hardwares_word_counts_and_that_is_said() -> None:

@@ -55,14 +55,14 @@ def resolve(sources: Sources, gpus: tuple[Gpu, ...], fits: Fits) -> Wish:
     known = [gpu for gpu in gpus if not gpu.unknown]
     try:
         wishes: dict[str, GpuWish] = {}
-        overridden: set[str] = set()
+        own = {which: _named_gpu(which, sources, known) for which in sorted(overrides)}
+        overridden = {gpu.uuid for gpu in own.values()}
         if name:
-            for gpu, asked in _node_layout(name, sources, known).items():
+            for gpu, asked in _node_layout(name, sources, known, overridden).items():
                 wishes[gpu.uuid] = _wish(gpu, asked, f"layout {name!r}", fits)
-        for which, value in sorted(overrides.items()):
-            gpu = _named_gpu(which, sources, known)
+        for which, gpu in own.items():
+            value = overrides[which]
             wishes[gpu.uuid] = _wish(gpu, _layout(value, sources)(gpu), f"layout {value!r}", fits)
-            overridden.add(gpu.uuid)
     except _RefusedError as refused:
         return Refusal(refused.reason, str(refused), name)
     except BadInputError as error:
@@ -109,18 +109,18 @@ class _RefusedError(BadInputError):
         self.reason = reason
 
 
-def _node_layout(name: str, sources: Sources, gpus: list[Gpu]) -> dict[Gpu, _Asked]:
-    """Each MIG-capable GPU's part of the node's layout. A file's later entries override earlier ones."""
+def _node_layout(name: str, sources: Sources, gpus: list[Gpu], overridden: set[str]) -> dict[Gpu, _Asked]:
+    """The node's layout for each MIG-capable GPU that has none of its own. A file's later entries override earlier ones."""
     capable = [gpu for gpu in gpus if gpu.mig_enabled is not None]
     entries = sources.layouts.get(name)
     if entries is not None:
         _check_indices(name, entries, sources, len(gpus))
-        found = {gpu: _entry_for(gpu, entries) for gpu in capable}
+        found = {gpu: _entry_for(gpu, entries) for gpu in capable if gpu.uuid not in overridden}
         return {gpu: _from_entry(name, entry) for gpu, entry in found.items() if entry is not None}
     if not capable:
         raise _RefusedError("no-mig", f"layout {name!r}: no GPU of this node supports MIG")
     layout = _layout(name, sources)
-    return {gpu: layout(gpu) for gpu in capable}
+    return {gpu: layout(gpu) for gpu in capable if gpu.uuid not in overridden}
 
 
 def _layout(name: str, sources: Sources) -> Callable[[Gpu], _Asked]:

@@ -152,6 +152,9 @@ def test_one_gpus_own_label_wins_over_the_nodes() -> None:
     label = {f"warmslice.dev/gpu-{second.short}.layout": "1x7g.80gb"}
     wish = asked("7x1g.10gb", first, second, labels=label)
     assert [len(w.shapes) for w in wishes(wish)] == [7, 1]
+    other = gpu_on_paper("A30", index=1)
+    mixed = asked("7x1g.10gb", first, other, labels={f"warmslice.dev/gpu-{other.short}.layout": "1x4g.24gb"})
+    assert [len(w.shapes) for w in wishes(mixed)] == [7, 1]
     nobody = {"warmslice.dev/gpu-deadbeef.layout": "1x7g.80gb"}
     assert refused(asked("7x1g.10gb", first, second, labels=nobody)).reason == "unknown-gpu"
 

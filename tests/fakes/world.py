@@ -2,11 +2,13 @@
 
 It keeps the rules that matter to a change: merge patches with 409 on a stale version, budgets, overlap, IN_USE, a device
 plugin that reads the GPUs once at its start, pods that take a turn to end. Time passes only in ``tick``. ``kill`` makes the
-n-th effect the last one, before or after it (or in the middle of a create), as `kill -9` would.
+n-th effect the last one, before or after it (or in the middle of a create), as `kill -9` would; ``faults`` make effects fail
+there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from collections import Counter
@@ -17,7 +19,15 @@ from typing import Any, Literal
 
 from agent.execute.partition import Hands
 from agent.model import labels
-from agent.model.errors import BudgetError, ConflictError, GoneError, HardwareError, InUseError
+from agent.model.errors import (
+    AgentError,
+    BudgetError,
+    ConflictError,
+    GoneError,
+    HardwareError,
+    InUseError,
+    RetryError,
+)
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Profile, Shape, Slot, arrange
 from agent.model.node import Boot, DeviceOwner, PodRef
 from agent.model.report import PartitionReport
@@ -43,24 +53,41 @@ class Kill:
     moment: Moment
 
 
+@dataclass
+class Fault:
+    """The next ``times`` effects of these names fail with such an error; after they have happened, their answer is lost."""
+
+    names: frozenset[str]
+    error: type[AgentError]
+    moment: Moment = "before"
+    times: int = 1
+
+
 class Effects:
     """Counts what reaches the world, and ends the agent at the chosen one. ``then``: what happens in the world right after an
-    effect of that name."""
+    effect of that name. ``witness`` sees each effect, and what it is about, before it happens."""
 
     def __init__(self) -> None:
         self.kill: Kill | None = None
+        self.faults: list[Fault] = []
         self.then: dict[str, Callable[[], None]] = {}
         self.names: list[str] = []
+        self.witness: Callable[[str, tuple[Any, ...]], None] = lambda name, about: None
+        self._fault: Fault | None = None
 
-    def happen(self, name: str, act: Callable[[], Any]) -> Any:
+    def happen(self, name: str, act: Callable[[], Any], *about: Any) -> Any:
         """One effect."""
+        self.witness(name, about)
         number = len(self.names)
         self.names.append(name)
         if self.kill is not None and self.kill.number == number and self.kill.moment == "before":
             raise Killed
+        self._fault = next((fault for fault in self.faults if name in fault.names and fault.times), None)
         try:
+            self._fail("before", count=True)
             result = act()
             self.then.get(name, _nothing)()
+            self._fail("after", "middle")
             return result
         finally:
             if self.kill is not None and self.kill.number == number and self.kill.moment == "after":
@@ -70,6 +97,14 @@ class Effects:
         """Inside the effect that began last."""
         if self.kill is not None and self.kill.number == len(self.names) - 1 and self.kill.moment == "middle":
             raise Killed
+        self._fail("middle")
+
+    def _fail(self, *moments: Moment, count: bool = False) -> None:
+        if self._fault is None:
+            return
+        self._fault.times -= count
+        if self._fault.moment in moments:
+            raise self._fault.error("a fault of the test's making")
 
 
 def _nothing() -> None:
@@ -77,37 +112,100 @@ def _nothing() -> None:
 
 
 class MemoryGpus:
-    """GPUs with NVML's rules for placements and use."""
+    """GPUs with NVML's rules for placements, media engines and use.
+
+    A GPU in ``silent`` does not answer. ``hang``: the next change gets no answer in time, its GPU is silent from then on, and
+    the change happens when the GPU ``answers`` again. ``away``: there is no driver. ``shy`` GPUs list their profiles only in
+    MIG mode.
+    """
 
     def __init__(self, effects: Effects, gpus: Iterable[Gpu]) -> None:
         self.gpus = {gpu.uuid: gpu for gpu in gpus}
         self.log: list[tuple[str, str, str, str]] = []
         self.failures: dict[tuple[str, str], HardwareError] = {}
+        self.silent: set[str] = set()
+        self.hang = False
+        self.away = False
+        self.shy: set[str] = set()
+        self._late: list[tuple[str, Callable[[], None]]] = []
+        self._known: set[str] = set()
+        self._listed: set[str] = set()
         self._effects = effects
         self._serial = itertools.count(1)
 
     async def read(self) -> tuple[Gpu, ...]:
-        return tuple(self.gpus.values())
+        if self.away:
+            raise RetryError("opening NVML: Driver Not Loaded")
+        return tuple(self._as_read(gpu) for gpu in self.gpus.values())
 
     async def release(self) -> None:
         return
 
     async def set_mode(self, gpu: str, enabled: bool) -> None:
-        self._effects.happen("set_mode", lambda: self._set_mode(gpu, enabled))
+        self._change("set_mode", gpu, lambda: self._set_mode(gpu, enabled), enabled)
 
     async def destroy(self, gpu: str, placement: Placement, profile: str) -> None:
-        self._effects.happen("destroy", lambda: self._destroy(gpu, placement, profile))
+        self._change("destroy", gpu, lambda: self._destroy(gpu, placement, profile), placement, profile)
 
     async def create(self, gpu: str, placement: Placement, shape: Shape) -> None:
-        self._effects.happen("create", lambda: self._create(gpu, placement, shape))
+        self._change("create", gpu, lambda: self._create(gpu, placement, shape), placement, shape)
 
     async def trim(self, gpu: str, placement: Placement, profile: str, parts: tuple[Placement, ...]) -> None:
-        self._effects.happen("trim", lambda: self._trim(gpu, placement, profile, parts))
+        self._change("trim", gpu, lambda: self._trim(gpu, placement, profile, parts), placement, profile, parts)
+
+    def answers(self, uuid: str) -> None:
+        """A silent GPU is back; what it was asked for meanwhile happens now, if it can."""
+        self.silent.discard(uuid)
+        late = [act for gpu, act in self._late if gpu == uuid]
+        self._late = [(gpu, act) for gpu, act in self._late if gpu != uuid]
+        for act in late:
+            with contextlib.suppress(AgentError):
+                act()
+
+    def restarted(self) -> None:
+        """Another process reads from now on: it has not seen what the one before has."""
+        self._known.clear()
+        self._listed.clear()
+
+    def _as_read(self, gpu: Gpu) -> Gpu:
+        if gpu.uuid in self.silent:
+            lost = replace(
+                gpu, unknown="a call to the driver has not come back", profiles=(), instances=(), processes=()
+            )
+            if gpu.uuid in self._known:
+                return lost
+            return replace(lost, uuid=f"GPU-unknown-{gpu.index}", mig_enabled=None, mig_pending=None)
+        self._known.add(gpu.uuid)
+        if gpu.mig_enabled:
+            self._listed.add(gpu.uuid)
+        elif gpu.uuid in self.shy - self._listed:
+            return replace(gpu, profiles=(), profiles_unknown=True)
+        return gpu
+
+    def _change(self, name: str, uuid: str, act: Callable[[], None], *about: Any) -> None:
+        def answered() -> None:
+            if self.hang and uuid not in self.silent:
+                self.hang = False
+                self.silent.add(uuid)
+                self._late.append((uuid, act))
+            if uuid in self.silent:
+                raise RetryError(f"GPU {uuid}: a call to the driver has not come back")
+            act()
+
+        self._effects.happen(name, answered, uuid, *about)
 
     def _set_mode(self, uuid: str, enabled: bool) -> None:
+        """Before Hopper the mode is in force after a reset only, and that needs a GPU that nobody uses."""
         gpu = self.gpus[uuid]
-        if gpu.instances or gpu.processes:
-            raise InUseError("the GPU is in use")
+        if gpu.mig_enabled != enabled:
+            if gpu.instances or (gpu.processes and gpu.resetless):
+                raise InUseError("the GPU is in use")
+            if not gpu.resetless:
+                self.gpus[uuid] = replace(gpu, mig_pending=enabled)
+                self._effects.middle()
+                if gpu.processes:
+                    raise InUseError("nvidia-smi --gpu-reset: In use by another client")
+            self.log.append(("mode", uuid, "on" if enabled else "off", ""))
         self.gpus[uuid] = replace(gpu, mig_enabled=enabled, mig_pending=enabled)
 
     def _destroy(self, uuid: str, placement: Placement, profile: str) -> None:
@@ -130,7 +228,8 @@ class MemoryGpus:
             raise HardwareError("invalid argument")
         there = [i for i in gpu.instances if (i.placement, i.profile) == (placement, shape.profile)]
         if not there:
-            if any(i.placement.overlaps(placement) for i in gpu.instances):
+            names = [i.profile for i in gpu.instances]
+            if any(i.placement.overlaps(placement) for i in gpu.instances) or not media_left(names, shape.profile):
                 raise HardwareError("insufficient resources")
             there = [GpuInstance(next(self._serial), shape.profile, placement)]
             self.log.append(("create", uuid, shape.profile, str(placement)))
@@ -177,12 +276,23 @@ class MemoryGpus:
         self.gpus[uuid] = replace(self.gpus[uuid], processes=processes)
 
 
+def media_left(there: Iterable[str], profile: str) -> bool:
+    """Whether the media engines allow an instance of that profile beside those: one ``+me`` has what it needs of them,
+    ``+me.all`` has them all, and then only those that ask for none (``-me``) can be there."""
+    names = [*there, profile]
+    if any(name.endswith("+me.all") for name in names):
+        return sum(not name.endswith("-me") for name in names) == 1
+    return sum(name.endswith("+me") for name in names) <= 1
+
+
 def _by_placement(instance: GpuInstance) -> Placement:
     return instance.placement
 
 
 class NodeWorld:
-    """The node and everything around it. ``devices`` maps a pod's UID to the device that it holds.
+    """The node and everything around it. ``devices`` maps a pod's UID to the device that it holds, ``further`` to more of them.
+    By UID too: ``idle`` pods run no process on what they hold; ``grace`` is how many seconds a pod takes to end, and
+    ``remains`` for how many seconds more its process stays.
 
     ``ghosts`` are pods with their devices that only the kubelet still lists, ``strangers`` processes outside every pod, by
     GPU. ``freeze_plugin``: the device plugin runs and tells nothing. ``lacking``: entries that the plugin's ConfigMap has not;
@@ -198,10 +308,17 @@ class NodeWorld:
         self.node_writes: list[dict[str, Any]] = []
         self.pods: dict[str, dict[str, Any]] = {}
         self.devices: dict[str, str] = {}
+        self.further: dict[str, tuple[str, ...]] = {}
+        self.idle: set[str] = set()
+        self.grace: dict[str, float] = {}
+        self.remains: dict[str, float] = {}
+        self._ends: dict[str, float] = {}
+        self._remaining: list[tuple[str, float]] = []
         self.budgets_list: list[dict[str, Any]] = []
         self.reports: list[PartitionReport] = []
         self.counts = NoCounts()
         self.kubelet_down = False
+        self.budgets_down = False
         self.layouts_file = str(Path(__file__).parents[1] / "data" / "no_layouts.yaml")
         self.freeze_plugin = False
         self.ghosts: list[tuple[dict[str, Any], str]] = []
@@ -236,14 +353,14 @@ class NodeWorld:
 
     async def patch_node(self, name: str, patch: dict[str, Any]) -> dict[str, Any]:
         assert name == "gpu-1"
-        node: dict[str, Any] = self.effects.happen("patch", lambda: self._patch(patch))
+        node: dict[str, Any] = self.effects.happen("patch", lambda: self._patch(patch), patch)
         return node
 
     async def evict(self, pod: PodRef) -> None:
-        self.effects.happen("evict", lambda: self._evict(pod))
+        self.effects.happen("evict", lambda: self._evict(pod), pod)
 
     async def delete_pod(self, pod: PodRef) -> None:
-        self.effects.happen("delete", lambda: self._delete(pod))
+        self.effects.happen("delete", lambda: self._delete(pod), pod)
 
     async def create_event(self, namespace: str, event: dict[str, Any]) -> None:
         assert namespace == "default"
@@ -255,13 +372,11 @@ class NodeWorld:
     # -- what the agent reads -------------------------------------------------------------------------------------
 
     async def owners(self) -> tuple[DeviceOwner, ...]:
-        from agent.model.errors import RetryError
-
         if self.kubelet_down:
             raise RetryError("PodResources: connection refused")
         return tuple(
             DeviceOwner(
-                p["metadata"]["namespace"], p["metadata"]["name"], "main", "nvidia.com/gpu", (self.devices[uid],)
+                p["metadata"]["namespace"], p["metadata"]["name"], "main", "nvidia.com/gpu", self.devices_of(uid)
             )
             for uid, p in self.pods.items()
             if uid in self.devices
@@ -271,6 +386,8 @@ class NodeWorld:
         )
 
     async def budgets(self) -> list[dict[str, Any]]:
+        if self.budgets_down:
+            raise RetryError("HTTP 503")
         return copy.deepcopy(self.budgets_list)
 
     # -- the rest of the world ------------------------------------------------------------------------------------
@@ -278,6 +395,10 @@ class NodeWorld:
     def label(self, key: str = labels.CONFIG, value: str | None = None) -> None:
         """What an administrator does."""
         self._patch({"metadata": {"labels": {key: value}}}, admin=True)
+
+    def annotate(self, key: str, value: str | None) -> None:
+        """What an administrator does."""
+        self._patch({"metadata": {"annotations": {key: value}}}, admin=True)
 
     def cordon(self, unschedulable: bool = True) -> None:
         """What an administrator does."""
@@ -319,6 +440,10 @@ class NodeWorld:
         found = list(self.gpus.gpus.values())[gpu]
         return next(i.compute[compute].uuid for i in found.instances if i.placement.start == start)
 
+    def devices_of(self, uid: str) -> tuple[str, ...]:
+        """What a pod holds."""
+        return (self.devices[uid], *self.further.get(uid, ())) if uid in self.devices else ()
+
     def uids(self, name: str) -> list[str]:
         """UIDs of the pods of that name."""
         return [uid for uid, pod in self.pods.items() if pod["metadata"]["name"] == name]
@@ -327,12 +452,24 @@ class NodeWorld:
         """Time passes: terminating pods end, the DaemonSet controller and the device plugin follow."""
         self.time += seconds
         for uid, pod in list(self.pods.items()):
-            if "deletionTimestamp" in pod["metadata"]:
-                del self.pods[uid]
-                self.devices.pop(uid, None)
+            if "deletionTimestamp" in pod["metadata"] and self._ends.setdefault(uid, self.time) <= self.time:
+                self._end(uid)
+        self._remaining = [(device, until) for device, until in self._remaining if until > self.time]
         self.node["status"]["nodeInfo"]["bootID"] = self.boot.id
         self._follow_pods()
         self._device_plugin()
+
+    def ends_in(self, uid: str, seconds: float) -> None:
+        """A pod is told to go."""
+        self.pods[uid]["metadata"]["deletionTimestamp"] = "now"
+        self._ends.setdefault(uid, self.time + seconds)
+
+    def _end(self, uid: str) -> None:
+        if uid in self.remains and uid not in self.idle:
+            self._remaining += [(device, self.time + self.remains[uid]) for device in self.devices_of(uid)]
+        del self.pods[uid]
+        self.devices.pop(uid, None)
+        self.further.pop(uid, None)
 
     def reboot(self) -> None:
         """The machine starts anew: GPU instances are gone, MIG mode is kept by Ampere alone, and pods that had a device fail
@@ -340,20 +477,24 @@ class NodeWorld:
         number = int(self.boot.id.removeprefix("boot-")) + 1
         self.boot = Boot(f"boot-{number}", self.time)
         self.strangers.clear()
+        self.ghosts.clear()
+        self._remaining.clear()
         for uuid, gpu in self.gpus.gpus.items():
             mode = None if gpu.mig_enabled is None else bool(gpu.mig_pending) and not gpu.resetless
             self.gpus.gpus[uuid] = replace(gpu, mig_enabled=mode, mig_pending=mode, instances=(), processes=())
         for uid in list(self.devices):
             del self.devices[uid]
             self.pods[uid]["status"] |= {"phase": "Failed", "reason": "UnexpectedAdmissionError"}
+        self.further.clear()
         for uid in self.uids("nvidia-device-plugin"):
             del self.pods[uid]
         self._plugin_sees = None
 
     def _follow_pods(self) -> None:
         """Pods that hold a slice run a process there."""
+        held = {device for uid in self.devices if uid not in self.idle for device in self.devices_of(uid)}
+        held |= {device for device, _ in self._remaining}
         for uuid, gpu in self.gpus.gpus.items():
-            held = set(self.devices.values())
             self.gpus.set_processes(
                 uuid,
                 tuple(
@@ -471,7 +612,7 @@ class NodeWorld:
                 if budget["status"]["disruptionsAllowed"] < 1:
                     raise BudgetError(f"budget {budget['metadata']['name']} allows none")
                 budget["status"]["disruptionsAllowed"] -= 1
-        pod["metadata"]["deletionTimestamp"] = "now"
+        self.ends_in(ref.uid, self.grace.get(ref.uid, 0.0))
 
     def _delete(self, ref: PodRef) -> None:
         pod = self.pods.get(ref.uid)

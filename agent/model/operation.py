@@ -6,7 +6,7 @@ tell is not in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -38,6 +38,7 @@ class Before:
 class Operation:
     """One change of the node, from begin to end.
 
+    ``before`` has every GPU that was asked for since the begin, as it was then found; no other is touched, forward or back.
     ``cordoned``: we cordoned, so we uncordon. ``labels`` and ``annotations`` are the originals of what we changed, None for
     "was absent"; labels are in it only while paused. ``clients`` are the UIDs of the GPU clients' pods that ran at begin: one
     of them still running has not seen the new layout. ``touched``: from here on the hardware may have been changed.
@@ -72,6 +73,11 @@ class Operation:
         if self.failure or not isinstance(wish, Desired):
             return self
         return replace(self, revision=wish.revision, layout=wish.layout)
+
+    def covering(self, wish: Wish, gpus: tuple[Gpu, ...]) -> Operation:
+        """The same operation with the GPUs that the wish names and that it did not know yet, as they are found now."""
+        asked = wish.wishes if isinstance(wish, Desired) and not self.failure else {}
+        return replace(self, before={**found(asked, gpus), **self.before})
 
     def outlived_by(self, wish: Wish) -> bool:
         """Going back from a wish that nobody has any more: another one leads out of it."""
@@ -117,3 +123,13 @@ class Operation:
                 f"annotation warmslice.dev/operation cannot be read ({error}): "
                 "put its last value back, or remove it after checking cordon and gpu.deploy labels by hand"
             ) from error
+
+
+def found(asked: Iterable[str], gpus: tuple[Gpu, ...]) -> dict[str, Before]:
+    """Those GPUs as they are found; one that does not answer is not in it."""
+    named = frozenset(asked)
+    return {
+        gpu.uuid: Before(gpu.mig_enabled, gpu.layout, gpu.mig_pending)
+        for gpu in gpus
+        if gpu.uuid in named and gpu.mig_enabled is not None and not gpu.unknown
+    }

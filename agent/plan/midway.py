@@ -61,11 +61,13 @@ def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation
         if memory.waited(wish.reason, policy.patience_seconds, seen.now):
             return Plan(DONE, (Turn(replace(operation, failure=wish.message)),))
         return Waiting("layouts-unreadable", wish.message)
-    operation = operation.towards(wish)
+    known = operation.before.keys()
+    operation = operation.towards(wish).covering(wish, seen.gpus)
     back = bool(operation.failure) or not isinstance(wish, Desired)
     if back and operation.undone_in(seen.gpus):
         return _finish(wish, seen, policy, memory, operation)
-    wishes = wish.wishes if isinstance(wish, Desired) and not operation.failure else operation.way_back()
+    # What an earlier wish had begun to change, and this one does not name, goes back.
+    wishes = {**operation.way_back(), **({} if back or not isinstance(wish, Desired) else wish.wishes)}
     way = way_to(wishes, seen, policy, operation)
     if way.blockers:
         message = f"needs slices that cannot be freed: {'; '.join(way.blockers)}"
@@ -81,7 +83,7 @@ def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation
             return _not_put_back(seen, operation, memory.waits_message)
         failure = f"{operation.layout!r} did not get on for {policy.patience_seconds:.0f} s: {memory.waits_message}"
         return Plan(way.change, (Turn(replace(operation, failure=failure)),))
-    return _go_on(seen, policy, memory, operation, way)
+    return _go_on(seen, policy, memory, operation, way, operation.before.keys() <= known)
 
 
 def _without(operation: Operation, given_up: Mapping[str, str]) -> Plan:
@@ -95,8 +97,8 @@ def _not_put_back(seen: Snapshot, operation: Operation, why: str) -> Plan:
     return _without(operation, dict.fromkeys(sorted(operation.differing_in(seen.gpus)), words))
 
 
-def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, way: Way) -> Outcome:
-    """The hardware still differs: drain, pause, act."""
+def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, way: Way, recorded: bool) -> Outcome:
+    """The hardware still differs: drain, pause, act. ``recorded``: the record on the node has every GPU that is asked for."""
     change = way.change
     if operation.cordoned and not seen.node.unschedulable and not operation.recordoned:
         return Plan(change, (Recordon(replace(operation, recordoned=True)),))
@@ -114,7 +116,7 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     if starting is not None and seen.owners is not None:
         return starting
     paused = with_clients_paused(seen, operation, change)
-    if paused != operation:
+    if paused != operation or not recorded:
         return Plan(change, (Pause(paused),))
     still_here = stopping(seen, operation)
     waited = memory.waits_for in _TRIED or memory.waited("clients-stopping", policy.clients_stop_seconds, seen.now)

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from agent.model import labels
 from agent.model.desired import Desired, Refusal, Unasked, Wish
-from agent.model.operation import Before, Operation
+from agent.model.operation import Before, Operation, found
 from agent.model.report import NodeStatus
 from agent.model.snapshot import Snapshot
 from agent.model.steps import (
@@ -142,18 +142,14 @@ def _operation(wish: Desired, seen: Snapshot, policy: Policy, owed: Mapping[str,
         boot_id=seen.node.boot_id,
         started=seen.now,
         cordoned=not seen.node.unschedulable,
-        before={
-            gpu.uuid: owed.get(gpu.uuid) or Before(gpu.mig_enabled, gpu.layout, gpu.mig_pending)
-            for gpu in seen.gpus
-            if gpu.mig_enabled is not None and not gpu.unknown
-        },
+        before={uuid: owed.get(uuid, before) for uuid, before in found(wish.wishes, seen.gpus).items()},
         annotations={key: seen.node.annotations.get(key) for key in labels.AUTOSCALER_GUARDS},
         clients=tuple(sorted(pod.ref.uid for pod in client_pods(seen, mode))),
         plugin_config=config_on(seen.node),
         strangers={
-            gpu.uuid: tuple(sorted(found))
+            gpu.uuid: tuple(sorted(there))
             for gpu in seen.gpus
-            if not gpu.unknown and (found := holdings(gpu, seen, policy.drain, None).strangers)
+            if not gpu.unknown and (there := holdings(gpu, seen, policy.drain, None).strangers)
         },
     )
     return operation if change.moves or change.empty else with_clients_paused(seen, operation, change)

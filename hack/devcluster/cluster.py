@@ -48,6 +48,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="answer 401 to requests without a token; without it they come from system:anonymous",
     )
+    parser.add_argument(
+        "--plugin-config",
+        default="",
+        metavar="NAME[/ENTRY]",
+        help=f"the device plugin's ConfigMap in {gpu_operator.NAMESPACE}, and the entry for nodes without a label",
+    )
     parser.add_argument("--faults", type=Path, metavar="FILE", help="a YAML list of faults, from the first request on")
     add_node_options(parser)
     return parser
@@ -67,7 +73,11 @@ async def _run(options: argparse.Namespace) -> None:
     for fault in read_faults(options.faults) if options.faults else ():
         plane.server.faults.add(fault)
     async with plane as control_plane:
-        (nvidia_dra_driver if options.dra else gpu_operator).install(control_plane.api)
+        if options.dra:
+            nvidia_dra_driver.install(control_plane.api)
+        else:
+            name, _, default = options.plugin_config.partition("/")
+            gpu_operator.install(control_plane.api, name, default)
         kubeconfig = options.run_dir / "kubeconfig"
         write_kubeconfig(kubeconfig, control_plane.access(control_plane.admin_token))
         nodes = [_kubelet(control_plane, options, lifeline, name) for name in options.nodes.split(",") if name]
@@ -106,7 +116,7 @@ def _node_options(options: argparse.Namespace, node: str) -> list[str]:
         given += ["--register-with-taints", options.register_with_taints]
     for label in labels:
         given += ["--label", label]
-    passed_on = "mig_strategy replicas plugin_start image_pull status_interval pod_start pod_stop"
+    passed_on = "mig_strategy plugin_start mps_start config_sync image_pull status_interval pod_start pod_stop"
     for name in passed_on.split():
         given += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     return given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hack.devcluster import kinds
 from hack.devcluster.api import Api
+from hack.devcluster.kubelet.config_manager import CONTAINER, ENTRIES_AT, INIT_CONTAINER, NODE_LABEL
 from hack.devcluster.kubelet.device_plugin import PLUGIN_LABEL
 from hack.devcluster.objects import Object
 
@@ -15,9 +16,30 @@ DEPLOY_DEVICE_PLUGIN = "nvidia.com/gpu.deploy.device-plugin"
 NODE_LABELS = {"nvidia.com/gpu.present": "true", DEPLOY_DEVICE_PLUGIN: "true"}
 
 
-def install(api: Api) -> None:
+def install(api: Api, config: str = "", default: str = "") -> None:
+    """``config``: the ConfigMap of the device plugin's configurations (``devicePlugin.config.name``), in the operator's
+    namespace; ``default``: the entry for nodes without a label (``devicePlugin.config.default``), else nothing is configured."""
+    daemonset = _device_plugin()
+    if config:
+        _add_config_manager(daemonset["spec"]["template"]["spec"], config, default)
     api.create(kinds.NAMESPACES, "", {"metadata": {"name": NAMESPACE}})
-    api.create(kinds.DAEMONSETS, NAMESPACE, _device_plugin())
+    api.create(kinds.DAEMONSETS, NAMESPACE, daemonset)
+
+
+def _add_config_manager(spec: Object, config: str, default: str) -> None:
+    container: Object = {
+        "image": spec["containers"][0]["image"],
+        "command": ["config-manager"],
+        "env": [
+            {"name": "NODE_LABEL", "value": NODE_LABEL},
+            {"name": "DEFAULT_CONFIG", "value": default},
+            {"name": "FALLBACK_STRATEGIES", "value": "empty"},
+        ],
+        "volumeMounts": [{"name": config, "mountPath": ENTRIES_AT}, {"name": "config", "mountPath": "/config"}],
+    }
+    spec["initContainers"] = [{"name": INIT_CONTAINER, **container}]
+    spec["containers"].append({"name": CONTAINER, **container})
+    spec["volumes"] = [{"name": config, "configMap": {"name": config}}, {"name": "config", "emptyDir": {}}]
 
 
 def _device_plugin() -> Object:

@@ -92,23 +92,6 @@ async def test_a_new_device_is_allocatable_after_the_next_status_update_only(clu
     await cluster.wait_for(kinds.NODES, "gpu-1", allows(LARGE, 1))
 
 
-async def test_shared_devices_have_an_id_per_replica(cluster: DevCluster) -> None:
-    kubelet = cluster.add_kubelet("gpu-1", {WHOLE: ["MIG-a"]}, replicas=2)
-    await cluster.wait_for(kinds.NODES, "gpu-1", allows(WHOLE, 2))
-    for name in ("one", "two"):
-        cluster.create(kinds.PODS, simple_pod(name, resources={WHOLE: 1}))
-    for name in ("one", "two"):
-        await cluster.wait_for(kinds.PODS, name, is_running)
-    shown = await held(kubelet)
-    assert {device for name in ("one", "two") for _, device in shown[name]} == {"MIG-a::0", "MIG-a::1"}
-
-
-async def test_shared_devices_may_have_a_name_of_their_own(cluster: DevCluster) -> None:
-    cluster.add_kubelet("gpu-1", {WHOLE: ["MIG-a"]}, replicas=3, rename_shared=True)
-    node = await cluster.wait_for(kinds.NODES, "gpu-1", allows(f"{WHOLE}.shared", 3))
-    assert WHOLE not in node["status"]["allocatable"]
-
-
 async def test_strategy_single_advertises_slices_as_gpus(cluster: DevCluster, tmp_path: Path) -> None:
     gpus = cut(tmp_path, "19,19,19")
     with_gpus(cluster, gpus, mig_strategy="single")

@@ -141,9 +141,9 @@ class DevCluster:
         """Watches from before now get 410."""
         self.api.store.compact()
 
-    def install_device_plugin(self) -> None:
-        """The DaemonSet whose pods make kubelets advertise their devices."""
-        gpu_operator.install(self.api)
+    def install_device_plugin(self, config: str = "", default: str = "") -> None:
+        """The DaemonSet whose pods make kubelets advertise their devices; with the ConfigMap of its configurations."""
+        gpu_operator.install(self.api, config, default)
 
     def add_kubelet(self, node: str, devices: Devices, **settings: Any) -> SimulatedKubelet:
         """A node with these devices. ``settings`` are fields of KubeletSettings; by default

@@ -161,6 +161,7 @@ _FIRST_ROLES: tuple[tuple[Object, tuple[str, ...]], ...] = (
             _resource_rule([""], ["nodes"], [*_LOOK, "create", "update", "patch"]),
             _resource_rule([""], ["nodes/status", "pods/status"], ["update", "patch"]),
             _resource_rule([""], ["pods"], [*_LOOK, "create", "delete"]),
+            _resource_rule([""], ["configmaps"], ["get"]),
             _resource_rule([""], ["events"], ["create", "update", "patch"]),
             _resource_rule([""], ["serviceaccounts/token"], ["create"]),
             _resource_rule(["coordination.k8s.io"], ["leases"], ["create", "delete", "get", "update", "patch"]),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hack.devcluster.kubelet.kubelet import Kubelet
+from hack.devcluster.kubelet.plugin_config import STRATEGIES
 from hack.devcluster.kubelet.settings import KubeletSettings
 from hack.devcluster.lifeline import die_with_parent
 from hack.devcluster.objects import Object
@@ -56,8 +57,9 @@ def settings_from(options: argparse.Namespace) -> KubeletSettings:
         taints=tuple(_taint(text) for text in options.register_with_taints.split(",") if text),
         status_interval_s=options.status_interval,
         mig_strategy=options.mig_strategy,
-        replicas=options.replicas,
         plugin_start_s=options.plugin_start,
+        mps_start_s=options.mps_start,
+        config_sync_s=options.config_sync,
         image_pull_s=options.image_pull,
         pod_start_s=options.pod_start,
         pod_stop_s=options.pod_stop,
@@ -95,9 +97,17 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of a new node")
     parser.add_argument("--register-with-taints", default="", metavar="KEY=VALUE:EFFECT,...")
     parser.add_argument("--status-interval", type=float, default=10.0, metavar="SECONDS")
-    parser.add_argument("--mig-strategy", choices=("none", "single", "mixed"), default="mixed", help="of the plugin")
-    parser.add_argument("--replicas", type=int, default=1, help="time-slicing: how many pods share a device")
+    parser.add_argument(
+        "--mig-strategy",
+        choices=(*STRATEGIES, ""),
+        default="mixed",
+        help="the plugin's flag; empty: what its configuration says",
+    )
     parser.add_argument("--plugin-start", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--mps-start", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument(
+        "--config-sync", type=float, default=60.0, metavar="SECONDS", help="until a changed ConfigMap is in its volume"
+    )
     parser.add_argument("--image-pull", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--pod-start", type=float, default=0.3, metavar="SECONDS")
     parser.add_argument("--pod-stop", type=float, default=0.1, metavar="SECONDS")

@@ -1,4 +1,10 @@
-"""NVIDIA's device plugin as the kubelet sees it: registers what it finds at its start and never looks again."""
+"""NVIDIA's device plugin as the kubelet sees it: registers what it finds at its start, and looks again when it is signalled.
+
+Its configuration is in ``plugin_config.py``, who chooses it in ``config_manager.py``. Of MPS there is what it does to the
+plugin: what is refused, the replicas, and the time that passes until the control daemon is there (``mps_start_s``): the
+daemon is a pod that is scheduled when GPU feature discovery has labelled the node, and the plugin looks for it every 30 s.
+There is neither that pod nor a process of it on the GPUs, and their compute mode stays.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +14,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from hack.devcluster.kubelet.devices import DeviceManager
+from hack.devcluster.kubelet.plugin_config import Devices, PluginConfig, read_config
 from hack.devcluster.kubelet.plugin_fault import CRASH, SILENT, STUCK, PluginFault
 from hack.devcluster.kubelet.settings import KubeletSettings
 
@@ -21,24 +28,22 @@ log = logging.getLogger(__name__)
 PLUGIN_LABEL = ("app", "nvidia-device-plugin-daemonset")
 _RESTART_S = 1.0
 
-Devices = Mapping[str, Sequence[str]]
-
 
 class DeviceSource(Protocol):
-    async def open(self) -> Devices:
-        """Read the devices. Raises OSError or ValueError when they cannot be read."""
+    async def open(self, strategy: str) -> Devices:
+        """Read the devices, for the plugin's MIG strategy. Raises OSError or ValueError when they cannot be read."""
         ...
 
     async def close(self) -> None: ...
 
 
 class FileSource:
-    """Devices from a JSON file, for tests without GPUs."""
+    """Devices from a JSON file, for tests without GPUs; the file knows the strategy."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    async def open(self) -> Devices:
+    async def open(self, _: str) -> Devices:
         devices: Devices = json.loads(await asyncio.to_thread(self._path.read_text))
         return devices
 
@@ -49,8 +54,7 @@ class FileSource:
 class NvmlSource:
     """Devices from the simulated GPUs by real NVML calls, in a process that keeps its NVML session until closed."""
 
-    def __init__(self, simgpu_dir: Path, state: Path, mig_strategy: str) -> None:
-        self._strategy = mig_strategy
+    def __init__(self, simgpu_dir: Path, state: Path) -> None:
         self._environment = {
             **os.environ,
             "LD_LIBRARY_PATH": f"{simgpu_dir}:{os.environ.get('LD_LIBRARY_PATH', '')}",
@@ -58,9 +62,9 @@ class NvmlSource:
         }
         self._process: asyncio.subprocess.Process | None = None
 
-    async def open(self) -> Devices:
+    async def open(self, strategy: str) -> Devices:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "hack.devcluster.kubelet.enumerate_gpus", self._strategy, env=self._environment,
+            sys.executable, "-m", "hack.devcluster.kubelet.enumerate_gpus", strategy, env=self._environment,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         self._process = process
@@ -86,25 +90,23 @@ class NvmlSource:
             await process.wait()
 
 
-def shared(devices: Devices, replicas: int, rename: bool) -> Devices:
-    """Time-slicing: each device under so many ids. One replica shares nothing and changes nothing."""
-    if replicas <= 1:
-        return devices
-    return {
-        resource + ".shared" * rename: [f"{device}::{number}" for device in ids for number in range(replicas)]
-        for resource, ids in devices.items()
-    }
-
-
 class DevicePlugin:
-    """Runs between ``start`` and ``stop``; tries again while the devices cannot be read, as its pod would."""
+    """Runs between ``start`` and ``stop``; tries again while it cannot be, as its pod would. ``config`` gives its file."""
 
-    def __init__(self, source: DeviceSource, manager: DeviceManager, settings: KubeletSettings) -> None:
+    def __init__(
+        self, source: DeviceSource, config: Callable[[], str], manager: DeviceManager, settings: KubeletSettings
+    ) -> None:
         self._source = source
+        self._config = config
         self._settings = settings
         self._manager = manager
         self._fault = PluginFault(settings.run_dir / "plugin-fault")
         self._task: asyncio.Task[None] | None = None
+        self._signalled = asyncio.Event()
+
+    def signal(self) -> None:
+        """SIGHUP: it registers anew with what it finds then."""
+        self._signalled.set()
 
     def start(self) -> None:
         if self._task is None:
@@ -129,18 +131,39 @@ class DevicePlugin:
         try:
             while True:
                 await self._fault.wait_for_end(CRASH)
+                self._signalled.clear()
                 try:
-                    devices = await self._source.open()
+                    config, devices = await self._find()
                 except (OSError, ValueError) as error:
                     log.warning("plugin.failed", extra={"error": str(error)})
+                    await self._source.close()
                     await asyncio.sleep(_RESTART_S)
                     continue
-                if self._settings.plugin_start_s:
-                    await asyncio.sleep(self._settings.plugin_start_s)
+                starts_s = self._settings.plugin_start_s + self._settings.mps_start_s * (config.means == "mps")
+                if starts_s:
+                    await asyncio.sleep(starts_s)
                 await self._fault.wait_for_end(SILENT)
-                self._manager.register(shared(devices, self._settings.replicas, self._settings.rename_shared))
-                await self._fault.wait_for_begin(CRASH)
+                self._manager.register(devices, single_requests=config.single_requests)
+                await self._wait_for_end()
                 self._manager.unregister()
                 await self._source.close()
         finally:
             await self._source.close()
+
+    async def _find(self) -> tuple[PluginConfig, Devices]:
+        """Its flag for the MIG strategy, where it is given one, wins over the file's."""
+        config = read_config(self._config())
+        devices = await self._source.open(self._settings.mig_strategy or config.strategy or "none")
+        return config, config.shared(devices)
+
+    async def _wait_for_end(self) -> None:
+        """Of this registration: the process ends, or is told to begin anew."""
+        waits = [
+            asyncio.create_task(self._fault.wait_for_begin(CRASH)),
+            asyncio.create_task(self._signalled.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()

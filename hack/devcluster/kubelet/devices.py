@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,7 @@ class DeviceManager:
     _healthy: dict[str, list[str]] = field(default_factory=dict)
     _last_count: dict[str, int] = field(default_factory=dict)
     _assignments: dict[str, Assignment] = field(default_factory=dict)
+    _single_requests: bool = False
 
     def restore(self) -> None:
         """After a restart devices are unknown until a plugin registers, but what is held stays held."""
@@ -62,9 +64,11 @@ class DeviceManager:
         self._healthy = {resource: [] for resource in saved["resources"]}
         self._assignments = {uid: Assignment(**entry) for uid, entry in saved["assignments"].items()}
 
-    def register(self, devices: Mapping[str, Sequence[str]]) -> None:
-        """A plugin (re)started. Resources it no longer has stay listed with nothing allocatable."""
+    def register(self, devices: Mapping[str, Sequence[str]], *, single_requests: bool = False) -> None:
+        """A plugin (re)started. Resources it no longer has stay listed with nothing allocatable. ``single_requests``: it gives
+        a container no more than one replica."""
         self.unregister()
+        self._single_requests = single_requests
         for resource, ids in devices.items():
             self._healthy[resource] = list(ids)
             self._last_count[resource] = len(ids)
@@ -132,7 +136,25 @@ class DeviceManager:
             why = f"requested number of devices unavailable for {resource}. Requested: {amount}, Available: {len(free)}"
             message = f"Pod was rejected: Allocate failed due to {why}, which is unexpected"
             raise AdmissionError("UnexpectedAdmissionError", message)
-        return free[:amount]
+        picked = self._preferred(resource, free, amount)
+        if self._single_requests and amount > 1 and any("::" in device for device in picked):
+            why = f"invalid request: maximum request size for shared resources is 1; found {amount}"
+            message = (
+                f"Pod was rejected: Allocate failed due to rpc error: code = Unknown desc = {why}, which is unexpected"
+            )
+            raise AdmissionError("UnexpectedAdmissionError", message)
+        return picked
+
+    def _preferred(self, resource: str, free: list[str], amount: int) -> list[str]:
+        """As the plugin prefers: each replica of the device that has the fewest replicas given away."""
+        given = Counter(_device_of(device) for device in self._healthy[resource])
+        given.subtract(_device_of(device) for device in free)
+        picked: list[str] = []
+        for _ in range(amount):
+            best = min((one for one in free if one not in picked), key=lambda one: given[_device_of(one)])
+            given[_device_of(best)] += 1
+            picked.append(best)
+        return picked
 
     def _save(self) -> None:
         saved = {
@@ -150,6 +172,10 @@ class DeviceManager:
         draft = self.checkpoint.with_suffix(".new")
         draft.write_text(json.dumps(saved))
         os.replace(draft, self.checkpoint)
+
+
+def _device_of(replica: str) -> str:
+    return replica.partition("::")[0]
 
 
 def _wanted_devices(pod: Object) -> Iterator[tuple[str, str, int]]:

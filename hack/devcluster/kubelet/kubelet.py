@@ -15,6 +15,7 @@ from hack.devcluster.errors import ApiError
 from hack.devcluster.kubeconfig import read_kubeconfig
 from hack.devcluster.kubelet import node_status
 from hack.devcluster.kubelet.claims import ClaimManager, PrepareError
+from hack.devcluster.kubelet.config_manager import ConfigManager
 from hack.devcluster.kubelet.device_plugin import PLUGIN_LABEL, DevicePlugin, DeviceSource, FileSource, NvmlSource
 from hack.devcluster.kubelet.devices import DeviceManager
 from hack.devcluster.kubelet.dra_driver import DRIVER, DRIVER_POD_LABEL, DraDriver, DraFile, DraNvml, DraSource
@@ -44,15 +45,17 @@ class Kubelet:
         self._processes = PodProcesses(settings.run_dir / "processes.json", self._lifeline_path(), _simgpu(settings))
         self._client = Client(read_kubeconfig(settings.kubeconfig), f"kubelet/v1.34.0 ({settings.node})")
         self.claims = ClaimManager(settings.run_dir / "dra_manager_state", self._client)
-        self._plugin = DevicePlugin(_source(settings), self.devices, settings)
+        self._configs = ConfigManager(self._client, settings, lambda: self._plugin.signal())
+        self._plugin = DevicePlugin(_source(settings), self._configs.file, self.devices, settings)
         self._driver = DraDriver(_dra_source(settings), self.claims, self._client, settings)
         self._wiper = SliceWiper(self._client, settings.node, settings.dra_wipe_s)
         self._workers: dict[str, PodWorker] = {}
         self._boot_id = ""
         self._has_rebooted = False
         self._runtime = Runtime(
-            settings, self._client, self.devices, self.claims, self._processes, self._pod_runs, self._pod_ended
-        )
+            settings, self._client, self.devices, self.claims, self._processes,
+            self._initialize, self._pod_runs, self._pod_ended,
+        )  # fmt: skip
 
     async def run(self) -> None:
         self.devices.restore()
@@ -91,6 +94,7 @@ class Kubelet:
     async def _shut_down(self, server: Server | None) -> None:
         for worker in self._workers.values():
             await worker.detach()
+        await self._configs.stop()
         await self._plugin.stop()
         await self._driver.stop()
         await self._wiper.driver_came()
@@ -215,13 +219,19 @@ class Kubelet:
         if worker is not None:
             await worker.gone()
 
+    async def _initialize(self, pod: Object) -> None:
+        if self._is_advertiser(pod) and not self.settings.uses_dra:
+            await self._configs.initialize(pod)
+
     async def _pod_runs(self, pod: Object) -> None:
         if self._is_advertiser(pod):
             await self._start_advertising()
+            await self._configs.start(pod)
 
     async def _pod_ended(self, pod: Object) -> None:
         if not self._is_advertiser(pod):
             return
+        await self._configs.stop()
         await self._plugin.stop()
         if self._driver.is_running:
             await self._driver.stop()
@@ -255,7 +265,7 @@ def _source(settings: KubeletSettings) -> DeviceSource:
     if settings.devices_file is not None:
         return FileSource(settings.devices_file)
     if settings.simgpu_dir is not None and settings.simgpu_state is not None:
-        return NvmlSource(settings.simgpu_dir, settings.simgpu_state, settings.mig_strategy)
+        return NvmlSource(settings.simgpu_dir, settings.simgpu_state)
     return NoDevices()
 
 
@@ -273,7 +283,7 @@ class NoDevices:
     async def read(self) -> list[Object]:
         return []
 
-    async def open(self) -> dict[str, list[str]]:
+    async def open(self, _: str) -> dict[str, list[str]]:
         return {}
 
     async def close(self) -> None:

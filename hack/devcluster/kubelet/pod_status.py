@@ -35,7 +35,12 @@ def says_running(pod: Object) -> bool:
 
 def running(pod: Object, host_ip: str, past: Past) -> Object:
     started = dig(pod, "status.startTime") or now()
-    return {
+    through = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+    initialized = [
+        {"name": c["name"], "ready": True, "restartCount": 0, "state": through}
+        for c in dig(pod, "spec.initContainers") or []
+    ]
+    return ({"initContainerStatuses": initialized} if initialized else {}) | {
         "phase": "Running",
         "hostIP": host_ip,
         "podIP": pod_ip(pod),
@@ -60,6 +65,16 @@ def crash_loop(pod: Object, waits_s: float, past: Past) -> Object:
     name = f"{name_of(pod)}_{namespace_of(pod)}({uid_of(pod)})"
     message = f"back-off {_duration(waits_s)} restarting failed container={_first_container(pod)} pod={name}"
     return waiting(pod, "CrashLoopBackOff", message, past)
+
+
+def init_crash_loop(pod: Object, message: str, failures: int, past: Past) -> Object:
+    """Its first init container ended in a failure, and is started again."""
+    container = (dig(pod, "spec.initContainers") or [{}])[0]
+    state = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
+    status = {"name": container.get("name", ""), "ready": False, "restartCount": failures, "state": state}
+    waits = waiting(pod, "PodInitializing", "", past)
+    conditions = [c | ({"status": "False"} if c["type"] == "Initialized" else {}) for c in waits["conditions"]]
+    return waits | {"conditions": conditions, "initContainerStatuses": [status]}
 
 
 def _first_container(pod: Object) -> str:

@@ -26,6 +26,7 @@ from hack.devcluster.dra.claims import entries_of
 from hack.devcluster.errors import ApiError
 from hack.devcluster.kubelet import pod_events, pod_status
 from hack.devcluster.kubelet.claims import ClaimManager, PrepareError
+from hack.devcluster.kubelet.config_manager import EntryError, MountError
 from hack.devcluster.kubelet.devices import AdmissionError, DeviceManager
 from hack.devcluster.kubelet.pod_identity import project_identity, remove_identity
 from hack.devcluster.kubelet.processes import PodProcesses, StartError
@@ -62,14 +63,15 @@ Hook = Callable[[Object], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What all pods of a node share. ``on_running`` and ``on_ended`` are told of every pod;
-    ``rebooted``: the pods that ran when the machine went down."""
+    """What all pods of a node share. ``initialize`` runs a pod's init containers, and raises MountError and EntryError;
+    ``on_running`` and ``on_ended`` are told of every pod; ``rebooted``: the pods that ran when the machine went down."""
 
     settings: KubeletSettings
     client: Client
     devices: DeviceManager
     claims: ClaimManager
     processes: PodProcesses
+    initialize: Hook
     on_running: Hook
     on_ended: Hook
     images: set[str] = field(default_factory=set)
@@ -139,6 +141,8 @@ class PodWorker:
             return False
         if phase_of(self.pod) != "Running":
             if not await self._prepare_claims() or not await self._pull_images():
+                return False
+            if not await self._initialize():
                 return False
             await asyncio.sleep(self._runtime.settings.pod_start_s)
         devices = assignment.device_ids() if assignment is not None else []
@@ -225,6 +229,23 @@ class PodWorker:
                 return False
         self._runtime.images.update(missing)
         return True
+
+    async def _initialize(self) -> bool:
+        """Whether its init containers are through; not when the pod is told to end before."""
+        failures = 0
+        while True:
+            try:
+                await self._runtime.initialize(self.pod)
+                return True
+            except EntryError as error:
+                waits_s = self._runtime.settings.crash_wait_s(failures)
+                failures += 1
+                await self._write(pod_status.init_crash_loop(self.pod, str(error), failures, self._past))
+            except (MountError, ApiError, aiohttp.ClientError, TimeoutError) as error:
+                waits_s = _START_RETRY_S
+                await self._write(pod_status.waiting(self.pod, "ContainerCreating", str(error), self._past))
+            if await self._is_told_within(waits_s):
+                return False
 
     async def _start_process(self, devices: list[str]) -> bool:
         memory_mib = int(annotations_of(self.pod).get(GPU_MEMORY_MIB, _DEFAULT_GPU_MEMORY_MIB))

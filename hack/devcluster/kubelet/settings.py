@@ -16,9 +16,9 @@ class KubeletSettings:
     ``devices_file``: JSON of resource name to device ids, read at each start of the device plugin, in place of NVML. For
     the DRA driver a list of devices as a ResourceSlice has them.
     ``plugin_needs_pod``: devices are advertised only while a pod of the device plugin's DaemonSet runs here.
-    ``mig_strategy``: of NVIDIA's plugin, ``none``, ``single`` or ``mixed``. ``replicas``: time-slicing of each device; more
-    than 1 gives ids ``<uuid>::<n>``; ``rename_shared`` puts ``.shared`` behind the resource's name.
-    ``plugin_start_s``: how long the plugin takes from its start to its registration.
+    ``mig_strategy``: the flag of NVIDIA's plugin, ``none``, ``single`` or ``mixed``; empty where its configuration has it.
+    ``plugin_start_s``: how long the plugin takes from its start to its registration; ``mps_start_s``: how much longer
+    with MPS. ``config_sync_s``: how long a change of the plugin's ConfigMap may take to its volume.
     ``lists_finished_pods``, ``has_get``: PodResources as kubelets before 1.34, and with the feature ``Get`` off, serve it.
     ``uses_dra``: the node's devices are published by NVIDIA's DRA driver, in place of the device plugin; then the plugin's
     file, pod and start mean the driver's. ``dra_resync_s``: how long the driver takes to notice that its slices were
@@ -37,8 +37,8 @@ class KubeletSettings:
     plugin_needs_pod: bool = True
     plugin_start_s: float = 0.0
     mig_strategy: str = "mixed"
-    replicas: int = 1
-    rename_shared: bool = False
+    mps_start_s: float = 0.0
+    config_sync_s: float = 60.0
     lists_finished_pods: bool = False
     has_get: bool = True
     pod_resources_per_s: float = 100.0

@@ -16,7 +16,7 @@ import aiohttp
 
 from agent.model import labels
 from hack.devcluster import gpu_operator, kinds
-from hack.devcluster.objects import Object
+from hack.devcluster.objects import Object, name_of
 from tests.fakes.devcluster import DevCluster, SimulatedKubelet, dev_cluster, is_running
 from tests.fakes.simgpu import SimulatedGpus
 
@@ -179,12 +179,21 @@ class AgentNode:
 
 @asynccontextmanager
 async def agent_node(
-    folder: Path, *boards: str, mig: bool = True, deploy_labels: bool = True, driver: int = 580
+    folder: Path,
+    *boards: str,
+    mig: bool = True,
+    deploy_labels: bool = True,
+    driver: int = 580,
+    config_map: Object | None = None,
+    **settings: Any,
 ) -> AsyncIterator[AgentNode]:
-    """A node whose device plugin runs; the agent is not started yet, and is ended at the end."""
+    """A node whose device plugin runs; the agent is not started yet, and is ended at the end. ``config_map`` has the plugin's
+    configurations; ``settings`` are fields of KubeletSettings."""
     gpus = SimulatedGpus.create(folder, *(boards or ("H100-80GB-SXM",)), mig=mig, driver=driver)
     async with dev_cluster(folder) as cluster:
-        cluster.install_device_plugin()
+        cluster.install_device_plugin(name_of(config_map) if config_map else "")
+        if config_map:
+            cluster.create(kinds.CONFIGMAPS, config_map, gpu_operator.NAMESPACE)
         if not deploy_labels:
             selector = {"spec": {"template": {"spec": {"nodeSelector": None}}}}
             cluster.merge(kinds.DAEMONSETS, gpu_operator.DEVICE_PLUGIN, selector, gpu_operator.NAMESPACE)
@@ -198,6 +207,7 @@ async def agent_node(
             lifeline=None,  # pods end with their kubelet
             plugin_needs_pod=True,
             labels=deploy if deploy_labels else {},
+            **settings,
         )
         node = AgentNode(cluster, gpus, kubelet, folder)
         await node.cluster_until(lambda: bool(node.pods("nvidia-device-plugin-daemonset")), "device plugin runs")

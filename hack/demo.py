@@ -34,7 +34,20 @@ mig-configs:
   day:
   - {devices: [0], mig-enabled: true, mig-devices: {3g.40gb: 1, 1g.10gb: 3}}
   - {devices: [1], mig-enabled: true, mig-devices: {2g.20gb: 3}}
+  shared:
+  - devices: [0]
+    mig-enabled: true
+    mig-devices: {3g.40gb: 1, 1g.10gb: 3}
+    sharing: {strategy: time-slicing, replicas: {1g.10gb: 4}}
+  - {devices: [1], mig-enabled: true, mig-devices: {2g.20gb: 3}}
+  evening:
+  - devices: [0]
+    mig-enabled: true
+    mig-devices: {3g.40gb: 1, 1g.10gb: 3}
+    sharing: {strategy: time-slicing, replicas: {1g.10gb: 4}}
+  - {devices: [1], mig-enabled: false, sharing: {strategy: time-slicing, replicas: {gpu: 8}}}
 """
+PLUGIN_CONFIG = "warmslice-device-plugin"
 CATALOG = f"""\
 models:
 - repository: {MODEL}
@@ -117,9 +130,16 @@ class Story:
         return found
 
     def pods(self) -> dict[str, dict[str, Any]]:
-        """Running pods of the default namespace by their app label."""
+        """Running pods of the default namespace by their app label; of each app one."""
+        return {p["metadata"]["labels"]["app"]: p for p in self._running()}
+
+    def pods_of(self, app: str) -> set[str]:
+        """UIDs of an app's running pods."""
+        return {_uid(p) for p in self._running() if p["metadata"]["labels"]["app"] == app}
+
+    def _running(self) -> list[dict[str, Any]]:
         listed = json.loads(self.kubectl("get", "pods", "-o", "json", show=False))["items"]
-        return {p["metadata"]["labels"]["app"]: p for p in listed if p["status"].get("phase") == "Running"}
+        return [p for p in listed if p["status"].get("phase") == "Running"]
 
     def state(self, wanted: str, layout: str) -> dict[str, Any] | None:
         """The status annotation, once it says that of that layout."""
@@ -176,9 +196,22 @@ class Story:
         command = [sys.executable, "-m", "hack.devcluster", "--nodes", NODE, "--run-dir", str(self.folder)]
         command += ["--simgpu-dir", str(self._gpus.simgpu.parent), "--simgpu-state", self.environment["SIMGPU_STATE"]]
         command += ["--status-interval", "0.5", "--pod-start", "0.2", "--pod-stop", "0.3", *deploy]
+        command += ["--plugin-config", PLUGIN_CONFIG]
         self.children.start("cluster", command)
         self.until("API server answers", lambda: (self.folder / "kubeconfig").exists())
+        self._configure_the_plugin()
         self.until("node is Ready, its device plugin advertises", self._advertised)
+
+    def _configure_the_plugin(self) -> None:
+        """What the device plugin needs for the layouts that are shared."""
+        layouts, config = self.folder / "layouts.yaml", self.folder / f"{PLUGIN_CONFIG}.yaml"
+        layouts.write_text(LAYOUTS, "utf-8")
+        with config.open("w", encoding="utf-8") as output:
+            command = [sys.executable, "-m", "agent", "layouts", "--device-plugin-config", str(layouts)]
+            subprocess.run(command, stdout=output, check=True)
+        self.say(f"$ warmslice layouts --device-plugin-config layouts.yaml > {config.name}")
+        self.kubectl("apply", "-n", "gpu-operator", "-f", str(config), show=False)
+        self.say(f"$ kubectl apply -n gpu-operator -f {config.name}")
 
     def _advertised(self) -> bool:
         try:
@@ -197,7 +230,6 @@ class Story:
         return f"http://127.0.0.1:{port}"
 
     def _start_agent(self, hub: str) -> None:
-        (self.folder / "layouts.yaml").write_text(LAYOUTS, "utf-8")
         (self.folder / "catalog.yaml").write_text(CATALOG, "utf-8")
         socket_file = self.folder / NODE / "pod-resources" / "kubelet.sock"
         command = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
@@ -264,9 +296,40 @@ class Story:
         self.kubectl("label", "node", NODE, "nvidia.com/mig.config=day", "--overwrite")
         self.until("nvidia.com/mig.config.state=success", lambda: self.state("success", "day"))
 
+    def share(self) -> None:
+        """Several pods to one slice, and to one whole GPU."""
+        self.chapter("4. Several pods to one slice: nobody moves; then several to one GPU")
+        before, done, evicted = self.pods(), len(self.mutations()), self.evictions()
+        self._label_shared(
+            "shared", {"nvidia.com/mig-1g.10gb": 12, "nvidia.com/mig-2g.20gb": 3, "nvidia.com/mig-3g.40gb": 1}
+        )
+        _check(len(self.mutations()) == done, "no call changed the hardware")
+        self.apply(_deployment("small", "nvidia.com/mig-1g.10gb", 9))
+        self.until("nine pods run on three slices", lambda: len(self.pods_of("small")) == 9)
+        self.kubectl("delete", "deployment", "search")
+        self.until("search is gone", lambda: not self.pods_of("search"))
+        small = self.pods_of("small")
+        self._label_shared("evening", {"nvidia.com/gpu": 8, "nvidia.com/mig-1g.10gb": 12, "nvidia.com/mig-3g.40gb": 1})
+        self.apply(_deployment("many", "nvidia.com/gpu", 5))
+        self.until("five pods run on one whole GPU", lambda: len(self.pods_of("many")) == 5)
+        _check(_uid(self.pods()["chat"]) == _uid(before["chat"]), "chat kept its pod")
+        _check(self.pods_of("small") == small, "the small ones kept their pods")
+        _check(self.evictions() == evicted, "nobody was evicted")
+        self.say("nobody was evicted")
+
+    def _label_shared(self, layout: str, allocatable: dict[str, int]) -> None:
+        self.kubectl("label", "node", NODE, f"nvidia.com/mig.config={layout}", "--overwrite")
+        self.until("nvidia.com/mig.config.state=success", lambda: self.state("success", layout))
+        node = self.node()
+        self.say(f"nvidia.com/device-plugin.config={node['metadata']['labels']['nvidia.com/device-plugin.config']}")
+        shown = {name: int(count) for name, count in node["status"]["allocatable"].items() if "nvidia.com/" in name}
+        shown = {name: count for name, count in sorted(shown.items()) if count}
+        self.say(f"allocatable: {', '.join(f'{count} {name}' for name, count in shown.items())}")
+        _check(shown == allocatable, f"allocatable is {allocatable}")
+
     def model(self) -> None:
         """The weights are there, verified, and read back offline."""
-        self.chapter("4. The model is on local disk before any pod asks for it")
+        self.chapter("5. The model is on local disk before any pod asks for it")
         self.until(f"{MODEL_LABEL}=ready", lambda: self.node()["metadata"]["labels"].get(MODEL_LABEL) == "ready")
         started = time.monotonic()
         done = subprocess.run(
@@ -282,7 +345,7 @@ class Story:
 
     def telemetry(self) -> None:
         """What Prometheus sees."""
-        self.chapter("5. /metrics shows slices with their pods, and the cache")
+        self.chapter("6. /metrics shows slices with their pods, and the cache")
         held = self._slice_of("chat")
         self.gpus("util", "--device", held["uuid"], "--graphics", "0.42", "--sm", "0.4", "--dram", "0.3")
         busy = "warmslice_slice_utilization_ratio{"
@@ -323,14 +386,14 @@ print(f"{len(names)} tensors, {names[0]} {shape}")
 """
 
 
-def _deployment(name: str, resource: str) -> dict[str, Any]:
+def _deployment(name: str, resource: str, replicas: int = 1) -> dict[str, Any]:
     container = {"name": "main", "image": "serve:1", "resources": {"limits": {resource: 1}}}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": name, "namespace": "default"},
         "spec": {
-            "replicas": 1,
+            "replicas": replicas,
             "selector": {"matchLabels": {"app": name}},
             "template": {
                 "metadata": {"labels": {"app": name}},
@@ -411,6 +474,7 @@ def main() -> int:
             story.label_the_node()
             story.relabel()
             story.bad_wish()
+            story.share()
             story.model()
             story.telemetry()
             told = True

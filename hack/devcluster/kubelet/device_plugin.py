@@ -3,7 +3,7 @@
 Its configuration is in ``plugin_config.py``, who chooses it in ``config_manager.py``. Of MPS there is what it does to the
 plugin: what is refused, the replicas, and the time that passes until the control daemon is there (``mps_start_s``): the
 daemon is a pod that is scheduled when GPU feature discovery has labelled the node, and the plugin looks for it every 30 s.
-There is neither that pod nor a process of it on the GPUs, and their compute mode stays.
+Of the daemon there is what its server is to the GPUs (``mps_server.py``), but no pod; and their compute mode stays.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hack.devcluster.kubelet.devices import DeviceManager
+from hack.devcluster.kubelet.mps_server import MpsServer
 from hack.devcluster.kubelet.plugin_config import Devices, PluginConfig, read_config
 from hack.devcluster.kubelet.plugin_fault import CRASH, SILENT, STUCK, PluginFault
 from hack.devcluster.kubelet.settings import KubeletSettings
@@ -94,12 +95,18 @@ class DevicePlugin:
     """Runs between ``start`` and ``stop``; tries again while it cannot be, as its pod would. ``config`` gives its file."""
 
     def __init__(
-        self, source: DeviceSource, config: Callable[[], str], manager: DeviceManager, settings: KubeletSettings
+        self,
+        source: DeviceSource,
+        config: Callable[[], str],
+        manager: DeviceManager,
+        mps: MpsServer,
+        settings: KubeletSettings,
     ) -> None:
         self._source = source
         self._config = config
         self._settings = settings
         self._manager = manager
+        self._mps = mps
         self._fault = PluginFault(settings.run_dir / "plugin-fault")
         self._task: asyncio.Task[None] | None = None
         self._signalled = asyncio.Event()
@@ -143,6 +150,7 @@ class DevicePlugin:
                 if starts_s:
                     await asyncio.sleep(starts_s)
                 await self._fault.wait_for_end(SILENT)
+                await self._mps.configure(config.by_mps(devices))
                 self._manager.register(devices, single_requests=config.single_requests)
                 await self._wait_for_end()
                 self._manager.unregister()
@@ -153,6 +161,8 @@ class DevicePlugin:
     async def _find(self) -> tuple[PluginConfig, Devices]:
         """Its flag for the MIG strategy, where it is given one, wins over the file's."""
         config = read_config(self._config())
+        if config.means != "mps":
+            await self._mps.configure(())
         devices = await self._source.open(self._settings.mig_strategy or config.strategy or "none")
         return config, config.shared(devices)
 

@@ -16,14 +16,16 @@ from hack.devcluster.kubeconfig import read_kubeconfig
 from hack.devcluster.kubelet import node_status
 from hack.devcluster.kubelet.claims import ClaimManager, PrepareError
 from hack.devcluster.kubelet.config_manager import ConfigManager
-from hack.devcluster.kubelet.device_plugin import PLUGIN_LABEL, DevicePlugin, DeviceSource, FileSource, NvmlSource
+from hack.devcluster.kubelet.device_plugin import PLUGIN_LABEL, DevicePlugin
 from hack.devcluster.kubelet.devices import DeviceManager
-from hack.devcluster.kubelet.dra_driver import DRIVER, DRIVER_POD_LABEL, DraDriver, DraFile, DraNvml, DraSource
+from hack.devcluster.kubelet.dra_driver import DRIVER, DRIVER_POD_LABEL, DraDriver
+from hack.devcluster.kubelet.mps_server import SERVER, MpsServer
 from hack.devcluster.kubelet.pod_resources import PodResourcesLister, serve_pod_resources
 from hack.devcluster.kubelet.pod_worker import PodWorker, Runtime
-from hack.devcluster.kubelet.processes import PodProcesses, Simgpu
+from hack.devcluster.kubelet.processes import PodProcesses
 from hack.devcluster.kubelet.settings import KubeletSettings
 from hack.devcluster.kubelet.slice_wiper import SliceWiper
+from hack.devcluster.kubelet.sources import device_source, dra_source, simgpu_of
 from hack.devcluster.lifeline import Lifeline
 from hack.devcluster.objects import Object, conditions_of, labels_of, now_micro, phase_of, uid_of
 
@@ -42,12 +44,13 @@ class Kubelet:
         self.settings = settings
         self.devices = DeviceManager(settings.run_dir / "kubelet_internal_checkpoint")
         self._own_lifeline = Lifeline(settings.run_dir / "lifeline") if settings.lifeline is None else None
-        self._processes = PodProcesses(settings.run_dir / "processes.json", self._lifeline_path(), _simgpu(settings))
+        self._processes = self._processes_of(settings.run_dir / "processes.json", "serve")
         self._client = Client(read_kubeconfig(settings.kubeconfig), f"kubelet/v1.34.0 ({settings.node})")
         self.claims = ClaimManager(settings.run_dir / "dra_manager_state", self._client)
         self._configs = ConfigManager(self._client, settings, lambda: self._plugin.signal())
-        self._plugin = DevicePlugin(_source(settings), self._configs.file, self.devices, settings)
-        self._driver = DraDriver(_dra_source(settings), self.claims, self._client, settings)
+        self._mps = MpsServer(self._processes_of(settings.run_dir / "mps-server.json", SERVER))
+        self._plugin = DevicePlugin(device_source(settings), self._configs.file, self.devices, self._mps, settings)
+        self._driver = DraDriver(dra_source(settings), self.claims, self._client, settings)
         self._wiper = SliceWiper(self._client, settings.node, settings.dra_wipe_s)
         self._workers: dict[str, PodWorker] = {}
         self._boot_id = ""
@@ -61,6 +64,7 @@ class Kubelet:
         self.devices.restore()
         self.claims.restore()
         self._processes.restore()
+        self._mps.restore()
         self._boot_id = await _boot_id(self.settings)
         self._note_reboot()
         # Workers may be in the middle of a request when told to stop: the client outlives them.
@@ -104,6 +108,7 @@ class Kubelet:
         if self._own_lifeline is not None:
             for uid in self._processes.running():
                 await self._processes.stop(uid)
+            await self._mps.configure(())
             self._own_lifeline.close()
 
     async def _register(self) -> None:
@@ -227,12 +232,16 @@ class Kubelet:
         if self._is_advertiser(pod):
             await self._start_advertising()
             await self._configs.start(pod)
+        held = self.devices.assignment(uid_of(pod))
+        if held is not None and any("::" in device for device in held.device_ids()):
+            await self._mps.client_came()
 
     async def _pod_ended(self, pod: Object) -> None:
         if not self._is_advertiser(pod):
             return
         await self._configs.stop()
         await self._plugin.stop()
+        await self._mps.configure(())
         if self._driver.is_running:
             await self._driver.stop()
             self._wiper.driver_left(DRIVER)
@@ -248,6 +257,9 @@ class Kubelet:
         label = DRIVER_POD_LABEL if self.settings.uses_dra else PLUGIN_LABEL
         return self.settings.plugin_needs_pod and label in labels_of(pod).items()
 
+    def _processes_of(self, record: Path, name: str) -> PodProcesses:
+        return PodProcesses(record, self._lifeline_path(), simgpu_of(self.settings), name)
+
     def _lifeline_path(self) -> Path:
         if self._own_lifeline is not None:
             return self._own_lifeline.path
@@ -255,44 +267,9 @@ class Kubelet:
         return self.settings.lifeline
 
 
-def _simgpu(settings: KubeletSettings) -> Simgpu | None:
-    if settings.simgpu_dir is None or settings.simgpu_state is None:
-        return None
-    return Simgpu(settings.simgpu_dir / "simgpu", settings.simgpu_state)
-
-
-def _source(settings: KubeletSettings) -> DeviceSource:
-    if settings.devices_file is not None:
-        return FileSource(settings.devices_file)
-    if settings.simgpu_dir is not None and settings.simgpu_state is not None:
-        return NvmlSource(settings.simgpu_dir, settings.simgpu_state)
-    return NoDevices()
-
-
-def _dra_source(settings: KubeletSettings) -> DraSource:
-    if settings.devices_file is not None:
-        return DraFile(settings.devices_file)
-    if settings.simgpu_dir is not None and settings.simgpu_state is not None:
-        return DraNvml(settings.simgpu_dir, settings.simgpu_state)
-    return NoDevices()
-
-
-class NoDevices:
-    """A node without GPUs."""
-
-    async def read(self) -> list[Object]:
-        return []
-
-    async def open(self, _: str) -> dict[str, list[str]]:
-        return {}
-
-    async def close(self) -> None:
-        return
-
-
 async def _boot_id(settings: KubeletSettings) -> str:
     """That of the simulated machine where there is one, since its reboots are not this one's."""
-    simgpu = _simgpu(settings)
+    simgpu = simgpu_of(settings)
     if simgpu is not None:
         return await simgpu.boot_id()
     return await asyncio.to_thread(lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -59,6 +59,11 @@ class PluginConfig:
             advertised[name] = [f"{device}::{number}" for device in ids for number in range(count)]
         return advertised
 
+    def by_mps(self, advertised: Devices) -> list[str]:
+        """The GPUs among these that are shared by MPS."""
+        ids = (device.partition("::") for devices in advertised.values() for device in devices)
+        return sorted({uuid for uuid, replica, _ in ids if replica}) if self.means == "mps" else []
+
     def _assert_mps_can_be(self, devices: Devices) -> None:
         if any(device.startswith("MIG-") for ids in devices.values() for device in ids):
             raise ConfigError("sharing using MPS is not supported for MIG devices")

@@ -53,12 +53,13 @@ class Simgpu:
 
 @dataclass(slots=True)
 class PodProcesses:
-    """One process per pod: ``cat`` on a lifeline, so that none outlives the cluster. ``record`` lets a restarted
-    kubelet find them again."""
+    """One process per pod, which reads a lifeline, so that none outlives the cluster. ``record`` lets a restarted
+    kubelet find them again; ``name`` is what NVML says of them."""
 
     record: Path
     lifeline: Path
     simgpu: Simgpu | None
+    name: str = "serve"
     _pids: dict[str, int] = field(default_factory=dict)
     _children: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
 
@@ -78,8 +79,9 @@ class PodProcesses:
         if self.simgpu is None or pod_uid in self._pids:
             return
         child = await asyncio.create_subprocess_exec(
-            "cat", self.lifeline, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
-        )
+            self.name, "-c", 'read _ < "$0"', self.lifeline,
+            executable="/bin/sh", stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
         self._pids[pod_uid], self._children[pod_uid] = child.pid, child
         self._save()
         try:

@@ -1,12 +1,19 @@
-"""Who holds a slice, and which of them may be moved."""
+"""Who holds a slice, and which of them may be moved.
+
+# Note [The server of MPS]
+# Under MPS the GPU is held by a server, a process that no pod of PodResources is known to be. It stays when its last client has
+# gone, and ends with the control daemon, which GPU Operator runs where the device plugin runs. So where the plugin can be
+# stopped by its label the server is none of those in the way: it ends when the clients are paused, and the change of mode is
+# tried until then. Where the plugin cannot be stopped so, the server blocks before any pod is moved.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from agent.model.labels import EVICT
-from agent.model.mig import Gpu, Layout, Part
+from agent.model.labels import DEVICE_PLUGIN, EVICT
+from agent.model.mig import Gpu, GpuProcess, Layout, Part
 from agent.model.node import Budget, Pod, PodRef
 from agent.model.operation import Operation
 from agent.model.snapshot import Snapshot
@@ -60,8 +67,8 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, operation: Operation
         if reasons:
             fixed[part] = reasons
     whole, whole_reasons, whole_strangers = census.holders([gpu.uuid])
-    if not (whole or whole_reasons or whole_strangers or gpu.mig_enabled):
-        whole_strangers = _processes(gpu, None, None)
+    if not gpu.mig_enabled:
+        whole_strangers += _on_the_whole(gpu, seen, held=bool(whole or whole_reasons or whole_strangers))
     tenants = Tenants(
         fixed=frozenset(fixed),
         pods=movable,
@@ -93,10 +100,29 @@ def _slices(gpu: Gpu) -> Iterator[tuple[Part, tuple[int, int | None], str]]:
 def _processes(gpu: Gpu, instance: int | None, compute: int | None) -> tuple[str, ...]:
     """Processes there, in words. One that names no compute instance may use any of its GPU instance."""
     return tuple(
-        f"process {process.pid} ({process.command or 'unknown command'}) outside any pod"
+        _in_words(process)
         for process in gpu.processes
         if process.gpu_instance == instance and (compute is None or process.compute_instance in (None, compute))
     )
+
+
+def _on_the_whole(gpu: Gpu, seen: Snapshot, *, held: bool) -> tuple[str, ...]:
+    """Processes that nobody accounts for; where somebody holds the GPU they are that one's, but for the server of MPS."""
+    # See Note [The server of MPS].
+    ends = seen.node.labels.get(DEVICE_PLUGIN, "false") != "false"
+    return tuple(
+        _in_words(process)
+        for process in gpu.processes
+        if process.gpu_instance is None and (not ends if _is_mps_server(process) else not held)
+    )
+
+
+def _is_mps_server(process: GpuProcess) -> bool:
+    return process.command.partition(" ")[0].rpartition("/")[2] == "nvidia-cuda-mps-server"
+
+
+def _in_words(process: GpuProcess) -> str:
+    return f"process {process.pid} ({process.command or 'unknown command'}) outside any pod"
 
 
 class _Census:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from agent.model import labels
+from hack.devcluster import kinds
 from hack.devcluster.objects import Object, name_of
 from tests.contract.test_kubelet import held
 from tests.e2e.agent_node import AgentNode, agent_node
@@ -167,3 +168,21 @@ async def test_without_its_entry_in_the_config_map_a_layout_is_taken_back(tmp_pa
         await node.cluster_until(lambda: allocatable(node) == shown, "what was there is advertised")
         assert (node.slices(), chosen(node)) == (slices, None)
         assert not node.node()["spec"].get("unschedulable")
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["with a client", "after the last client"])
+async def test_a_gpu_that_was_shared_by_mps_is_cut_although_its_server_holds_it(tmp_path: Path, served: bool) -> None:
+    """No pod is known to be the server; it ends with the device plugin."""
+    async with shared_node(tmp_path, mig=False) as node:
+        await node.start()
+        node.wish("shared-gpus")
+        await node.until("success", "shared-gpus")
+        await node.run_deployment("serve", WHOLE)
+        await node.cluster_until(lambda: len(node.gpus.show()["processes"]) == 2, "the server is there")
+        if not served:
+            node.cluster.delete(kinds.DEPLOYMENTS, "serve")
+            await node.cluster_until(lambda: len(node.gpus.show()["processes"]) == 1, "the server alone is there")
+        node.wish("sevenths")
+        await node.until("success", "sevenths")
+        assert (allocatable(node), chosen(node)) == ({SMALL: "7"}, None)
+        assert len(node.evictions()) == served

@@ -518,6 +518,7 @@ class NodeWorld:
             for pod in running:
                 pod["metadata"]["deletionTimestamp"] = "now"
             self._plugin_sees = None
+            self._end_mps_servers()
             self._status({})
             return
         config = self.node["metadata"]["labels"].get(labels.PLUGIN_CONFIG, "")
@@ -542,6 +543,16 @@ class NodeWorld:
             self._plugin_sees = (self._plugin_sees[0], self._shown_now())
         if self._plugin_sees is not None and not self.freeze_plugin:
             self._status(self._plugin_sees[1])
+
+    def _end_mps_servers(self) -> None:
+        """Their control daemon runs where the plugin does."""
+        kept = {
+            uuid: tuple(p for p in processes if not p.command.endswith("nvidia-cuda-mps-server"))
+            for uuid, processes in self.strangers.items()
+        }
+        if kept != self.strangers:
+            self.strangers = kept
+            self._follow_pods()
 
     def _shown_now(self) -> dict[str, int]:
         """What a plugin that starts now advertises; nothing where it crashes."""

@@ -242,6 +242,34 @@ async def test_a_process_outside_every_pod_on_the_whole_gpu_blocks_a_change_of_m
     assert _status(world)["state"] == "success"
 
 
+_MPS_SERVER = GpuProcess(4712, None, None, 1, "/usr/bin/nvidia-cuda-mps-server")
+
+
+@pytest.mark.parametrize("serving", [True, False])
+async def test_the_server_of_mps_is_not_in_the_way_where_it_ends_with_the_device_plugin(serving: bool) -> None:
+    world, uuid = _mig_off()
+    world.strangers[uuid] = (_MPS_SERVER,)
+    if serving:
+        world.add_pod("serve", f"{uuid}::3")
+    world.tick()
+    await settle(world, agent_on(world)[0])
+    assert _status(world)["state"] == "success"
+
+
+async def test_where_it_does_not_end_so_it_is_named_before_any_pod_is_moved() -> None:
+    world = NodeWorld(replace(h100(), mig_enabled=False, mig_pending=False), deploy_labels=False)
+    uuid = next(iter(world.gpus.gpus))
+    world.strangers[uuid] = (_MPS_SERVER,)
+    world.add_pod("serve", f"{uuid}::3")
+    world.label(value="2x3g.40gb")
+    world.tick()
+    partition, hands = agent_on(world)
+    await _turns(world, partition, 5)
+    assert hands.taken == []
+    assert _status(world)["reason"] == "blocked"
+    assert "process 4712 (/usr/bin/nvidia-cuda-mps-server) outside any pod" in _status(world)["message"]
+
+
 async def test_what_an_evicted_pod_leaves_on_the_whole_gpu_is_waited_for() -> None:
     world, uuid = _mig_off()
     world.add_pod("whole", uuid)

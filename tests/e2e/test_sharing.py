@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from agent.model import labels
-from hack.devcluster import kinds
+from hack.devcluster import gpu_operator, kinds
 from hack.devcluster.objects import Object, name_of
 from tests.contract.test_kubelet import held
-from tests.e2e.agent_node import AgentNode, agent_node
+from tests.e2e.agent_node import NODE, AgentNode, agent_node
 
 SMALL, MIDDLE, WHOLE = "nvidia.com/mig-1g.10gb", "nvidia.com/mig-2g.20gb", "nvidia.com/gpu"
 SLICED = "warmslice-time-slicing_1g.10gb-4"
@@ -186,3 +186,21 @@ async def test_a_gpu_that_was_shared_by_mps_is_cut_although_its_server_holds_it(
         await node.until("success", "sevenths")
         assert (allocatable(node), chosen(node)) == ({SMALL: "7"}, None)
         assert len(node.evictions()) == served
+
+
+async def test_somebody_elses_configuration_is_left_alone_and_told_by_gpu_feature_discoverys_label(
+    tmp_path: Path,
+) -> None:
+    """The label is written here as GPU feature discovery would."""
+    async with shared_node(tmp_path) as node:
+        config = {"resources": [{"name": SMALL, "replicas": 3}]}
+        theirs = {"theirs": yaml.safe_dump({"version": "v1", "sharing": {"timeSlicing": config}})}
+        node.cluster.merge(kinds.CONFIGMAPS, "warmslice-device-plugin", {"data": theirs}, gpu_operator.NAMESPACE)
+        node.cluster.label_node(NODE, {labels.PLUGIN_CONFIG: "theirs", f"{SMALL}.replicas": "3"})
+        await node.start()
+        node.wish("sevenths")
+        await node.until("success", "sevenths")
+        assert (allocatable(node), chosen(node)) == ({SMALL: "21"}, "theirs")
+        node.wish("shared-sevenths")
+        assert (await node.until("failed", "shared-sevenths"))["reason"] == "sharing-config-taken"
+        assert (allocatable(node), chosen(node)) == ({SMALL: "21"}, "theirs")

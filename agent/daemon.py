@@ -142,7 +142,7 @@ class _Agent:
                 lambda: this_boot(settings.boot_id_file),
                 clock.now,
             ),
-            Hands(self._kube, Gpus(hardware, driver.release, command.reset_gpu), _Host(settings.refresh_commands)),
+            Hands(self._kube, Gpus(hardware, driver.release, command.reset_gpus), _Host(settings)),
             self._node,
             self._kube,
             self._metrics,
@@ -192,7 +192,8 @@ class _Agent:
     def _start_loop(
         self, tasks: asyncio.TaskGroup, name: str, one_pass: Callable[[], Awaitable[float]]
     ) -> asyncio.Task[None]:
-        self._beats.expect(name, self._settings.resync_seconds + _LONGEST_PASS_SECONDS)
+        longest = _LONGEST_PASS_SECONDS + self._settings.reboot_timeout_seconds
+        self._beats.expect(name, self._settings.resync_seconds + longest)
 
         async def beating() -> float:
             try:
@@ -288,12 +289,16 @@ class _Driver:
 class _Host:
     """The configured commands."""
 
-    def __init__(self, commands: list[list[str]]) -> None:
-        self._commands = commands
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
 
     async def refresh(self) -> None:
-        """Run them all."""
-        await command.refresh(self._commands)
+        """Make capability nodes and CDI follow the slices."""
+        await command.refresh(self._settings.refresh_commands)
+
+    async def reboot(self) -> None:
+        """Reboot this machine."""
+        await command.reboot(self._settings.reboot_command, self._settings.reboot_timeout_seconds)
 
 
 def _changed_at(file: Path) -> tuple[int, int] | None:

@@ -58,6 +58,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The longest time between two passes when nothing happens."""
     refresh_commands: list[list[str]] = []
     """Commands run after slices were made: capability nodes, CDI."""
+    reboot_command: list[str] = []
+    """Command that drains this node and reboots its machine, where nothing else brings a MIG mode; without it a human has to."""
+    reboot_timeout_seconds: float = 600.0
+    """How long that command may take, and the machine to go."""
     evict_unmanaged: bool = False
     """Whether pods without a controller may be evicted."""
     evict_disk_scratch: bool = False
@@ -88,7 +92,7 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
         settings = msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
         raise BadInputError(f"settings: {error}") from error
-    for name in ("telemetry_period_seconds", "resync_seconds", "advertise_seconds"):
+    for name in ("telemetry_period_seconds", "resync_seconds", "advertise_seconds", "reboot_timeout_seconds"):
         if not getattr(settings, name) > 0:  # .nan is no number of seconds either
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be more than 0")
     if settings.cache_budget_bytes is not None and settings.cache_budget_bytes < 0:

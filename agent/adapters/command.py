@@ -7,8 +7,9 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Sequence
 
-from agent.model.errors import HardwareError, InUseError, RefusedError, RetryError
+from agent.model.errors import HardwareError, InUseError, RebootError, RefusedError, RetryError
 
 log = logging.getLogger("warmslice.command")
 
@@ -41,24 +42,36 @@ async def run(command: list[str], seconds: float) -> tuple[int, str]:
     return process.returncode or 0, output.decode(errors="replace")[-500:].strip()
 
 
-async def reset_gpu(index_or_uuid: str, seconds: float = 120.0) -> None:
-    """`nvidia-smi --gpu-reset` for one GPU. The caller has closed its own NVML session: any client makes it refuse.
+async def reset_gpus(uuids: Sequence[str], seconds: float = 120.0) -> None:
+    """`nvidia-smi --gpu-reset` for these GPUs in one command. The caller has closed its own NVML session: any client makes it
+    refuse.
 
     Exit codes as in nvidia-smi's man page: 3 not available, 4 no permission, 6 not found, 9 no driver, 15 GPU lost.
     """
-    code, output = await run(["nvidia-smi", "--gpu-reset", "-i", index_or_uuid], seconds)
-    what = f"nvidia-smi --gpu-reset -i {index_or_uuid}: exit code {code}: {output}"
+    listed = ",".join(uuids)
+    code, output = await run(["nvidia-smi", "--gpu-reset", "-i", listed], seconds)
+    what = f"nvidia-smi --gpu-reset -i {listed}: exit code {code}: {output}"
     match code:
         case 0:
             return
         case 3:
-            raise RefusedError(what)
+            raise RebootError(what)
         case 4:
             raise RefusedError(what)
         case 6 | 9 | 15:
             raise HardwareError(what)
         case _:
             raise InUseError(what)
+
+
+async def reboot(command: list[str], seconds: float) -> None:
+    """Run the command that reboots this machine; RefusedError when it fails, or has not ended in time."""
+    try:
+        code, output = await run(command, seconds)
+    except RetryError as error:
+        raise RefusedError(f"reboot_command: {error}") from error
+    if code:
+        raise RefusedError(f"reboot_command {' '.join(command)}: exit code {code}: {output}")
 
 
 async def refresh(commands: list[list[str]], seconds: float = 60.0) -> None:

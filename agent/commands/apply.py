@@ -10,6 +10,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from agent.adapters.nvml import Hardware
 from agent.commands.saying import SayingHands
 from agent.execute.mig import Gpus
 from agent.model import labels
-from agent.model.errors import AgentError, BadInputError, InUseError
+from agent.model.errors import AgentError, BadInputError, InUseError, RefusedError
 from agent.model.mig import Gpu
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
@@ -38,6 +39,9 @@ DONE, REFUSED, BAD_INPUT, BLOCKED = range(4)
 
 _MISTAKES = frozenset({"unknown-layout", "unparsable-layout", "layouts-unreadable", "unknown-gpu"})
 """Refusals of what was typed, not of what the hardware can do."""
+
+_THEN = {"reboot-required": "; after the reboot, ask again"}
+"""What a label does by itself, and a command does not."""
 
 _PAUSE_SECONDS = 1.0
 """No event tells when a process ends: look again."""
@@ -164,7 +168,7 @@ def _verdict(node: HostNode, say: Say) -> int | None:
         say(f"done: {status.message}")
         return DONE
     if status.state == "failed":
-        say(f"{status.reason}: {status.message}")
+        say(f"{status.reason}: {status.message}{_THEN.get(status.reason, '')}")
         return BAD_INPUT if status.reason in _MISTAKES else REFUSED
     if status.reason in ("blocked", "operation-unreadable"):
         say(f"{status.reason}: {status.message}")
@@ -175,7 +179,9 @@ def _verdict(node: HostNode, say: Say) -> int | None:
 def _engine(settings: Settings, node: HostNode, hardware: Hardware, chosen: frozenset[str], say: Say) -> PartitionPass:
     gpus = _Chosen(hardware, chosen)
     boot = partial(this_boot, settings.boot_id_file)
-    changes = Gpus(hardware, hardware.release, command.reset_gpu)
+    # Who asks by hand is there to reboot the machine, or not to.
+    policy = replace(policy_of(settings), reboots=False)
+    changes = Gpus(hardware, hardware.release, command.reset_gpus)
     return PartitionPass(
         World(node, _NoPods(), gpus, KubeletIfAny(settings.pod_resources_socket), _no_budgets, boot, clock.now),
         SayingHands(node, changes, _Host(settings.refresh_commands), gpus.index_of, say),
@@ -183,7 +189,7 @@ def _engine(settings: Settings, node: HostNode, hardware: Hardware, chosen: froz
         _NoEvents(),
         _NoCounts(),
         _nothing_published,
-        Rules(settings.layouts_file, settings.mig_config_label, policy_of(settings), settings.resync_seconds),
+        Rules(settings.layouts_file, settings.mig_config_label, policy, settings.resync_seconds),
         clock.now,
     )
 
@@ -236,6 +242,9 @@ class _Host:
 
     async def refresh(self) -> None:
         await command.refresh(self._commands)
+
+    async def reboot(self) -> None:
+        raise RefusedError("a change by hand reboots nothing")
 
 
 async def _no_budgets() -> list[dict[str, Any]]:

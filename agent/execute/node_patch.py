@@ -15,12 +15,16 @@ from typing import Any
 from agent.model import labels
 from agent.model.node import Node
 from agent.model.operation import Operation
-from agent.model.steps import Begin, End, Pause, Recordon, Resume, Turn
+from agent.model.steps import AnnounceReboot, Begin, End, Pause, Recordon, Resume, Turn
 
 Patch = dict[str, Any]
 
 
-def patch_for(step: Begin | Recordon | Turn | Pause | Resume | End, node: Node, said: Patch) -> Patch:
+Write = Begin | Recordon | Turn | Pause | AnnounceReboot | Resume | End
+"""Steps that are one write of the node."""
+
+
+def patch_for(step: Write, node: Node, said: Patch) -> Patch:
     """The one write of a step. ``said`` is what the report wants said in the same write: ``{"labels", "annotations"}``."""
     changed_labels: dict[str, str | None] = dict(said.get("labels", {}))
     annotations: dict[str, str | None] = dict(said.get("annotations", {}))
@@ -33,7 +37,7 @@ def patch_for(step: Begin | Recordon | Turn | Pause | Resume | End, node: Node, 
             unschedulable = True
         case Recordon():
             unschedulable = True
-        case Turn():
+        case Turn() | AnnounceReboot():
             pass
         case Pause():
             changed_labels.update(dict.fromkeys(step.operation.labels, labels.PAUSED))

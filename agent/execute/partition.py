@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, assert_never
 
 from agent.execute.node_patch import Patch, patch_for, saying
 from agent.model.mig import Placement, Shape
 from agent.model.node import Node, PodRef
 from agent.model.steps import (
+    AnnounceReboot,
     Begin,
     Create,
     Destroy,
     End,
     Evict,
     Pause,
+    Reboot,
     Recordon,
     Refresh,
     RestartClient,
@@ -47,7 +50,7 @@ class Gpus(Protocol):
 
     async def trim(self, gpu: str, placement: Placement, profile: str, parts: tuple[Placement, ...]) -> None: ...
 
-    async def set_mode(self, gpu: str, enabled: bool) -> None: ...
+    async def set_mode(self, gpu: str, enabled: bool, others: Mapping[str, str]) -> None: ...
 
 
 class Host(Protocol):
@@ -55,6 +58,9 @@ class Host(Protocol):
 
     async def refresh(self) -> None:
         """Run the configured commands for capability nodes and CDI; RetryError when one fails."""
+
+    async def reboot(self) -> None:
+        """Run the configured command that reboots this machine; RefusedError when it fails."""
 
 
 class Hands:
@@ -68,20 +74,22 @@ class Hands:
     async def perform(self, step: Step, node: Node, said: Patch) -> dict[str, Any] | None:
         """Take one step; the node as the API server has it now, where the step wrote it."""
         match step:
-            case Begin() | Recordon() | Turn() | Pause() | Resume() | End():
+            case Begin() | Recordon() | Turn() | Pause() | AnnounceReboot() | Resume() | End():
                 return await self._cluster.patch_node(node.name, patch_for(step, node, said))
             case Evict(pod):
                 await self._cluster.evict(pod)
             case RestartClient(pod):
                 await self._cluster.delete_pod(pod)
-            case SetMode(gpu, enabled):
-                await self._gpus.set_mode(gpu, enabled)
+            case SetMode(gpu, enabled, others):
+                await self._gpus.set_mode(gpu, enabled, dict(others))
             case Destroy(gpu, placement, profile):
                 await self._gpus.destroy(gpu, placement, profile)
             case Trim(gpu, placement, profile, parts):
                 await self._gpus.trim(gpu, placement, profile, parts)
             case Create(gpu, placement, shape):
                 await self._gpus.create(gpu, placement, shape)
+            case Reboot():
+                await self._host.reboot()
             case Refresh():
                 await self._host.refresh()
             case _:

@@ -39,5 +39,9 @@ class HardwareError(AgentError):
     """The driver refused or failed a change of a GPU: go back to what was."""
 
 
+class RebootError(AgentError):
+    """Only a reboot of the machine brings it, and it is waiting for one: reboot, or say so."""
+
+
 class BadInputError(AgentError):
     """What a person wrote cannot be used; the sentence names the field, the value and what would be right."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from agent.model.errors import BadInputError
 
@@ -130,6 +131,10 @@ Layout = tuple[Slot, ...]
 """The GPU instances of one GPU, in the order of their placements."""
 
 
+Activation = Literal["now", "by reset", "by reboot"]
+"""When a MIG mode that was asked for comes into force."""
+
+
 @dataclass(frozen=True, slots=True)
 class ComputeInstance:
     """A compute instance as it is now; with its GPU instance it is one MIG device. ``uuid`` is ``MIG-...``.
@@ -241,9 +246,11 @@ class Gpu:
 class GpuWish:
     """What is wanted of one GPU: MIG mode, and with it the instances (a multiset, sorted largest first by the resolver).
 
-    ``placed`` names exact placements instead: a way back, or the layout last applied.
+    ``placed`` names exact placements instead: a way back, or the layout last applied. ``pending`` is another mode that may
+    wait for a reboot meanwhile; what else waits is called off.
     """
 
     mig_enabled: bool
     shapes: tuple[Shape, ...] = ()
     placed: Layout | None = field(default=None)
+    pending: bool | None = None

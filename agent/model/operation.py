@@ -14,6 +14,7 @@ import msgspec
 from agent.model.desired import Desired, Wish
 from agent.model.errors import BadInputError
 from agent.model.mig import Gpu, GpuWish, Layout, Part
+from agent.model.reboot import RebootRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,11 @@ class Before:
     slots: Layout
     mig_pending: bool | None = None
 
-    def is_in(self, gpu: Gpu) -> bool:
-        """Whether the GPU is so now."""
+    def is_in(self, gpu: Gpu, left_pending: bool | None) -> bool:
+        """Whether the GPU is so now; a mode that is left pending may be."""
         return (
             gpu.mig_enabled == self.mig_enabled
-            and self.mig_pending in (None, gpu.mig_pending)
+            and (self.mig_pending is None or gpu.mig_pending in (self.mig_pending, left_pending))
             and gpu.layout == self.slots
             and len(gpu.instances) == len(self.slots)
         )
@@ -43,7 +44,8 @@ class Operation:
     "was absent"; labels are in it only while paused. ``clients`` are the UIDs of the GPU clients' pods that ran at begin: one
     of them still running has not seen the new layout. ``touched``: from here on the hardware may have been changed.
     ``resumed``: after that the host followed the slices and the clients were let go on; what changes again unsets it.
-    ``failure`` is set when the way forward failed: from then on the operation goes back to ``before``. ``recordoned``:
+    ``failure`` is set when the way forward failed: from then on the operation goes back to ``before``, and ends with
+    ``failure_reason``. ``reboot``: modes that wait for the machine's. ``recordoned``:
     somebody uncordoned midway and we cordoned again, once. ``started`` is seconds since the epoch. ``plugin_config`` is the
     device plugin's configuration by its label, as found. ``strangers`` are the slices, by GPU, that somebody outside every
     pod held at begin: what holds one of them midway was not left by a pod that we evicted. ``given_up`` are GPUs that the
@@ -63,10 +65,20 @@ class Operation:
     touched: bool = False
     resumed: bool = False
     failure: str = ""
+    failure_reason: str = "rolled-back"
+    reboot: RebootRecord | None = None
     recordoned: bool = False
     plugin_config: str | None = None
     strangers: dict[str, tuple[Part, ...]] = field(default_factory=dict)
     given_up: dict[str, str] = field(default_factory=dict)
+
+    def failed(self, message: str, reason: str) -> Operation:
+        """The same operation on its way back."""
+        return replace(self, failure=message, failure_reason=reason)
+
+    def anew(self) -> Operation:
+        """The same operation on its way forward again."""
+        return replace(self, failure="", failure_reason="rolled-back", given_up={})
 
     def towards(self, wish: Wish) -> Operation:
         """The same operation on its way to that wish; going back it stays with the wish that failed."""
@@ -83,24 +95,29 @@ class Operation:
         """Going back from a wish that nobody has any more: another one leads out of it."""
         return bool(self.failure) and isinstance(wish, Desired) and wish.revision != self.revision
 
-    def way_back(self) -> Mapping[str, GpuWish]:
-        """What has to be asked of each GPU to have again what was before."""
+    def way_back(self, left_pending: Mapping[str, bool]) -> Mapping[str, GpuWish]:
+        """What has to be asked of each GPU to have again what was before, but for modes that stay pending."""
         return {
-            uuid: GpuWish(before.mig_enabled, tuple(slot.shape for slot in before.slots), before.slots)
+            uuid: GpuWish(
+                before.mig_enabled,
+                tuple(slot.shape for slot in before.slots),
+                before.slots,
+                left_pending.get(uuid),
+            )
             for uuid, before in self.before.items()
         }
 
-    def undone_in(self, gpus: tuple[Gpu, ...]) -> bool:
+    def undone_in(self, gpus: tuple[Gpu, ...], left_pending: Mapping[str, bool]) -> bool:
         """Whether every GPU of the operation is as it was found: nothing done yet, or all of it undone."""
-        return not self.differing_in(gpus)
+        return not self.differing_in(gpus, left_pending)
 
-    def differing_in(self, gpus: tuple[Gpu, ...]) -> frozenset[str]:
-        """UUIDs of the GPUs that are not as they were found; without those given up."""
+    def differing_in(self, gpus: tuple[Gpu, ...], left_pending: Mapping[str, bool]) -> frozenset[str]:
+        """UUIDs of the GPUs that are not as they were found; without those given up. Modes that are ``left_pending`` may be."""
         now = {gpu.uuid: gpu for gpu in gpus}
         return frozenset(
             uuid
             for uuid, before in self.before.items()
-            if uuid not in self.given_up and not (uuid in now and before.is_in(now[uuid]))
+            if uuid not in self.given_up and not (uuid in now and before.is_in(now[uuid], left_pending.get(uuid)))
         )
 
     def silent_in(self, gpus: tuple[Gpu, ...]) -> dict[str, str]:

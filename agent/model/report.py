@@ -11,6 +11,7 @@ from agent.model.drift import Drift
 from agent.model.mig import Gpu
 from agent.model.node import DeviceOwner
 from agent.model.operation import Before
+from agent.model.reboot import RebootRecord
 
 State = Literal["pending", "success", "failed", "rebooting"]
 
@@ -23,7 +24,8 @@ class NodeStatus:
     ``profile@start:size`` each: a hint after a reboot; ``applied`` is the revision that they were applied for, ``boot_id`` the
     boot in which. ``attempts`` counts failures of this revision, ``next_try`` says when the next attempt may begin. ``owed``
     is how GPUs were found that an operation had to end without (see Note [A GPU that does not answer] in plan/partition.py):
-    what a way back leads to, until a wish is reached.
+    what a way back leads to, until a wish is reached. ``reboot`` are modes that a change gave up on, see Note [What only a
+    reboot brings] in model/reboot.py.
     """
 
     state: State
@@ -40,6 +42,7 @@ class NodeStatus:
     boot_id: str = ""
     drift: Drift | None = None
     owed: dict[str, Before] = field(default_factory=dict)
+    reboot: RebootRecord | None = None
 
     def to_json(self) -> str:
         """As it stands in the annotation; the message is cut so that the whole stays below 8 KiB."""

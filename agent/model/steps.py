@@ -9,6 +9,7 @@ from agent.model.desired import Refusal
 from agent.model.mig import Layout, Part, Placement, Shape
 from agent.model.node import PodRef
 from agent.model.operation import Operation
+from agent.model.reboot import RebootRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,25 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class SetMode:
-    """Switch the MIG mode of one GPU."""
+    """Switch the MIG mode of one GPU. ``others`` says who is on each other GPU of the node, "" for nobody: a reset that has to
+    take some of them too takes them only then."""
 
     gpu: str
     enabled: bool
+    others: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceReboot:
+    """One patch of the node: the record says from which boot the machine is being rebooted, state ``rebooting``."""
+
+    operation: Operation
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reboot:
+    """Run the administrator's command that reboots this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +127,33 @@ class RestartClient:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One patch of the node: originals back, uncordon only if we cordoned, state, record removed."""
+    """One patch of the node: originals back, uncordon only if we cordoned, state, record removed. ``reboot`` is what the status
+    has to remember of modes that only a reboot brings."""
 
     operation: Operation
     state: Literal["success", "failed"]
     reason: str
     message: str
     uncordon: bool
+    reboot: RebootRecord | None = None
 
 
 Step = (
-    Begin | Recordon | Turn | Evict | Pause | SetMode | Destroy | Trim | Create | Refresh | Resume | RestartClient | End
+    Begin
+    | Recordon
+    | Turn
+    | Evict
+    | Pause
+    | SetMode
+    | Destroy
+    | Trim
+    | Create
+    | AnnounceReboot
+    | Reboot
+    | Refresh
+    | Resume
+    | RestartClient
+    | End
 )
 
 

@@ -17,6 +17,7 @@ from agent.model.steps import (
     Destroy,
     End,
     Evict,
+    GpuChange,
     Outcome,
     Pause,
     Plan,
@@ -30,10 +31,10 @@ from agent.model.steps import (
     Turn,
     Waiting,
 )
-from agent.plan import advertise
+from agent.plan import advertise, reboot
 from agent.plan.clients import stopping, with_clients_paused, with_newcomers
 from agent.plan.sharing import DISCOVERY_SECONDS, config_on, config_towards, hint, in_words, word
-from agent.plan.way import Memory, Policy, Way, for_want_of, starting_pods, way_to
+from agent.plan.way import Memory, Policy, Way, for_want_of, occupants, starting_pods, way_to
 
 DONE = Change(())
 """Nothing is left to change on the hardware."""
@@ -48,7 +49,7 @@ _SHORT_WAITS = _TRIED | {"device-busy", "pod-starting", "kubelet-unreachable", "
 def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:
     """Go on with an operation, or back."""
     if operation.outlived_by(wish):
-        return Plan(DONE, (Turn(replace(operation, failure="", given_up={}).towards(wish)),))
+        return Plan(DONE, (Turn(operation.anew().towards(wish)),))
     silent = operation.silent_in(seen.gpus)
     if silent:
         # See Note [A GPU that does not answer] in plan/partition.py.
@@ -56,6 +57,8 @@ def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation
         if memory.waited("gpu-unknown", policy.patience_seconds, seen.now):
             return _without(operation, silent)
         return Waiting("gpu-unknown", _each(silent, seen))
+    if reboot.has_come(wish, operation, seen):
+        return Plan(DONE, (Turn(operation.anew()),))
     if isinstance(wish, Refusal) and wish.reason == "layouts-unreadable" and not operation.failure:
         # A file that is being replaced is no reason to undo half a change; one that stays away is.
         if memory.waited(wish.reason, policy.patience_seconds, seen.now):
@@ -64,10 +67,13 @@ def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation
     known = operation.before.keys()
     operation = operation.towards(wish).covering(wish, seen.gpus)
     back = bool(operation.failure) or not isinstance(wish, Desired)
-    if back and operation.undone_in(seen.gpus):
+    if back and operation.undone_in(seen.gpus, reboot.left_pending(wish, operation, seen)):
         return _finish(wish, seen, policy, memory, operation)
     # What an earlier wish had begun to change, and this one does not name, goes back.
-    wishes = {**operation.way_back(), **({} if back or not isinstance(wish, Desired) else wish.wishes)}
+    wishes = {
+        **reboot.ways_back(wish, operation, seen),
+        **(wish.wishes if isinstance(wish, Desired) and not back else {}),
+    }
     way = way_to(wishes, seen, policy, operation)
     if way.blockers:
         message = f"needs slices that cannot be freed: {'; '.join(way.blockers)}"
@@ -94,7 +100,7 @@ def _without(operation: Operation, given_up: Mapping[str, str]) -> Plan:
 def _not_put_back(seen: Snapshot, operation: Operation, why: str) -> Plan:
     """What does not get back to what it was is given up, so that the node is not kept from its pods for ever."""
     words = f"its old layout cannot be put back: {why}"
-    return _without(operation, dict.fromkeys(sorted(operation.differing_in(seen.gpus)), words))
+    return _without(operation, dict.fromkeys(sorted(operation.differing_in(seen.gpus, {})), words))
 
 
 def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, way: Way, recorded: bool) -> Outcome:
@@ -102,6 +108,8 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     change = way.change
     if operation.cordoned and not seen.node.unschedulable and not operation.recordoned:
         return Plan(change, (Recordon(replace(operation, recordoned=True)),))
+    if reboot.is_under_way(operation, seen) and (outcome := reboot.at_reboot(seen, policy, operation, change)):
+        return outcome
     if seen.owners is None and change.takes_away:
         return Waiting("kubelet-unreachable", f"who holds which slice is not known: {seen.owners_error}", change)
     ending = {pod.ref for pod in seen.pods if pod.terminating}
@@ -123,19 +131,30 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     if still_here and not waited:
         names = ", ".join(str(pod.ref) for pod in still_here)
         return Waiting("clients-stopping", f"waiting for GPU clients to stop: {names}", change)
-    return Plan(change, hardware_steps(change))
+    outcome = reboot.at_reboot(seen, policy, operation, change)
+    if outcome is not None:
+        return outcome
+    others = occupants(way.wishes, seen, policy, operation) if any(gpu.switches for gpu in change.gpus) else ()
+    return Plan(change, hardware_steps(reboot.yet_to_ask(operation, seen, change), others))
 
 
-def hardware_steps(change: Change) -> tuple[Step, ...]:
-    """Per GPU: what is in the way of a mode change or of new instances goes first; then the mode; then the largest first."""
+def hardware_steps(change: Change, others: tuple[tuple[str, str], ...]) -> tuple[Step, ...]:
+    """Modes first, since a switch may end in a reboot or take other GPUs' instances; before each what is in its way. Then per
+    GPU what is in the way of new instances, and these, the largest first. ``others``: who is on each GPU."""
     steps: list[Step] = []
     for gpu in change.gpus:
-        steps += [Destroy(gpu.gpu, placement, profile) for placement, profile in gpu.remove]
-        steps += [Trim(gpu.gpu, trim.placement, trim.profile, trim.parts) for trim in gpu.trim]
         if gpu.mode is not None:
-            steps.append(SetMode(gpu.gpu, gpu.mode))
+            steps += [*_clearing(gpu), SetMode(gpu.gpu, gpu.mode, tuple(o for o in others if o[0] != gpu.gpu))]
+    for gpu in change.gpus:
+        if gpu.mode is None:
+            steps += _clearing(gpu)
         steps += [Create(gpu.gpu, slot.placement, slot.shape) for slot in (*gpu.finish, *gpu.create)]
     return tuple(steps)
+
+
+def _clearing(gpu: GpuChange) -> list[Step]:
+    destroy = [Destroy(gpu.gpu, placement, profile) for placement, profile in gpu.remove]
+    return [*destroy, *(Trim(gpu.gpu, trim.placement, trim.profile, trim.parts) for trim in gpu.trim)]
 
 
 def _by_priority(change: Change, seen: Snapshot) -> list[PodRef]:
@@ -194,20 +213,22 @@ def _verdict(wish: Wish, seen: Snapshot, operation: Operation) -> End:
     if not operation.failure and ((without and isinstance(wish, Desired)) or for_want_of(wish, without)):
         words = f"{operation.layout!r} is not on every GPU: {_each(without, seen)}"
         return _end(seen, operation, "failed", "gpu-unknown", words)
+    back = f"; the old layout is back{reboot.but_for(operation, seen)}"
+    record = reboot.given_up(wish, operation, seen)
     match wish:
-        case Desired() if not operation.failure:
+        # A reboot that was missing says nothing to those who have withdrawn the wish for it.
+        case _ if operation.failure and (isinstance(wish, Desired) or operation.failure_reason == "rolled-back"):
+            reason, why = operation.failure_reason, operation.failure
+        case Desired():
             return _end(seen, operation, "success", "applied", f"{wish.layout!r} {advertise.applied(seen)}")
-        case Refusal() if not operation.failure:
+        case Refusal():
             reason, why, back = wish.reason, wish.message, ""
-        case Unasked() if not operation.failure:
+        case Unasked():
             reason, why = "withdrawn", f"{operation.layout!r} was withdrawn in mid-change"
-            back = "; the old layout is back"
-        case _:
-            reason, why, back = "rolled-back", operation.failure, "; the old layout is back"
     if operation.given_up:
         reason = "gpu-unknown" if operation.given_up.keys() <= unread.keys() else "rollback-failed"
         back = f"; {_each(operation.given_up, seen)}"
-    return _end(seen, operation, "failed", reason, why + back)
+    return replace(_end(seen, operation, "failed", reason, why + back), reboot=record)
 
 
 def _each(why: Mapping[str, str], seen: Snapshot) -> str:

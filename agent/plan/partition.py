@@ -14,23 +14,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from agent.model import labels
 from agent.model.desired import Desired, Refusal, Unasked, Wish
-from agent.model.operation import Before, Operation, found
+from agent.model.mig import GpuWish
+from agent.model.operation import Operation, found
 from agent.model.report import NodeStatus
 from agent.model.snapshot import Snapshot
 from agent.model.steps import (
     Begin,
     Change,
+    GpuChange,
     Outcome,
     Plan,
     Settled,
     Waiting,
 )
-from agent.plan import advertise
+from agent.plan import advertise, reboot
 from agent.plan.applied import as_applied, drifted
 from agent.plan.clients import client_pods, with_clients_paused
 from agent.plan.drain import holdings
@@ -57,7 +58,7 @@ def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcom
         case Refusal():
             return wish
         case Unasked():
-            return Settled("no layout is asked for", asked=False)
+            return _called_off(seen, policy, memory.last) or Settled("no layout is asked for", asked=False)
     return _fresh(wish, seen, policy, memory)
 
 
@@ -82,6 +83,9 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Out
     if ideal.empty and not sharing:
         return _settled(wish, seen, policy, memory)
     ideal = replace(ideal, sharing=sharing)
+    refusal = reboot.still_required(wish, seen, policy, last, ideal)
+    if refusal is not None:
+        return refusal
     waiting = drifted(wish, seen, last, ideal) or _not_now(wish, seen, last, ideal)
     if waiting is not None:
         return waiting
@@ -93,8 +97,21 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Out
     change = replace(way.change, sharing=sharing)
     if seen.node.annotations.get(labels.DRY_RUN) == "true":
         return Waiting("dry-run", f"dry run of {wish.layout!r}: see annotation {labels.PLAN}", change, 60.0)
-    owed = last.owed if last is not None else {}
-    return Plan(change, (Begin(_operation(wish, seen, policy, owed, change), _guards(seen)),))
+    return Plan(change, (Begin(_operation(wish, seen, policy, change, last), _guards(seen)),))
+
+
+def _called_off(seen: Snapshot, policy: Policy, last: NodeStatus | None) -> Plan | None:
+    """A mode that a change of ours left pending for the next reboot, and that nobody asks for any more, goes. It is a way back
+    to the mode of now."""
+    modes = reboot.left_by_us(seen, last)
+    if not modes or last is None or second_owner(seen) or seen.node.annotations.get(labels.DRY_RUN) == "true":
+        return None
+    gpus = {gpu.uuid: gpu for gpu in seen.gpus if gpu.uuid in modes}
+    changes = tuple(GpuChange(uuid, gpu.layout, mode=gpu.mig_enabled, in_force=True) for uuid, gpu in gpus.items())
+    wish = Desired(last.layout, last.revision, {uuid: GpuWish(bool(gpu.mig_enabled)) for uuid, gpu in gpus.items()})
+    begun = _operation(wish, seen, policy, Change(changes), None)
+    before = {uuid: replace(one, mig_pending=one.mig_enabled) for uuid, one in begun.before.items()}
+    return Plan(Change(changes), (Begin(replace(begun, before=before), _guards(seen)),))
 
 
 def _settled(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
@@ -109,8 +126,7 @@ def _settled(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> O
         later = _not_now(wish, seen, memory.last, DONE)
         if later is not None:
             return later
-        owed = memory.last.owed if memory.last is not None else {}
-        operation = with_clients_paused(seen, _operation(wish, seen, policy, owed, DONE), DONE)
+        operation = with_clients_paused(seen, _operation(wish, seen, policy, DONE, memory.last), DONE)
         return Plan(DONE, (Begin(operation, _guards(seen)),))
     return Waiting("not-advertised", f"the GPUs have the layout, but the node does not show it: {wrong}")
 
@@ -120,7 +136,8 @@ def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Chan
     upgrade = seen.node.labels.get(labels.DRIVER_UPGRADE_STATE, "")
     if upgrade not in UPGRADE_IDLE:
         return Waiting("driver-upgrade", f"a driver upgrade runs on this node ({upgrade})", ideal)
-    if last is not None and last.revision == wish.revision and (last.next_try or 0.0) > seen.now:
+    tried = last is not None and last.revision == wish.revision and not reboot.is_another_boot(seen, last)
+    if last is not None and tried and (last.next_try or 0.0) > seen.now:
         rest = (last.next_try or 0.0) - seen.now
         return Waiting(
             "back-off", f"the last attempt failed ({last.message}); the next is in {rest:.0f} s", ideal, rest
@@ -130,10 +147,11 @@ def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Chan
     return starting_pods(seen, ideal)
 
 
-def _operation(wish: Desired, seen: Snapshot, policy: Policy, owed: Mapping[str, Before], change: Change) -> Operation:
+def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change, last: NodeStatus | None) -> Operation:
     """The record that begins a change. Where no pod has to move, clients are paused in the same write; a change of sharing
-    alone (see Note [A change of sharing]) stops none. ``owed``: what earlier operations could not put back, a failure of this
-    one leads back to."""
+    alone (see Note [A change of sharing]) stops none. What earlier operations could not put back, a failure of this one leads
+    back to."""
+    owed = last.owed if last is not None else {}
     mode = any(gpu.mode is not None for gpu in change.gpus)
     operation = Operation(
         id=f"{wish.revision}-{int(seen.now)}",
@@ -146,6 +164,7 @@ def _operation(wish: Desired, seen: Snapshot, policy: Policy, owed: Mapping[str,
         annotations={key: seen.node.annotations.get(key) for key in labels.AUTOSCALER_GUARDS},
         clients=tuple(sorted(pod.ref.uid for pod in client_pods(seen, mode))),
         plugin_config=config_on(seen.node),
+        reboot=reboot.remembered(wish, last),
         strangers={
             gpu.uuid: tuple(sorted(there))
             for gpu in seen.gpus

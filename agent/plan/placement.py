@@ -171,7 +171,7 @@ def _change(ask: Ask, target: _Target) -> GpuChange:
     """The change towards a layout; a mode that the next reset or reboot would bring, against the wish, is called off."""
     gpu, wish = ask.gpu, ask.wish
     change = difference(gpu, target, wish.mig_enabled if ask.switches else None)
-    if ask.switches or gpu.mig_pending in (None, wish.mig_enabled):
+    if ask.switches or gpu.mig_pending in (None, wish.mig_enabled, wish.pending):
         return change
     return replace(change, mode=wish.mig_enabled, in_force=True)
 

@@ -18,12 +18,15 @@ from agent.plan.placement import Ask, Tenants, choose, moves, not_free, solve
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What an administrator may set about a change."""
+    """What an administrator may set about a change. ``reboots``: there is a command that reboots the machine, which has gone
+    ``reboot_seconds`` later at the latest."""
 
     drain: DrainPolicy = field(default_factory=DrainPolicy)
     clients_stop_seconds: float = 60.0
     patience_seconds: float = 300.0
     advertise_seconds: float = 300.0
+    reboots: bool = False
+    reboot_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,13 @@ class Memory:
 class Way:
     """How to get to some wishes, or who stands in the way (``blockers``, one name and reason each).
 
-    ``not_free`` is what is still on slices that have to go, though nobody is left to move.
+    ``not_free`` is what is still on slices that have to go, though nobody is left to move. ``wishes`` are those it leads to.
     """
 
     change: Change
     blockers: tuple[str, ...] = ()
     not_free: tuple[str, ...] = ()
+    wishes: Mapping[str, GpuWish] = field(default_factory=dict)
 
 
 def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, operation: Operation | None) -> Way:
@@ -67,7 +71,29 @@ def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, operat
         Change(choice.changes, tuple(sorted(moved)), choice.exact),
         tuple(name for ask in choice.stuck for name in _in_the_way(ask.gpu, ask.wish, held[ask.gpu.uuid])),
         tuple(name for change, them in tenants for name in not_free(change, them)),
+        wishes,
     )
+
+
+def occupants(
+    wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, operation: Operation
+) -> tuple[tuple[str, str], ...]:
+    """Who is on each GPU, "" for nobody: then it may be reset with another one, for what it loses comes back."""
+    return tuple((gpu.uuid, _occupant(gpu, gpu.uuid in wishes, seen, policy, operation)) for gpu in seen.gpus)
+
+
+def _occupant(gpu: Gpu, wished: bool, seen: Snapshot, policy: Policy, operation: Operation) -> str:
+    if gpu.unknown:
+        return f"GPU {gpu.index} cannot be read"
+    held = holdings(gpu, seen, policy.drain, operation)
+    tenants = held.tenants
+    pods = sorted(tenants.whole.union(*tenants.pods.values()))
+    names = [*map(str, pods), *tenants.whole_fixed, *tenants.whole_leaving]
+    names += [text for texts in (*held.reasons.values(), *tenants.leaving.values()) for text in texts]
+    names += [] if names else [f"process {process.pid}" for process in gpu.processes]
+    if not names and gpu.instances and not wished:
+        names = ["slices that no wish would bring back"]
+    return f"GPU {gpu.index} has {', '.join(names)}" if names else ""
 
 
 def _in_the_way(gpu: Gpu, wish: GpuWish, held: Holdings) -> list[str]:

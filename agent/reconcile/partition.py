@@ -17,6 +17,7 @@ from agent.model.errors import (
     ConflictError,
     HardwareError,
     InUseError,
+    RebootError,
     RefusedError,
     RetryError,
 )
@@ -25,6 +26,7 @@ from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
 from agent.model.snapshot import Snapshot
 from agent.model.steps import (
+    AnnounceReboot,
     Begin,
     Create,
     Destroy,
@@ -32,6 +34,7 @@ from agent.model.steps import (
     Evict,
     Outcome,
     Plan,
+    Reboot,
     Refresh,
     RestartClient,
     SetMode,
@@ -44,6 +47,7 @@ from agent.observe.cluster import node_of
 from agent.observe.world import World
 from agent.plan.geometry import feasible
 from agent.plan.partition import UPGRADE_IDLE, decide
+from agent.plan.reboot import met
 from agent.plan.way import Memory, Policy
 from agent.reconcile.evictions import Evictions
 from agent.reconcile.foretell import DryRun, is_dry_run
@@ -202,7 +206,6 @@ class PartitionPass:
 
     async def _carry_out(self, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None) -> Outcome:
         """Take the plan's steps; the plan itself when all were taken, else what is waited for."""
-        operation = _operation(node)
         if any(isinstance(step, Evict) for step in plan.steps):
             return await self._evictions.ask(plan, node)
         for step in plan.steps:
@@ -210,14 +213,18 @@ class PartitionPass:
             try:
                 node = await self._take(step, plan, wish, seen, node, last)
             except HardwareError as error:
-                return await self._fail(operation, wish, str(error), node)
+                return await self._fail(wish, str(error), node)
+            except RebootError as error:
+                return await self._wait_for_reboot(step, wish, seen, node, str(error))
             except InUseError as error:
                 return Waiting("gpu-in-use", str(error), plan.change, 2.0)
             except ConflictError:
                 return Waiting("conflict", "the node changed while we decided", plan.change, 0.2)
             except RefusedError as error:
                 if isinstance(step, SetMode | Destroy | Trim | Create):
-                    return await self._fail(operation, wish, str(error), node)
+                    return await self._fail(wish, str(error), node)
+                if isinstance(step, Reboot):
+                    return await self._fail(wish, str(error), node, "reboot-failed")
                 return Waiting("refused", str(error), plan.change, 60.0)
             except RetryError as error:
                 reason = _FAILING.get(type(step))
@@ -234,7 +241,7 @@ class PartitionPass:
         self, step: Step, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None
     ) -> Node:
         status = None
-        if isinstance(step, Begin | End):
+        if isinstance(step, Begin | AnnounceReboot | End):
             status = status_of(plan, wish, seen, last, self._now())
         words = said(status) if status is not None else {}
         if labels.PLAN in node.annotations and status is not None:
@@ -249,15 +256,27 @@ class PartitionPass:
             await self._tell(node, status)
         return node
 
-    async def _fail(self, operation: Operation | None, wish: Wish, message: str, node: Node) -> Outcome:
+    async def _fail(self, wish: Wish, message: str, node: Node, reason: str = "rolled-back") -> Outcome:
         """The driver refused: write down that we go back, unless we are already going back."""
         log.error("step.failed", extra={"error": message})
+        operation = _operation(node)
         if operation is None or operation.failure:
             return Waiting("rollback-failed", f"the old layout cannot be put back yet: {message}", None, 30.0)
-        written = await self._hands.perform(Turn(replace(operation.towards(wish), failure=message)), node, {})
+        await self._turn(operation.towards(wish).failed(message, reason), node)
+        return Waiting("going-back", message, None, 0.0)
+
+    async def _wait_for_reboot(self, step: Step, wish: Wish, seen: Snapshot, node: Node, message: str) -> Outcome:
+        """A mode is asked for, and comes with a reboot only: write that down, and decide anew."""
+        operation = _operation(node)
+        if operation is None or not isinstance(step, SetMode):
+            return await self._fail(wish, message, node)
+        await self._turn(met(operation, wish, seen, step.gpu, step.enabled), node)
+        return Waiting("reboot-required", message, None, 0.0)
+
+    async def _turn(self, operation: Operation, node: Node) -> None:
+        written = await self._hands.perform(Turn(operation), node, {})
         if written is not None:
             self._store.put(written)
-        return Waiting("going-back", message, None, 0.0)
 
     def _count(self, step: Step, seconds: float) -> None:
         match step:

@@ -10,4 +10,9 @@ from agent.settings import Settings
 def policy_of(settings: Settings) -> Policy:
     """The same for the agent, for a question and for a change by hand."""
     drain = DrainPolicy(settings.evict_unmanaged, settings.evict_disk_scratch)
-    return Policy(drain, advertise_seconds=settings.advertise_seconds)
+    return Policy(
+        drain,
+        advertise_seconds=settings.advertise_seconds,
+        reboots=bool(settings.reboot_command),
+        reboot_seconds=settings.reboot_timeout_seconds,
+    )

@@ -12,12 +12,14 @@ from agent.model.mig import Gpu
 from agent.model.node import Node
 from agent.model.report import NodeStatus, State
 from agent.model.snapshot import Snapshot
-from agent.model.steps import Change, End, Outcome, Plan, Settled, Waiting
+from agent.model.steps import AnnounceReboot, Change, End, Outcome, Plan, Settled, Waiting
 from agent.report.events import node_event
 
 FIRST_RETRY_SECONDS = 30.0
 LAST_RETRY_SECONDS = 3600.0
 _MOST_DOUBLINGS = 10
+_NOT_BY_TIME = frozenset({"reboot-required", "reboot-did-not-help"})
+"""Failures that only a reboot, or another wish, leads out of."""
 
 
 def status_of(outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | None, now: float) -> NodeStatus | None:
@@ -40,12 +42,15 @@ def status_of(outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | N
         case Waiting():
             # What an operation has given up on stays failed while it is still so.
             given_up = last is not None and (last.state, last.reason) == ("failed", outcome.reason)
-            state: State = "failed" if given_up else "pending"
+            state: State = "failed" if given_up else "rebooting" if outcome.reason == "rebooting" else "pending"
             return _status(state, outcome.reason, outcome.message, layout, revision, last, now)
         case Plan():
             end = next((step for step in outcome.steps if isinstance(step, End)), None)
             if end is not None:
                 return _at_end(end, layout, revision, seen, last, now)
+            reboot = next((step for step in outcome.steps if isinstance(step, AnnounceReboot)), None)
+            if reboot is not None:
+                return _status("rebooting", "rebooting", reboot.message, layout, revision, last, now)
             return _status("pending", "changing", in_words(outcome.change, seen.gpus), layout, revision, last, now)
 
 
@@ -55,9 +60,12 @@ def _at_end(end: End, layout: str, revision: str, seen: Snapshot, last: NodeStat
         return _as_applied(status, seen, now)
     owed = {uuid: before for uuid, before in status.owed.items() if uuid not in end.operation.before}
     owed |= {uuid: before for uuid, before in end.operation.before.items() if uuid in end.operation.given_up}
+    status = replace(status, owed=owed, reboot=end.reboot)
+    if end.reason in _NOT_BY_TIME:
+        return status
     attempts = status.attempts + 1
     wait = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, _MOST_DOUBLINGS))
-    return replace(status, attempts=attempts, next_try=now + wait, owed=owed)
+    return replace(status, attempts=attempts, next_try=now + wait)
 
 
 def _status(
@@ -79,6 +87,7 @@ def _status(
         boot_id=last.boot_id if last is not None else "",
         drift=last.drift if last is not None else None,
         owed=last.owed if last is not None else {},
+        reboot=last.reboot if last is not None else None,
     )
 
 
@@ -90,6 +99,7 @@ def _as_applied(status: NodeStatus, seen: Snapshot, now: float) -> NodeStatus:
         placements={gpu.uuid: [str(slot) for slot in gpu.layout] for gpu in seen.gpus if gpu.mig_enabled},
         applied=status.revision,
         boot_id=seen.node.boot_id,
+        reboot=None,
         drift=status.drift.put_right(now) if status.drift is not None else None,
         owed={},
     )
@@ -152,5 +162,6 @@ def _expected(status: NodeStatus) -> bool:
         "pod-starting",
         "device-busy",
         "gpu-in-use",
+        "rebooting",
         "dry-run",
     )

@@ -292,6 +292,19 @@ static void fill_field(const struct gpu *gpu, nvmlFieldValue_t *field)
         field->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
 }
 
+/* Links end in switches where there are any; bridges between cards are not simulated. In MIG mode the links are down, and
+ * what a link that is down says of its other end is from memory. */
+nvmlReturn_t nvmlDeviceGetNvLinkRemoteDeviceType(nvmlDevice_t device, unsigned int link, nvmlIntNvLinkDeviceType_t *type)
+{
+    PHYSICAL_DEVICE(type);
+    if (link >= NVML_NVLINK_MAX_LINKS)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    if (link >= model_of(found.gpu)->nvlinks || state->nvswitch == NVSWITCH_NONE)
+        return NVML_ERROR_NOT_SUPPORTED;
+    *type = found.gpu->mig_current ? NVML_NVLINK_DEVICE_TYPE_UNKNOWN : NVML_NVLINK_DEVICE_TYPE_SWITCH;
+    return NVML_SUCCESS;
+}
+
 nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *fields)
 {
     ANY_DEVICE(fields);

@@ -44,7 +44,7 @@ async def test_a_driver_that_lists_no_profiles_without_mig_leaves_them_unknown(d
     _, hardware = await door(board, 535)
     off = await only(hardware)
     assert (off.mig_enabled, off.profiles, off.profiles_unknown) == (False, (), True)
-    assert await hardware.set_mode(off.uuid, enabled=True)
+    assert await hardware.set_mode(off.uuid, enabled=True) == "now"
     listed = await only(hardware)
     assert (len(listed.profiles), listed.profiles_unknown) == (7, False)
 

@@ -28,7 +28,7 @@ class SimCards(MemoryGpus):
         self.on_release: Callable[[], None] = lambda: None
         self._simulated = simulated
         self._hardware = hardware
-        self._changes = Gpus(hardware, self.release, command.reset_gpu)
+        self._changes = Gpus(hardware, self.release, command.reset_gpus)
         self.look()
 
     def look(self) -> None:
@@ -41,9 +41,9 @@ class SimCards(MemoryGpus):
         await self._hardware.release()
         self.on_release()
 
-    async def set_mode(self, gpu: str, enabled: bool) -> None:
+    async def set_mode(self, gpu: str, enabled: bool, others: Mapping[str, str]) -> None:
         self.before_change()
-        await self._changes.set_mode(gpu, enabled)
+        await self._changes.set_mode(gpu, enabled, others)
 
     async def destroy(self, gpu: str, placement: Placement, profile: str) -> None:
         self.before_change()

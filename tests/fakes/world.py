@@ -12,7 +12,7 @@ import contextlib
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from agent.model.errors import (
     GoneError,
     HardwareError,
     InUseError,
+    RebootError,
     RetryError,
 )
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Profile, Shape, Slot, arrange
@@ -116,7 +117,8 @@ class MemoryGpus:
 
     A GPU in ``silent`` does not answer. ``hang``: the next change gets no answer in time, its GPU is silent from then on, and
     the change happens when the GPU ``answers`` again. ``away``: there is no driver. ``shy`` GPUs list their profiles only in
-    MIG mode.
+    MIG mode. In a ``guest`` a mode that Ampere switches by reset waits for a reboot; a ``forgetful`` one has lost it then. A
+    reset takes all of a ``board`` of peers, and their instances.
     """
 
     def __init__(self, effects: Effects, gpus: Iterable[Gpu]) -> None:
@@ -130,6 +132,8 @@ class MemoryGpus:
         self._late: list[tuple[str, Callable[[], None]]] = []
         self._known: set[str] = set()
         self._listed: set[str] = set()
+        self.guest = self.forgetful = False
+        self.board: tuple[str, ...] = ()
         self._effects = effects
         self._serial = itertools.count(1)
 
@@ -141,8 +145,8 @@ class MemoryGpus:
     async def release(self) -> None:
         return
 
-    async def set_mode(self, gpu: str, enabled: bool) -> None:
-        self._change("set_mode", gpu, lambda: self._set_mode(gpu, enabled), enabled)
+    async def set_mode(self, gpu: str, enabled: bool, others: Mapping[str, str]) -> None:
+        self._change("set_mode", gpu, lambda: self._set_mode(gpu, enabled, others), enabled)
 
     async def destroy(self, gpu: str, placement: Placement, profile: str) -> None:
         self._change("destroy", gpu, lambda: self._destroy(gpu, placement, profile), placement, profile)
@@ -194,7 +198,7 @@ class MemoryGpus:
 
         self._effects.happen(name, answered, uuid, *about)
 
-    def _set_mode(self, uuid: str, enabled: bool) -> None:
+    def _set_mode(self, uuid: str, enabled: bool, others: Mapping[str, str]) -> None:
         """Before Hopper the mode is in force after a reset only, and that needs a GPU that nobody uses."""
         gpu = self.gpus[uuid]
         if gpu.mig_enabled != enabled:
@@ -203,10 +207,21 @@ class MemoryGpus:
             if not gpu.resetless:
                 self.gpus[uuid] = replace(gpu, mig_pending=enabled)
                 self._effects.middle()
+                if self.guest:
+                    raise RebootError(f"GPU {uuid}: pending until this machine reboots")
                 if gpu.processes:
                     raise InUseError("nvidia-smi --gpu-reset: In use by another client")
             self.log.append(("mode", uuid, "on" if enabled else "off", ""))
+            self._reset_peers(uuid, others)
         self.gpus[uuid] = replace(gpu, mig_enabled=enabled, mig_pending=enabled)
+
+    def _reset_peers(self, uuid: str, others: Mapping[str, str]) -> None:
+        peers = [peer for peer in self.board if peer != uuid]
+        if any(others[peer] for peer in peers):
+            raise HardwareError(f"only together: {'; '.join(others[peer] for peer in peers if others[peer])}")
+        for peer in peers:
+            assert not self.gpus[peer].processes, "nobody resets a GPU under a process"
+            self.gpus[peer] = replace(self.gpus[peer], instances=(), mig_enabled=self.gpus[peer].mig_pending)
 
     def _destroy(self, uuid: str, placement: Placement, profile: str) -> None:
         gpu = self.gpus[uuid]
@@ -296,7 +311,8 @@ class NodeWorld:
 
     ``ghosts`` are pods with their devices that only the kubelet still lists, ``strangers`` processes outside every pod, by
     GPU. ``freeze_plugin``: the device plugin runs and tells nothing. ``lacking``: entries that the plugin's ConfigMap has not;
-    it has every other of ours. ``foreign``: replicas by resource of the other entries there.
+    it has every other of ours. ``foreign``: replicas by resource of the other entries there. ``on_reboot_command`` is what the
+    hook does: the machine goes a moment after it.
     """
 
     def __init__(self, *gpus: Gpu, deploy_labels: bool = True, plugin: bool = True, strategy: str = "") -> None:
@@ -321,6 +337,8 @@ class NodeWorld:
         self.budgets_down = False
         self.layouts_file = str(Path(__file__).parents[1] / "data" / "no_layouts.yaml")
         self.freeze_plugin = False
+        self.on_reboot_command: Callable[[], None] = self._go_soon
+        self._going = False
         self.ghosts: list[tuple[dict[str, Any], str]] = []
         self.strangers: dict[str, tuple[GpuProcess, ...]] = {}
         self._serial = itertools.count(1)
@@ -368,6 +386,9 @@ class NodeWorld:
 
     async def refresh(self) -> None:
         self.effects.happen("refresh", lambda: None)
+
+    async def run_reboot_command(self) -> None:
+        self.effects.happen("reboot_command", lambda: self.on_reboot_command())
 
     # -- what the agent reads -------------------------------------------------------------------------------------
 
@@ -451,6 +472,8 @@ class NodeWorld:
     def tick(self, seconds: float = 1.0) -> None:
         """Time passes: terminating pods end, the DaemonSet controller and the device plugin follow."""
         self.time += seconds
+        if self._going:
+            self.reboot()
         for uid, pod in list(self.pods.items()):
             if "deletionTimestamp" in pod["metadata"] and self._ends.setdefault(uid, self.time) <= self.time:
                 self._end(uid)
@@ -476,11 +499,13 @@ class NodeWorld:
         when the kubelet admits them again. The kubelet writes the new boot id with the next tick only."""
         number = int(self.boot.id.removeprefix("boot-")) + 1
         self.boot = Boot(f"boot-{number}", self.time)
+        self._going = False
         self.strangers.clear()
         self.ghosts.clear()
         self._remaining.clear()
         for uuid, gpu in self.gpus.gpus.items():
-            mode = None if gpu.mig_enabled is None else bool(gpu.mig_pending) and not gpu.resetless
+            pending = gpu.mig_enabled if self.gpus.forgetful else gpu.mig_pending
+            mode = None if gpu.mig_enabled is None else bool(pending) and not gpu.resetless
             self.gpus.gpus[uuid] = replace(gpu, mig_enabled=mode, mig_pending=mode, instances=(), processes=())
         for uid in list(self.devices):
             del self.devices[uid]
@@ -489,6 +514,9 @@ class NodeWorld:
         for uid in self.uids("nvidia-device-plugin"):
             del self.pods[uid]
         self._plugin_sees = None
+
+    def _go_soon(self) -> None:
+        self._going = True
 
     def _follow_pods(self) -> None:
         """Pods that hold a slice run a process there."""
@@ -672,11 +700,24 @@ class NoCounts:
         self.seen.append(("drifted",))
 
 
+class _Commands:
+    """The configured commands of the host."""
+
+    def __init__(self, world: NodeWorld) -> None:
+        self._world = world
+
+    async def refresh(self) -> None:
+        await self._world.refresh()
+
+    async def reboot(self) -> None:
+        await self._world.run_reboot_command()
+
+
 class Steps(Hands):
     """The agent's hands, with a note of every step taken."""
 
     def __init__(self, world: NodeWorld) -> None:
-        super().__init__(world, world.gpus, world)
+        super().__init__(world, world.gpus, _Commands(world))
         self.taken: list[Step] = []
 
     async def perform(self, step: Step, node: Any, said: dict[str, Any]) -> dict[str, Any] | None:

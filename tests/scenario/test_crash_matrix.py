@@ -15,15 +15,17 @@ import pytest
 from agent.model import labels
 from agent.model.errors import HardwareError
 from agent.model.mig import Gpu
+from agent.plan.way import Policy
 from agent.reconcile.partition import PartitionPass
-from tests.fakes.world import Kill, Killed, Moment, NodeWorld, agent_on, h100
+from tests.fakes.world import Kill, Killed, Moment, NodeWorld, agent_on, cut, h100
 
 SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
 
 
 @dataclass(frozen=True)
 class Story:
-    """A world, and what has to be true of it in the end. ``config`` is the device plugin's configuration by its label."""
+    """A world, and what has to be true of it in the end. ``config`` is the device plugin's configuration by its label,
+    ``commanded`` says that there is a command which reboots the machine."""
 
     name: str
     build: Callable[[], NodeWorld]
@@ -31,6 +33,10 @@ class Story:
     state: str
     cordoned: bool = False
     config: str | None = None
+    commanded: bool = False
+
+    def agent_on(self, world: NodeWorld) -> PartitionPass:
+        return agent_on(world, Policy(reboots=self.commanded))[0]
 
 
 def _drained(deploy_labels: bool = True, cordoned: bool = False) -> NodeWorld:
@@ -54,6 +60,16 @@ def _mode_on() -> NodeWorld:
     world = NodeWorld(replace(h100(), mig_enabled=False, mig_pending=False))
     world.add_pod("whole", next(iter(world.gpus.gpus)))
     world.label(value="1x3g.40gb_4x1g.10gb")
+    return world
+
+
+def _guest(layout: str, wish: str, forgetful: bool = False) -> NodeWorld:
+    """A virtual machine whose GPUs switch their mode by its reboot only; one is cut, one outside MIG."""
+    cut_gpu, whole = cut("A100-SXM4-40GB", layout), cut("A100-SXM4-40GB", "", 1)
+    world = NodeWorld(cut_gpu, replace(whole, mig_enabled=False, mig_pending=False))
+    world.gpus.guest = True
+    world.gpus.forgetful = forgetful
+    world.label(value=wish)
     return world
 
 
@@ -108,6 +124,7 @@ def _shared_no_more() -> NodeWorld:
     return _shared("sevenths", h100(SEVEN), config=QUARTERS)
 
 
+HALVES = ("3g.20gb@0:4", "3g.20gb@4:4")
 QUARTERS, HALVED = "warmslice-time-slicing_1g.10gb-4", "warmslice-time-slicing_1g.10gb-2"
 MIXED = ("1g.10gb@0:1", "1g.10gb@1:1", "1g.10gb@2:1", "1g.10gb@3:1", "3g.40gb@4:4")
 STORIES = (
@@ -116,6 +133,10 @@ STORIES = (
     Story("cordoned before", lambda: _drained(cordoned=True), MIXED, "success", cordoned=True),
     Story("two idle GPUs", _idle, ("3g.40gb@0:4", "3g.40gb@4:4") * 2, "success"),
     Story("mode on", _mode_on, MIXED, "success"),
+    Story("mode by reboot", lambda: _guest("3g.20gb@4:4", "2x3g.20gb"), HALVES * 2, "success", commanded=True),
+    Story("mode off by reboot", lambda: _guest("3g.20gb@4:4", "disabled"), (), "success", commanded=True),
+    Story("reboot required", lambda: _guest("1g.5gb@3:1", "disabled"), ("1g.5gb@3:1",), "failed"),
+    Story("reboot in vain", lambda: _guest("3g.20gb@4:4", "2x3g.20gb", True), HALVES[1:], "failed", commanded=True),
     Story("another split", _resplit, ("2c+1c.3g.40gb@0:4", "3g.40gb@4:4"), "success"),
     Story("create fails", _rolled_back, tuple(SEVEN.split()), "failed"),
     Story("shared alone", _shared_alone, tuple(SEVEN.split()), "success", config=QUARTERS),
@@ -141,8 +162,7 @@ def _cells() -> list[tuple[Story, Kill | None, str]]:
     cells: list[tuple[Story, Kill | None, str]] = []
     for story in STORIES:
         world = story.build()
-        partition, _ = agent_on(world)
-        asyncio.run(settle_or_back_off(world, partition))
+        asyncio.run(settle_or_back_off(world, story.agent_on(world)))
         cells.append((story, None, f"{story.name}: undisturbed"))
         for number, effect in enumerate(world.effects.names):
             moments: tuple[Moment, ...] = ("before", "middle", "after") if effect == "create" else ("before", "after")
@@ -160,15 +180,15 @@ async def test_killed_anywhere_the_wish_is_reached_and_the_node_given_back(story
     stays = world.uids("stays")
     world.effects.kill = kill
     if kill is None:
-        await settle_or_back_off(world, agent_on(world)[0])
+        await settle_or_back_off(world, story.agent_on(world))
     else:
         middle_never_came = kill.moment == "middle" and story.state == "failed"
         try:
-            await settle_or_back_off(world, agent_on(world)[0])
+            await settle_or_back_off(world, story.agent_on(world))
         except Killed:
             world.effects.kill = None
             world.tick()
-            await settle_or_back_off(world, agent_on(world)[0])
+            await settle_or_back_off(world, story.agent_on(world))
         else:
             assert middle_never_came
     placed = [str(slot) for gpu in world.gpus.gpus.values() for slot in gpu.layout]

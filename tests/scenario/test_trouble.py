@@ -160,7 +160,7 @@ async def test_what_the_driver_never_does_ends_failed_with_the_node_given_back(e
     world = NodeWorld(replace(h100(), mig_enabled=False, mig_pending=False))
     world.label(value="2x3g.40gb")
 
-    async def set_mode(gpu: str, enabled: bool) -> None:
+    async def set_mode(gpu: str, enabled: bool, others: Any) -> None:
         raise error
 
     world.gpus.set_mode = set_mode  # type: ignore[method-assign]
@@ -290,7 +290,7 @@ async def test_a_mode_still_pending_when_the_wish_goes_is_called_off(wish: str |
     """Else the next reboot would bring a mode that nobody wants any more, and take the GPU from its pods."""
     world, uuid = _mig_off()
 
-    async def set_mode(gpu: str, enabled: bool) -> None:
+    async def set_mode(gpu: str, enabled: bool, others: Any) -> None:
         now = world.gpus.gpus[gpu]
         world.gpus.gpus[gpu] = replace(now, mig_pending=enabled)
         if now.mig_enabled != enabled:
@@ -312,7 +312,7 @@ async def test_nobody_moves_for_a_pending_mode_that_is_called_off() -> None:
     holder = world.add_pod("holder", world.device(0, 3))
     world.label(value="7x1g.10gb")
 
-    async def set_mode(gpu: str, enabled: bool) -> None:
+    async def set_mode(gpu: str, enabled: bool, others: Any) -> None:
         world.gpus.gpus[gpu] = replace(world.gpus.gpus[gpu], mig_pending=enabled)
 
     world.gpus.set_mode = set_mode  # type: ignore[method-assign]

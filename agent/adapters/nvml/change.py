@@ -8,20 +8,32 @@ import pynvml
 
 from agent.adapters.nvml import calls
 from agent.model.errors import HardwareError, InUseError
-from agent.model.mig import Placement, Shape, arrange
+from agent.model.mig import Activation, Placement, Shape, arrange
+
+_ONLY_BY_REBOOT = {pynvml.NVML_ERROR_RESET_REQUIRED, pynvml.NVML_ERROR_NOT_SUPPORTED}
+"""Activation where nobody can reset the GPU: RESET_REQUIRED under pass-through, where nvml.h says that the guest has to be
+rebooted, and NOT_SUPPORTED in some other guests (NVIDIA's mig-parted counts any of them as pending)."""
 
 
-def set_mode(device: Any, enabled: bool) -> bool:
-    """Ask for a MIG mode; True when it is in force, False while a reset is owed.
+def set_mode(device: Any, enabled: bool) -> Activation:
+    """Ask for a MIG mode, and say when it comes into force.
 
-    The call's own success is only that of the request: the activation status and the read-back tell.
+    The call's own success is only that of the request: the read-back tells whether it is in force or pending, and the
+    activation status, which pynvml returns as a number, what a pending one waits for. HardwareError when it is neither.
     """
+    what = f"switching MIG mode {'on' if enabled else 'off'}"
     try:
-        pynvml.nvmlDeviceSetMigMode(device, int(enabled))
-        current, _ = pynvml.nvmlDeviceGetMigMode(device)
+        activation = pynvml.nvmlDeviceSetMigMode(device, int(enabled))
+        current, pending = pynvml.nvmlDeviceGetMigMode(device)
     except pynvml.NVMLError as error:
-        calls.fail(f"switching MIG mode {'on' if enabled else 'off'}", error)
-    return bool(current) == enabled
+        calls.fail(what, error)
+    if bool(current) == enabled:
+        return "now"
+    if bool(pending) != enabled:
+        raise HardwareError(
+            f"{what}: the driver took the request (activation {activation}), and shows no such mode pending"
+        )
+    return "by reboot" if activation in _ONLY_BY_REBOOT else "by reset"
 
 
 def destroy(device: Any, placement: Placement, profile: str, total_mib: int) -> None:

@@ -14,7 +14,7 @@ from agent.adapters.nvml import calls, change
 from agent.adapters.nvml.read import ListedProfiles, read_gpu
 from agent.adapters.nvml.threads import Threads
 from agent.model.errors import AgentError
-from agent.model.mig import Gpu, Placement, Shape
+from agent.model.mig import Activation, Gpu, Placement, Shape
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Hardware:
         """See ``change.trim``. InUseError, HardwareError, RetryError."""
         await self._change(gpu, lambda device, mib: change.trim(device, placement, profile, parts, mib))
 
-    async def set_mode(self, gpu: str, enabled: bool) -> bool:
+    async def set_mode(self, gpu: str, enabled: bool) -> Activation:
         """See ``change.set_mode``."""
         return await self._change(gpu, lambda device, _: change.set_mode(device, enabled))
 

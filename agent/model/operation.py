@@ -25,11 +25,11 @@ class Before:
     slots: Layout
     mig_pending: bool | None = None
 
-    def is_in(self, gpu: Gpu, left_pending: bool | None) -> bool:
-        """Whether the GPU is so now; a mode that is left pending may be."""
+    def is_in(self, gpu: Gpu) -> bool:
+        """Whether the GPU is so now."""
         return (
             gpu.mig_enabled == self.mig_enabled
-            and (self.mig_pending is None or gpu.mig_pending in (self.mig_pending, left_pending))
+            and self.mig_pending in (None, gpu.mig_pending)
             and gpu.layout == self.slots
             and len(gpu.instances) == len(self.slots)
         )
@@ -107,17 +107,17 @@ class Operation:
             for uuid, before in self.before.items()
         }
 
-    def undone_in(self, gpus: tuple[Gpu, ...], left_pending: Mapping[str, bool]) -> bool:
+    def undone_in(self, gpus: tuple[Gpu, ...]) -> bool:
         """Whether every GPU of the operation is as it was found: nothing done yet, or all of it undone."""
-        return not self.differing_in(gpus, left_pending)
+        return not self.differing_in(gpus)
 
-    def differing_in(self, gpus: tuple[Gpu, ...], left_pending: Mapping[str, bool]) -> frozenset[str]:
-        """UUIDs of the GPUs that are not as they were found; without those given up. Modes that are ``left_pending`` may be."""
+    def differing_in(self, gpus: tuple[Gpu, ...]) -> frozenset[str]:
+        """UUIDs of the GPUs that are not as they were found; without those given up."""
         now = {gpu.uuid: gpu for gpu in gpus}
         return frozenset(
             uuid
             for uuid, before in self.before.items()
-            if uuid not in self.given_up and not (uuid in now and before.is_in(now[uuid], left_pending.get(uuid)))
+            if uuid not in self.given_up and not (uuid in now and before.is_in(now[uuid]))
         )
 
     def silent_in(self, gpus: tuple[Gpu, ...]) -> dict[str, str]:

@@ -67,7 +67,7 @@ def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation
     known = operation.before.keys()
     operation = operation.towards(wish).covering(wish, seen.gpus)
     back = bool(operation.failure) or not isinstance(wish, Desired)
-    if back and operation.undone_in(seen.gpus, reboot.left_pending(wish, operation, seen)):
+    if back and operation.undone_in(seen.gpus):
         return _finish(wish, seen, policy, memory, operation)
     # What an earlier wish had begun to change, and this one does not name, goes back.
     wishes = {
@@ -100,7 +100,7 @@ def _without(operation: Operation, given_up: Mapping[str, str]) -> Plan:
 def _not_put_back(seen: Snapshot, operation: Operation, why: str) -> Plan:
     """What does not get back to what it was is given up, so that the node is not kept from its pods for ever."""
     words = f"its old layout cannot be put back: {why}"
-    return _without(operation, dict.fromkeys(sorted(operation.differing_in(seen.gpus, {})), words))
+    return _without(operation, dict.fromkeys(sorted(operation.differing_in(seen.gpus)), words))
 
 
 def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, way: Way, recorded: bool) -> Outcome:

@@ -72,7 +72,7 @@ def yet_to_ask(operation: Operation, seen: Snapshot, change: Change) -> Change:
     return replace(change, gpus=_unasked(change, modes)) if modes else change
 
 
-def left_pending(wish: Wish, operation: Operation, seen: Snapshot) -> Mapping[str, bool]:
+def _left_pending(wish: Wish, operation: Operation, seen: Snapshot) -> Mapping[str, bool]:
     """Modes that stay pending on the way back, since the wish for them stands."""
     stands = isinstance(wish, Desired) and wish.revision == operation.revision
     if not (stands and operation.failure and operation.failure_reason in _LEAVES_PENDING):
@@ -82,7 +82,7 @@ def left_pending(wish: Wish, operation: Operation, seen: Snapshot) -> Mapping[st
 
 def ways_back(wish: Wish, operation: Operation, seen: Snapshot) -> Mapping[str, GpuWish]:
     """What is asked of each GPU on the way back. One whose old mode comes with the next reboot alone is left to that."""
-    back = operation.way_back(left_pending(wish, operation, seen))
+    back = operation.way_back(_left_pending(wish, operation, seen))
     late = {
         uuid
         for uuid, mode in _waiting(operation.reboot, seen).items()
@@ -138,7 +138,7 @@ def given_up(wish: Wish, operation: Operation, seen: Snapshot) -> RebootRecord |
     stands = isinstance(wish, Desired) and wish.revision == operation.revision
     if record is None or record.useless or not (stands and operation.failure):
         return record if record is not None and record.useless and stands else None
-    modes = dict(left_pending(wish, operation, seen))
+    modes = dict(_left_pending(wish, operation, seen))
     return replace(record, boot_id=seen.node.boot_id, modes=modes, asked=None, called=False)
 
 

@@ -16,7 +16,7 @@ from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Place
 from tests.fakes.simgpu import SimulatedGpus
 from tests.fakes.world import MemoryGpus, NodeWorld
 
-_KEPT = ("time", "node", "pods", "devices", "_serial", "_plugin_sees", "_holding")
+_KEPT = ("time", "node", "pods", "devices", "_serial", "_plugin_sees", "_holding", "boot", "_going")
 
 
 class SimCards(MemoryGpus):
@@ -83,6 +83,13 @@ class SimWorld(NodeWorld):
         """Be the world that another process had."""
         for name, value in memory.items():
             setattr(self, name, value)
+
+    def reboot(self) -> None:
+        """The simulator knows what a reboot leaves of the GPUs."""
+        self._simulated.run("reboot")
+        super().reboot()
+        self._holding.clear()
+        self.gpus.look()
 
     def whole(self, gpu: int) -> str:
         """The UUID of a GPU, which is what a pod holds of an undivided one."""

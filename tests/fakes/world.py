@@ -117,8 +117,8 @@ class MemoryGpus:
 
     A GPU in ``silent`` does not answer. ``hang``: the next change gets no answer in time, its GPU is silent from then on, and
     the change happens when the GPU ``answers`` again. ``away``: there is no driver. ``shy`` GPUs list their profiles only in
-    MIG mode. In a ``guest`` a mode that Ampere switches by reset waits for a reboot; a ``forgetful`` one has lost it then. A
-    reset takes all of a ``board`` of peers, and their instances.
+    MIG mode. In a ``guest`` a mode that Ampere switches by reset waits for a reboot; a ``forgetful`` one has lost it then, with
+    a ``stubborn`` one it goes on waiting. A reset takes all of a ``board`` of peers, and their instances.
     """
 
     def __init__(self, effects: Effects, gpus: Iterable[Gpu]) -> None:
@@ -132,7 +132,7 @@ class MemoryGpus:
         self._late: list[tuple[str, Callable[[], None]]] = []
         self._known: set[str] = set()
         self._listed: set[str] = set()
-        self.guest = self.forgetful = False
+        self.guest = self.forgetful = self.stubborn = False
         self.board: tuple[str, ...] = ()
         self._effects = effects
         self._serial = itertools.count(1)
@@ -506,7 +506,8 @@ class NodeWorld:
         for uuid, gpu in self.gpus.gpus.items():
             pending = gpu.mig_enabled if self.gpus.forgetful else gpu.mig_pending
             mode = None if gpu.mig_enabled is None else bool(pending) and not gpu.resetless
-            self.gpus.gpus[uuid] = replace(gpu, mig_enabled=mode, mig_pending=mode, instances=(), processes=())
+            current = gpu.mig_enabled if self.gpus.stubborn else mode
+            self.gpus.gpus[uuid] = replace(gpu, mig_enabled=current, mig_pending=mode, instances=(), processes=())
         for uid in list(self.devices):
             del self.devices[uid]
             self.pods[uid]["status"] |= {"phase": "Failed", "reason": "UnexpectedAdmissionError"}

@@ -9,6 +9,8 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -151,7 +153,8 @@ async def _play(stage: Stage, cell: Cell, folder: Path) -> None:
     await act.clear()
     await act.until(act.reached, ENDS_SECONDS)
     act.check_end()
-    await act.close()
+    if cell.function != "nvmlShutdown":  # a closing that the driver refused leaves its session behind
+        await act.close()
 
 
 async def _play_on(stage: Stage, folder: Path, left: dict[str, Any]) -> None:
@@ -179,7 +182,7 @@ class _Act:
         self._hardware = Hardware()
         self.world = SimWorld(simulated, self._hardware, stage.holders)
         self._partition: PartitionPass
-        self._partition, _ = agent_on(self.world, POLICY)
+        self._partition, _ = agent_on(self.world, replace(POLICY, reboots=self._story.guest))
         self._labels = dict(self.world.node["metadata"]["labels"])
         self._trail: list[str] = []
         self.struck = [0]
@@ -187,8 +190,23 @@ class _Act:
     def begin(self) -> None:
         """Pods, the wish, and the fault that belongs to the story."""
         self._story.begin(self.world)
+        if self._story.session:
+            self._open_another_session()
         if self._story.standing:
             self._simulated.fault(*self._story.standing)
+
+    def _open_another_session(self) -> None:
+        """It ends when ours is closed for a reset, or with this process."""
+        command = [sys.executable, "-c", "import pynvml; pynvml.nvmlInit(); print(flush=True); input()"]
+        client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert client.stdout is not None
+        client.stdout.readline()
+
+        def end() -> None:
+            client.kill()
+            client.wait()
+
+        self.world.gpus.on_release = end
 
     async def until(self, holds: Callable[[], bool], seconds: float, look: Callable[[], None] = lambda: None) -> None:
         """Passes with time between them until it holds; AssertionError after so much of the node's time."""
@@ -281,6 +299,8 @@ class _Act:
         for number in range(first, len(story.before)):
             has = self.world.has(number)
             old = " ".join(has) == story.before[number]
+            # Only another reboot brings the old mode back to a guest.
+            old = old or (story.guest and not has)
             new = _shapes(has) == _shapes(story.after[number].split(" " if story.after[number] != "MIG off" else "\0"))
             assert new or (old and self.status["state"] != "success"), f"GPU {number} has {has}; {self}"
 

@@ -31,7 +31,8 @@ class Story:
     """``before`` and ``after`` are the instances of each GPU, in words. Pods called ``stays`` must not be moved.
 
     ``standing`` is a fault of the driver that belongs to the story; then what comes first is the way back, and the wish
-    is reached when it is tried again. ``session``: another client has the driver open until ours lets go of it.
+    is reached when it is tried again. ``session``: another client has the driver open until ours lets go of it. ``guest``: the
+    GPUs are passed through to a virtual machine, and there is a command that reboots it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Story:
     board: str = H100
     standing: tuple[str, ...] = ()
     session: bool = False
+    guest: bool = False
 
     async def furnish(self, node: SimulatedGpus, hardware: Hardware) -> None:
         """Make the instances that are there before."""
@@ -52,6 +54,8 @@ class Story:
             for slot in map(slot_of, words.split()):
                 await hardware.create(gpu.uuid, slot.placement, slot.shape)
         await hardware.release()
+        for uuid in node.gpu_uuids() if self.guest else ():
+            node.run("virtualization", "--gpu", uuid, "--kind", "passthrough")
 
     def simulate(self, folder: Path) -> SimulatedGpus:
         """The node without any instance yet."""
@@ -84,6 +88,7 @@ STORIES = (
     ),
     Story("mode on, Ampere", (OFF,), "2x3g.20gb", ("3g.20gb@0:4 3g.20gb@4:4",), (Tenant("goes", 0),), board=A100),
     Story("mode on by reset, Ampere", (OFF,), "2x3g.20gb", ("3g.20gb@0:4 3g.20gb@4:4",), board=A100, session=True),
+    Story("mode on by reboot, Ampere", (OFF,), "2x3g.20gb", ("3g.20gb@0:4 3g.20gb@4:4",), board=A100, guest=True),
     Story("mode on, Hopper", (OFF,), "2x3g.40gb", ("3g.40gb@0:4 3g.40gb@4:4",)),
     Story("mode off, Hopper", ("3g.40gb@4:4",), "disabled", (OFF,)),
     Story(

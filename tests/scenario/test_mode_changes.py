@@ -13,7 +13,7 @@ import pytest
 
 from agent.model import labels
 from agent.model.errors import HardwareError, RefusedError
-from agent.model.mig import Gpu
+from agent.model.mig import Gpu, GpuProcess
 from agent.model.operation import Operation
 from agent.model.steps import AnnounceReboot, Begin, Evict, Reboot, Turn
 from agent.plan.way import Policy
@@ -100,7 +100,25 @@ async def test_without_a_command_a_human_is_told_to_reboot_and_the_node_is_given
         "GPU 0: MIG on is pending and comes into force at the next reboot of this machine: reboot it"
     )
     assert (layout(world), pending(world)) == (["off"], [True])
+    assert (status_of(world)["attempts"], status_of(world)["next_try"]) == (0, None)
     assert given_back(world)
+
+
+async def test_what_else_was_said_meanwhile_makes_nobody_forget_it() -> None:
+    world = guest()
+    partition, hands = agent_on(world)
+    await settle(world, partition)
+    hands.taken.clear()
+    world.label(labels.DRIVER_UPGRADE_STATE, "pod-restart-required")
+    await turns(world, partition, 3)
+    assert verdict(world) == ("pending", "driver-upgrade")
+    world.label(labels.DRIVER_UPGRADE_STATE, "upgrade-done")
+    await turns(world, partition, 3)
+    assert verdict(world) == ("failed", "reboot-required")
+    assert hands.taken == []
+    world.label(value=None)
+    await settle(world, partition)
+    assert pending(world) == [False]
 
 
 async def test_nobody_is_drained_again_in_that_boot() -> None:
@@ -231,8 +249,10 @@ async def test_a_reboot_while_it_goes_back_is_as_good_as_one_after() -> None:
         await partition()
         world.tick()
     world.reboot()
-    await settle(world, agent_on(world)[0])
+    partition, hands = agent_on(world)
+    await settle(world, partition)
     assert (verdict(world)[0], layout(world)) == ("success", HALVES)
+    assert count(hands, Begin) == 0
     assert given_back(world)
 
 
@@ -278,6 +298,9 @@ async def test_while_the_machine_has_not_gone_the_command_is_not_run_again() -> 
     await turns(world, partition, 10, 20.0)
     await turns(world, agent_on(world, COMMANDED)[0], 10, 20.0)
     assert world.effects.names.count("reboot_command") == 1
+    assert verdict(world) == ("rebooting", "rebooting")
+    world.kubelet_down = True  # as it is when the machine shuts down
+    await turns(world, partition, 5, 5.0)
     assert verdict(world) == ("rebooting", "rebooting")
 
 
@@ -330,13 +353,15 @@ async def test_a_machine_that_goes_late_is_met_by_an_agent_that_goes_on() -> Non
     world = guest()
     world.on_reboot_command = lambda: None
     partition, _ = agent_on(world, Policy(reboots=True, reboot_seconds=30.0))
-    while not status_of(world) or verdict(world)[0] != "failed":
+    while status_of(world).get("attempts") != 4:
         await partition()
         world.tick(5.0)
     world.reboot()
+    gone = world.time
     await settle(world, agent_on(world, COMMANDED)[0])
     assert (verdict(world)[0], layout(world)) == ("success", HALVES)
-    assert world.effects.names.count("reboot_command") == 1
+    assert world.time - gone < 30
+    assert world.effects.names.count("reboot_command") == 4
 
 
 async def test_a_command_that_fails_is_named_and_the_node_given_back() -> None:
@@ -356,9 +381,10 @@ async def test_a_command_that_fails_is_named_and_the_node_given_back() -> None:
     assert given_back(world)
 
 
-async def test_a_reboot_that_does_not_help_is_not_asked_for_again() -> None:
+@pytest.mark.parametrize("stubborn", [True, False], ids=["still pending", "forgotten"])
+async def test_a_reboot_that_does_not_help_is_not_asked_for_again(stubborn: bool) -> None:
     world = guest(cut(A100, "3g.20gb@4:4"), off(1), wish=None)
-    world.gpus.forgetful = True
+    world.gpus.stubborn, world.gpus.forgetful = stubborn, not stubborn
     world.label(value="2x3g.20gb")
     for _ in range(3):
         partition, _ = agent_on(world, COMMANDED)
@@ -373,6 +399,18 @@ async def test_a_reboot_that_does_not_help_is_not_asked_for_again() -> None:
     world.label(value="1x7g.40gb")
     await settle(world, partition)
     assert world.effects.names.count("reboot_command") == 2
+
+
+async def test_a_mode_that_comes_after_all_is_made_use_of() -> None:
+    world = guest()
+    world.gpus.forgetful = True
+    partition, _ = agent_on(world, COMMANDED)
+    await settle(world, partition)
+    assert verdict(world)[1] == "reboot-did-not-help"
+    uuid = next(iter(world.gpus.gpus))
+    world.gpus.gpus[uuid] = replace(world.gpus.gpus[uuid], mig_enabled=True, mig_pending=True)
+    await settle(world, partition)
+    assert (verdict(world)[0], layout(world)) == ("success", HALVES)
 
 
 async def test_reboots_that_come_late_and_do_not_help_end_too() -> None:
@@ -425,8 +463,16 @@ async def test_a_command_that_is_set_later_is_used() -> None:
     assert (verdict(world)[0], layout(world)) == ("success", HALVES)
 
 
-async def test_a_failure_after_the_reboot_is_tried_again_later_not_at_once() -> None:
+@pytest.mark.parametrize("still_guest", [True, False])
+async def test_a_failure_after_the_reboot_is_tried_again_later_not_at_once(still_guest: bool) -> None:
+    """The mode of before comes back only with another reboot, or at once where the machine can reset its GPUs by now."""
     world = guest()
+
+    def go() -> None:
+        world._go_soon()
+        world.gpus.guest = still_guest
+
+    world.on_reboot_command = go
     for place in ("0:4", "4:4"):
         world.gpus.failures["3g.20gb", place] = HardwareError("creating: Insufficient Resources")
     partition, hands = agent_on(world, COMMANDED)
@@ -434,7 +480,7 @@ async def test_a_failure_after_the_reboot_is_tried_again_later_not_at_once() -> 
         await partition()
         world.tick(0.5)
     assert verdict(world) == ("failed", "rolled-back")
-    assert "but for GPU 0: MIG off is pending" in status_of(world)["message"]
+    assert ("but for GPU 0: MIG off is pending" in status_of(world)["message"]) is still_guest
     assert count(hands, Begin) == 1
     world.gpus.failures.clear()
     world.tick(60.0)
@@ -501,6 +547,25 @@ async def test_a_peer_whose_slices_no_wish_would_bring_back_is_not_reset() -> No
         world.tick(0.5)
     assert "GPU 1 has slices that no wish would bring back" in status_of(world)["message"]
     assert layout(world, 1) == ["3g.20gb@4:4"]
+
+
+@pytest.mark.parametrize("trouble", ["stranger", "unknown"])
+async def test_a_peer_that_is_not_known_to_be_free_is_not_reset(trouble: str) -> None:
+    world = board(off(), cut(A100, "", 1))
+    uuid, peer = list(world.gpus.gpus.items())[1]
+    if trouble == "unknown":
+        world.gpus.gpus[uuid] = replace(peer, unknown="the driver did not answer within 20 s")
+    else:
+        world.strangers[uuid] = (GpuProcess(77, None, None, 1, "by-hand"),)
+        world.tick()
+    only(world, 0, "2x3g.20gb")
+    partition, _ = agent_on(world)
+    for _ in range(20):
+        await partition()
+        world.tick(0.5)
+    words = {"unknown": "GPU 1 cannot be read", "stranger": "GPU 1 has process 77"}
+    assert words[trouble] in status_of(world)["message"]
+    assert verdict(world) == ("failed", "rolled-back")
 
 
 async def test_where_a_gpu_is_reset_alone_no_peer_is_asked() -> None:

@@ -120,6 +120,26 @@ def test_a_driver_that_refuses_is_followed_by_the_way_back(host: HostMachine) ->
     assert host.apply("1x3g.40gb_4x1g.10gb")[0] == 0  # a person need not wait for a back-off
 
 
+def test_what_only_a_reboot_brings_is_left_to_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = HostMachine(SimulatedGpus.create(tmp_path, "A100-80GB"), tmp_path)
+    host.gpus.run("virtualization", "--gpu", host.gpus.gpu_uuids()[0], "--kind", "passthrough")
+    boot = tmp_path / "boot_id"
+    boot.write_text("first")
+    monkeypatch.setenv("WARMSLICE_BOOT_ID_FILE", str(boot))
+    monkeypatch.setenv("WARMSLICE_REBOOT_COMMAND", f"[touch, {tmp_path}/rebooted]")
+    code, said = host.apply("1x3g.40gb")
+    assert code == 1
+    assert said[-1].startswith(
+        "reboot-required: GPU 0: MIG on is pending and comes into force at the next reboot of this machine"
+    )
+    assert said[-1].endswith("; after the reboot, ask again")
+    assert not (tmp_path / "rebooted").exists()
+    host.gpus.run("reboot")
+    boot.write_text("second")
+    assert host.apply("1x3g.40gb")[0] == 0
+    assert len(host.slices()) == 1
+
+
 @pytest.mark.parametrize(
     ("function", "moment", "again", "slices"),
     [

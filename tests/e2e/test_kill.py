@@ -27,13 +27,15 @@ CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 
 @dataclass(frozen=True)
 class Case:
-    """``prepare`` arranges the faults, ``strike`` waits for the moment and kills."""
+    """``prepare`` arranges the faults, ``strike`` waits for the moment and kills. ``guest``: an A100 that is passed through to
+    a virtual machine, with a command that reboots it."""
 
     step: type
     prepare: Callable[[AgentNode], None]
     strike: Murder
     mig: bool = True
     deploy_labels: bool = True
+    guest: bool = False
     state: str = "success"
     slices: tuple[str, ...] = ("1g.10gb@0", "1g.10gb@1", "1g.10gb@2", "1g.10gb@3", "3g.40gb@4")
 
@@ -108,6 +110,26 @@ def _refresh_kills(node: AgentNode) -> None:
     script.chmod(0o755)
 
 
+def _reboots(*after: str, before: tuple[str, ...] = ()) -> Callable[[AgentNode], None]:
+    """The command that reboots the machine; it also does what is said, the first time that it runs."""
+
+    def prepare(node: AgentNode) -> None:
+        simgpu = f"{node.gpus.paths.simgpu} --state {node.gpus.state}"
+        once = f"test -e {node.folder}/done || {{ touch {node.folder}/done; %s; }}"
+        words = [
+            "#!/bin/sh",
+            *(once % word for word in before),
+            f"{simgpu} reboot",
+            f"{simgpu} boot-id > {node.folder}/boot_id",
+            *(once % word for word in after),
+        ]
+        script = node.folder / "reboot"
+        script.write_text("\n".join(words) + "\n")
+        script.chmod(0o755)
+
+    return prepare
+
+
 def _uncordon(node: AgentNode) -> None:
     """Somebody undoes our cordon as soon as it is there: evictions are slow enough for that."""
     node.cluster.inject(Fault(method="POST", path="/eviction$", code=429, retry_after=1, count=1))
@@ -135,6 +157,11 @@ CASES = {
     "Destroy after": Case(steps.Destroy, _fault(DESTROY, "--die", "after", "--count", "1"), _dies),
     "Create before": Case(steps.Create, _fault(CREATE, "--die", "before", "--count", "1"), _dies),
     "Create after": Case(steps.Create, _fault(CREATE, "--die", "after", "--count", "1"), _dies),
+    "AnnounceReboot": Case(
+        steps.AnnounceReboot, _reboots(), _annotated('"asked_in":"first-boot"'), mig=False, guest=True
+    ),
+    "Reboot before": Case(steps.Reboot, _reboots(before=('kill -9 "$PPID"; exit',)), _dies, mig=False, guest=True),
+    "Reboot after": Case(steps.Reboot, _reboots('kill -9 "$PPID"'), _dies, mig=False, guest=True),
     "Refresh": Case(steps.Refresh, _refresh_kills, _dies),
     "Resume": Case(steps.Resume, _nothing, _annotated('"touched":true', '"labels":{}')),
     "RestartClient": Case(steps.RestartClient, _nothing, _client_deleted, deploy_labels=False),
@@ -171,14 +198,15 @@ async def test_killed_for_real_while_an_instance_gets_another_split(tmp_path: Pa
 @pytest.mark.parametrize("name", CASES)
 async def test_killed_for_real(tmp_path: Path, name: str) -> None:
     case = CASES[name]
-    async with agent_node(tmp_path, mig=case.mig, deploy_labels=case.deploy_labels) as node:
-        refresh = f'[["{node.folder}/refresh"]]' if case.step is steps.Refresh else "[]"
-        await _stage(node, case, refresh)
+    board = "A100-80GB" if case.guest else "H100-80GB-SXM"
+    async with agent_node(tmp_path, board, mig=case.mig, deploy_labels=case.deploy_labels) as node:
+        flags = _commands(node, case)
+        await _stage(node, case, flags)
         before = {k: v for k, v in node.node()["metadata"]["labels"].items() if k not in (labels.CONFIG, labels.STATE)}
         case.prepare(node)
         node.wish("mixed")
         await case.strike(node)
-        await node.start(refresh_commands=refresh)
+        await node.start(**flags)
         await node.until(case.state, "mixed")
         assert node.slices() == list(case.slices)
         found = node.node()
@@ -191,15 +219,26 @@ async def test_killed_for_real(tmp_path: Path, name: str) -> None:
             await node.cluster_until(lambda: len(node.pods("serve")) == running, "the pods run that have a slice")
 
 
-async def _stage(node: AgentNode, case: Case, refresh: str) -> None:
+def _commands(node: AgentNode, case: Case) -> dict[str, str]:
+    """The host's commands, as settings; a guest can tell its boots apart."""
+    flags = {"refresh_commands": f'[["{node.folder}/refresh"]]'} if case.step is steps.Refresh else {}
+    if case.guest:
+        node.gpus.run("virtualization", "--gpu", node.gpus.gpu_uuids()[0], "--kind", "passthrough")
+        boot = node.folder / "boot_id"
+        boot.write_text("first-boot\n")
+        flags |= {"reboot_command": f'["{node.folder}/reboot"]', "boot_id_file": str(boot)}
+    return flags
+
+
+async def _stage(node: AgentNode, case: Case, flags: dict[str, str]) -> None:
     """With MIG on: seven small slices, five of them held: the large one needs three, so one pod has to go."""
-    await node.start(refresh_commands="[]" if case.mig else refresh)
+    await node.start(**({} if case.mig else flags))
     if case.mig:
         node.wish("small")
         await node.until("success", "small")
         await node.run_deployment("serve", "nvidia.com/mig-1g.10gb", replicas=5)
         await node.stop()
-        await node.start(refresh_commands=refresh)
+        await node.start(**flags)
 
 
 def _advertises(node: AgentNode, case: Case) -> bool:

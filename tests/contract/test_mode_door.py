@@ -169,7 +169,7 @@ async def test_peers_are_those_of_its_model_on_a_board_with_switches(door: Open)
     first, second, third, card = opened.uuids
 
     async def peers(uuid: str) -> tuple[str, ...]:
-        return await opened.hardware.on_reader(lambda: joined_with(uuid))
+        return await opened.hardware.on_reader("peers", lambda: joined_with(uuid))
 
     assert set(await peers(first)) == {second, third}
     assert await peers(card) == ()

@@ -43,7 +43,8 @@ class PodRef:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod bound to this node. ``gpus`` are its requests of nvidia.com resources; ``started`` is seconds since the epoch.
+    """A pod bound to this node. ``gpus`` are its requests of nvidia.com resources. ``reason`` is that of its phase, and
+    ``reported`` when its status was last told (seconds since the epoch), as far as the object shows it.
 
     ``gates``: by container, the feature gates that its environment turns on (``FEATURE_GATES``, written as Kubernetes'
     own components take them).
@@ -60,7 +61,8 @@ class Pod:
     priority: int = 0
     mirror: bool = False
     disk_scratch: bool = False
-    started: float | None = None
+    reason: str = ""
+    reported: float | None = None
     gates: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property

@@ -13,6 +13,9 @@ from agent.model.node import DeviceOwner
 from agent.model.operation import Before
 from agent.model.reboot import RebootRecord
 
+SINCE_BOOT = "; failed by the kubelet since the boot: "
+"""Behind a success: the pods that the reboot before it cost."""
+
 State = Literal["pending", "success", "failed", "rebooting"]
 
 

@@ -10,7 +10,7 @@ from agent.model.node import Budget, DeviceOwner, Node, Pod
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a pass decides on. ``now`` is seconds since the epoch.
+    """What a pass decides on. ``now`` and ``boot_began`` are seconds since the epoch, the latter 0 where it is not known.
 
     ``owners`` is None when the kubelet could not be asked; ``owners_error`` says why. Then nobody is known to be free.
     """
@@ -22,3 +22,4 @@ class Snapshot:
     owners: tuple[DeviceOwner, ...] | None
     owners_error: str = ""
     budgets: tuple[Budget, ...] = ()
+    boot_began: float = 0.0

@@ -45,7 +45,8 @@ def pod_of(item: Object) -> Pod:
         priority=spec.get("priority") or 0,
         mirror="kubernetes.io/config.mirror" in annotations,
         disk_scratch=any("emptyDir" in v and (v["emptyDir"] or {}).get("medium") != "Memory" for v in volumes),
-        started=_seconds(status.get("startTime")),
+        reason=status.get("reason") or "",
+        reported=_reported(metadata, status),
         gates={c["name"]: gates for c in spec.get("containers") or [] if (gates := _gates(c))},
     )
 
@@ -91,6 +92,19 @@ def _gates(container: Object) -> frozenset[str]:
     text = next((e.get("value") or "" for e in container.get("env") or [] if e.get("name") == "FEATURE_GATES"), "")
     pairs = (pair.partition("=") for pair in text.split(","))
     return frozenset(name.strip() for name, _, value in pairs if value.strip().lower() == "true")
+
+
+def _reported(metadata: Object, status: Object) -> float | None:
+    """The latest of what says when the kubelet told of this pod. One that it fails keeps its start time and loses its
+    conditions; then only the record of its write is new."""
+    times = [metadata.get("creationTimestamp"), status.get("startTime")]
+    times += [condition.get("lastTransitionTime") for condition in status.get("conditions") or []]
+    times += [
+        entry.get("time")
+        for entry in metadata.get("managedFields") or []
+        if (entry.get("manager"), entry.get("subresource")) == ("kubelet", "status")
+    ]
+    return max((seconds for time in times if (seconds := _seconds(time)) is not None), default=None)
 
 
 def _seconds(timestamp: str | None) -> float | None:

@@ -79,7 +79,7 @@ class World:
         gpus = tuple(with_other_names(gpu) for gpu in await self._gpus.read())
         owners, owners_error = await self._owners()
         pods = tuple(pod_of(item) for item in self._pods.objects)
-        return Snapshot(self._now(), node, gpus, pods, owners, owners_error)
+        return Snapshot(self._now(), node, gpus, pods, owners, owners_error, boot_began=self._boot().began)
 
     async def budgets(self) -> tuple[Budget, ...]:
         """Every disruption budget of the cluster."""

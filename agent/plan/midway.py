@@ -10,6 +10,7 @@ from agent.model import labels
 from agent.model.desired import Desired, Refusal, Unasked, Wish
 from agent.model.node import PodRef
 from agent.model.operation import Operation
+from agent.model.report import NodeStatus
 from agent.model.snapshot import Snapshot
 from agent.model.steps import (
     Change,
@@ -32,6 +33,7 @@ from agent.model.steps import (
     Waiting,
 )
 from agent.plan import advertise, reboot
+from agent.plan.casualties import failed_since_boot
 from agent.plan.clients import stopping, with_clients_paused, with_newcomers
 from agent.plan.sharing import DISCOVERY_SECONDS, config_on, config_towards, hint, in_words, word
 from agent.plan.way import Memory, Policy, Way, for_want_of, occupants, starting_pods, way_to
@@ -177,7 +179,7 @@ def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operatio
             waiting = _advertised(seen, policy, memory, operation)
             if waiting is not None:
                 return waiting
-    return Plan(DONE, (_verdict(wish, seen, operation),))
+    return Plan(DONE, (_verdict(wish, seen, operation, memory.last),))
 
 
 def _share(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, config: str | None) -> Outcome:
@@ -207,7 +209,7 @@ def _advertised(seen: Snapshot, policy: Policy, memory: Memory, operation: Opera
     return Plan(DONE, (_end(seen, operation, "failed", "not-advertised", f"not shown: {wrong}"),))
 
 
-def _verdict(wish: Wish, seen: Snapshot, operation: Operation) -> End:
+def _verdict(wish: Wish, seen: Snapshot, operation: Operation, last: NodeStatus | None) -> End:
     unread = {gpu.uuid: f"cannot be read: {gpu.unknown}" for gpu in seen.gpus if gpu.unknown}
     without = {**unread, **operation.given_up}
     if not operation.failure and ((without and isinstance(wish, Desired)) or for_want_of(wish, without)):
@@ -220,7 +222,8 @@ def _verdict(wish: Wish, seen: Snapshot, operation: Operation) -> End:
         case _ if operation.failure and (isinstance(wish, Desired) or operation.failure_reason == "rolled-back"):
             reason, why = operation.failure_reason, operation.failure
         case Desired():
-            return _end(seen, operation, "success", "applied", f"{wish.layout!r} {advertise.applied(seen)}")
+            lost = failed_since_boot(seen, operation, last)
+            return _end(seen, operation, "success", "applied", f"{wish.layout!r} {advertise.applied(seen)}{lost}")
         case Refusal():
             reason, why, back = wish.reason, wish.message, ""
         case Unasked():

@@ -10,7 +10,7 @@ from agent.model.desired import Desired, Refusal, Wish
 from agent.model.drift import found_drift
 from agent.model.mig import Gpu
 from agent.model.node import Node
-from agent.model.report import NodeStatus, State
+from agent.model.report import SINCE_BOOT, NodeStatus, State
 from agent.model.snapshot import Snapshot
 from agent.model.steps import AnnounceReboot, Change, End, Outcome, Plan, Settled, Waiting
 from agent.report.events import node_event
@@ -30,8 +30,8 @@ def status_of(outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | N
         case Settled(asked=False):
             return None
         case Settled():
-            status = _status("success", "applied", f"{layout!r} {outcome.message}", layout, revision, last, now)
-            return _as_applied(status, seen, now)
+            message = _with_lost(f"{layout!r} {outcome.message}", last, seen)
+            return _as_applied(_status("success", "applied", message, layout, revision, last, now), seen, now)
         case Refusal():
             return _status("failed", outcome.reason, outcome.message, layout, revision, last, now)
         case Waiting(reason="back-off"):
@@ -52,6 +52,12 @@ def status_of(outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | N
             if reboot is not None:
                 return _status("rebooting", "rebooting", reboot.message, layout, revision, last, now)
             return _status("pending", "changing", in_words(outcome.change, seen.gpus), layout, revision, last, now)
+
+
+def _with_lost(message: str, last: NodeStatus | None, seen: Snapshot) -> str:
+    """What the first success of this boot said of pods stays said."""
+    told = last is not None and (last.state, last.boot_id) == ("success", seen.node.boot_id)
+    return last.message if last is not None and told and last.message.startswith(message + SINCE_BOOT) else message
 
 
 def _at_end(end: End, layout: str, revision: str, seen: Snapshot, last: NodeStatus | None, now: float) -> NodeStatus:

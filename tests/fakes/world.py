@@ -14,6 +14,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -446,10 +447,11 @@ class NodeWorld:
                 "resourceVersion": "1",
                 "labels": pod_labels or {},
                 "annotations": annotations or {},
+                "creationTimestamp": _stamp(self.time),
                 "ownerReferences": [{"kind": owner, "name": f"{name}-owner", "controller": True}] if owner else [],
             },
             "spec": {"containers": [{"resources": {"limits": {"nvidia.com/gpu": str(wants)}}}]},
-            "status": {"phase": "Running", "startTime": "2026-01-01T00:00:00Z"},
+            "status": {"phase": "Running", "startTime": _stamp(self.time)},
         }
         if device:
             self.devices[uid] = device
@@ -511,6 +513,8 @@ class NodeWorld:
         for uid in list(self.devices):
             del self.devices[uid]
             self.pods[uid]["status"] |= {"phase": "Failed", "reason": "UnexpectedAdmissionError"}
+            written = {"manager": "kubelet", "operation": "Update", "subresource": "status", "time": _stamp(self.time)}
+            self.pods[uid]["metadata"]["managedFields"] = [written]
         self.further.clear()
         for uid in self.uids("nvidia-device-plugin"):
             del self.pods[uid]
@@ -661,6 +665,10 @@ class NodeWorld:
         pod["metadata"]["deletionTimestamp"] = "now"
         if self._plugin_sees is not None and self._plugin_sees[0] == ref.uid:
             self._plugin_sees = None
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class _View:

@@ -83,19 +83,13 @@ def _left_pending(wish: Wish, operation: Operation, seen: Snapshot) -> Mapping[s
 def ways_back(wish: Wish, operation: Operation, seen: Snapshot) -> Mapping[str, GpuWish]:
     """What is asked of each GPU on the way back. One whose old mode comes with the next reboot alone is left to that."""
     back = operation.way_back(_left_pending(wish, operation, seen))
-    late = {
-        uuid
-        for uuid, mode in _waiting(operation.reboot, seen).items()
-        if uuid in back and back[uuid].mig_enabled == mode
-    }
+    late = _late(operation, seen)
     return {uuid: one for uuid, one in back.items() if uuid not in late}
 
 
 def but_for(operation: Operation, seen: Snapshot) -> str:
     """What of the old layout is not back yet, since only the next reboot brings it."""
-    waiting = _waiting(operation.reboot, seen).items()
-    before = operation.before
-    late = {uuid: mode for uuid, mode in waiting if uuid in before and before[uuid].mig_enabled == mode}
+    late = _late(operation, seen)
     return f" but for {_pending(seen, late)}" if late else ""
 
 
@@ -171,6 +165,12 @@ def _waiting(record: RebootRecord | None, seen: Snapshot) -> dict[str, bool]:
 
 def _is_pending(gpu: Gpu, mode: bool) -> bool:
     return gpu.mig_enabled != mode and gpu.mig_pending == mode
+
+
+def _late(operation: Operation, seen: Snapshot) -> dict[str, bool]:
+    """The modes of before that come back with the next reboot alone."""
+    before = {uuid: one.mig_enabled for uuid, one in operation.before.items()}
+    return {uuid: mode for uuid, mode in _waiting(operation.reboot, seen).items() if before.get(uuid) == mode}
 
 
 def _held_up(operation: Operation, seen: Snapshot, change: Change) -> dict[str, bool]:

@@ -19,7 +19,7 @@ from agent.model.errors import HardwareError, InUseError, RebootError
 from tests.fakes.simgpu import H100, SimulatedGpus
 
 A100 = "A100-SXM4-40GB"
-CLIENT = "import pynvml; pynvml.nvmlInit(); print('open', flush=True); input()"
+CLIENT = "import sys, pynvml; pynvml.nvmlInit(); print('open', flush=True); sys.stdin.read()"
 
 
 class Door:
@@ -38,7 +38,7 @@ class Door:
 
     def end_client(self) -> None:
         if self._client is not None:
-            self._client.communicate("\n")
+            self._client.communicate("")
             self._client = None
 
     def resets(self) -> list[str]:

@@ -197,7 +197,7 @@ class _Act:
 
     def _open_another_session(self) -> None:
         """It ends when ours is closed for a reset, or with this process."""
-        command = [sys.executable, "-c", "import pynvml; pynvml.nvmlInit(); print(flush=True); input()"]
+        command = [sys.executable, "-c", "import sys, pynvml; pynvml.nvmlInit(); print(flush=True); sys.stdin.read()"]
         client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert client.stdout is not None
         client.stdout.readline()

@@ -51,6 +51,7 @@ from agent.plan.reboot import met
 from agent.plan.way import Memory, Policy
 from agent.reconcile.evictions import Evictions
 from agent.reconcile.foretell import DryRun, is_dry_run
+from agent.reconcile.rebooting import Rebooting
 from agent.reconcile.sources import sources_of
 from agent.reconcile.telling import EventSink, tell
 from agent.report.status import said, status_event, status_of, worth_a_write
@@ -138,6 +139,7 @@ class PartitionPass:
         self._waits_message = ""
         self._faulty_since: float | None = None
         self._evictions = Evictions(hands, counts, now)
+        self._rebooting = Rebooting(hands)
         self._last_report = PartitionReport(0.0, (), (), None)
         self._dry_run = DryRun(rules.policy, now)
 
@@ -246,7 +248,11 @@ class PartitionPass:
         words = said(status) if status is not None else {}
         if labels.PLAN in node.annotations and status is not None:
             words["annotations"][labels.PLAN] = None
-        written = await self._hands.perform(step, node, words)
+        written = None
+        if isinstance(step, Reboot):
+            await self._rebooting.run(step, node, _operation(node))
+        else:
+            written = await self._hands.perform(step, node, words)
         log.info("step.done", extra={"step": type(step).__name__, **_named(step)})
         if written is None:
             return node

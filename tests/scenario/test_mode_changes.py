@@ -5,6 +5,7 @@ See Note [What only a reboot brings] in agent/model/reboot.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.model import labels
-from agent.model.errors import HardwareError, RefusedError
+from agent.model.errors import ConflictError, HardwareError, RefusedError
 from agent.model.mig import Gpu, GpuProcess
 from agent.model.operation import Operation
 from agent.model.steps import AnnounceReboot, Begin, Evict, Reboot, Turn
@@ -288,6 +289,26 @@ async def test_the_intent_is_on_the_node_before_the_command_runs() -> None:
     world.on_reboot_command = look
     await until_rebooting(world, agent_on(world, COMMANDED)[0])
     assert seen == [("boot-1", "rebooting")]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_node_that_the_kubelet_writes_meanwhile_has_the_command_run_once(fails: bool) -> None:
+    """A command that drains the node takes minutes, and what came of it is then decided on an old version of the node."""
+    world = guest()
+
+    def slow() -> None:
+        world._bump()
+        if fails:
+            raise RefusedError("reboot_command drain: exit code 1")
+
+    world.on_reboot_command = slow
+    partition, _ = agent_on(world, COMMANDED)
+    for _ in range(20):
+        with contextlib.suppress(ConflictError):
+            await partition()
+        world.tick(0.5)
+    assert world.effects.names.count("reboot_command") == 1
+    assert verdict(world) == (("failed", "reboot-failed") if fails else ("rebooting", "rebooting"))
 
 
 async def test_while_the_machine_has_not_gone_the_command_is_not_run_again() -> None:

@@ -76,6 +76,7 @@ class Effects:
         self.names: list[str] = []
         self.witness: Callable[[str, tuple[Any, ...]], None] = lambda name, about: None
         self._fault: Fault | None = None
+        self._begun = False
 
     def happen(self, name: str, act: Callable[[], Any], *about: Any) -> Any:
         """One effect."""
@@ -87,16 +88,20 @@ class Effects:
         self._fault = next((fault for fault in self.faults if name in fault.names and fault.times), None)
         try:
             self._fail("before", count=True)
+            self._begun = True
             result = act()
             self.then.get(name, _nothing)()
             self._fail("after", "middle")
             return result
         finally:
+            self._begun = False
             if self.kill is not None and self.kill.number == number and self.kill.moment == "after":
                 raise Killed
 
     def middle(self) -> None:
-        """Inside the effect that began last."""
+        """Inside the effect that began last. What happens late, when nobody waits for it any more, is inside none."""
+        if not self._begun:
+            return
         if self.kill is not None and self.kill.number == len(self.names) - 1 and self.kill.moment == "middle":
             raise Killed
         self._fail("middle")
@@ -483,6 +488,12 @@ class NodeWorld:
         self.node["status"]["nodeInfo"]["bootID"] = self.boot.id
         self._follow_pods()
         self._device_plugin()
+
+    def restart_plugin(self) -> None:
+        """What an administrator does."""
+        for uid in self.uids("nvidia-device-plugin"):
+            self.ends_in(uid, 0.0)
+            self._plugin_sees = None
 
     def ends_in(self, uid: str, seconds: float) -> None:
         """A pod is told to go."""

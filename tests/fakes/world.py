@@ -746,15 +746,19 @@ class Steps(Hands):
 
 
 def agent_on(
-    world: NodeWorld, policy: Policy | None = None, sees: Callable[[], dict[str, Any]] | None = None
+    world: NodeWorld,
+    policy: Policy | None = None,
+    sees: Callable[[], dict[str, Any]] | None = None,
+    sees_pods: Callable[[], Iterable[dict[str, Any]]] | None = None,
 ) -> tuple[PartitionPass, Steps]:
-    """A freshly started agent: it knows nothing but what the world tells. ``sees`` is the node as its watch shows it."""
+    """A freshly started agent: it knows nothing but what the world tells. ``sees`` is the node as its watch shows it,
+    ``sees_pods`` are the pods."""
     hands = Steps(world)
     view = _View(lambda: [sees() if sees is not None else world.node])
     partition = PartitionPass(
         World(
             view,
-            _View(lambda: world.pods.values()),
+            _View(sees_pods or world.pods.values),
             world.gpus,
             world,
             world.budgets,

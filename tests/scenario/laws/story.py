@@ -211,7 +211,7 @@ class _Play:
         if self._kills:
             ahead, moment = self._kills.pop(0)
             self._world.effects.kill = Kill(len(self._world.effects.names) + ahead, moment)
-        return agent_on(self._world, sees=self._stage.sees)[0]
+        return agent_on(self._world, sees=self._stage.sees, sees_pods=self._stage.sees_pods)[0]
 
     def _settled(self) -> bool:
         if not self._world.reports:

@@ -6,7 +6,7 @@ Everything passes: after its ``lasts`` passes an event's ``end`` is called, and 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,7 +46,7 @@ class Stage:
     """The world, and what people other than the agent have made of it: ``labels``, ``annotations`` and ``cordoned`` as they want
     them. ``disturbed``: the hardware was changed by somebody else, or silent, since the last wish. ``upset``: something happened
     that can make an eviction vain. ``changed`` are the GPUs that others changed, or that were silent, in the change under way.
-    ``stale`` is the node as a watch that lags behind shows it.
+    ``stale`` and ``stale_pods`` are what watches that lag behind show.
     """
 
     world: NodeWorld
@@ -59,10 +59,15 @@ class Stage:
     upset: bool = False
     arriving: list[tuple[str, str]] = field(default_factory=list)
     stale: dict[str, Any] | None = None
+    stale_pods: list[dict[str, Any]] | None = None
 
     def sees(self) -> dict[str, Any]:
         """The node as the agent knows it."""
         return self.stale or self.world.node
+
+    def sees_pods(self) -> Iterable[dict[str, Any]]:
+        """The pods as the agent knows them."""
+        return self.world.pods.values() if self.stale_pods is None else self.stale_pods
 
     def change(self, *gpus: str) -> None:
         """Somebody else changes these, or they do not answer."""
@@ -279,6 +284,15 @@ def _lags(stage: Stage, which: int) -> End:
     return end
 
 
+def _pods_lag(stage: Stage, which: int) -> End:
+    stage.stale_pods = copy.deepcopy(list(stage.world.pods.values()))
+
+    def end() -> None:
+        stage.stale_pods = None
+
+    return end
+
+
 def _time(stage: Stage, which: int) -> None:
     stage.world.tick((40.0, 400.0, 4000.0)[which % 3])
 
@@ -342,6 +356,7 @@ _EVENTS: dict[str, Callable[[Stage, int], End | None]] = {
     "other guard": _other_guard,
     "reboot": _reboot,
     "lags": _lags,
+    "pods lag": _pods_lag,
     "time": _time,
     "arrives": _arrives,
     "leaves": _leaves,

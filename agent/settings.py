@@ -66,6 +66,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Whether pods without a controller may be evicted."""
     evict_disk_scratch: bool = False
     """Whether pods with emptyDir data on disk may be evicted."""
+    patience_seconds: float = 300.0
+    """How long a change waits for what ends by itself or never (a busy device, a failing driver, a GPU or kubelet that does not
+    answer) before it goes back, and how long the way back waits before it ends without that GPU."""
     advertise_seconds: float = 300.0
     """How long a change waits for the node to show its layout before it is called failed."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -92,7 +95,7 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
         settings = msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
         raise BadInputError(f"settings: {error}") from error
-    for name in ("telemetry_period_seconds", "resync_seconds", "advertise_seconds", "reboot_timeout_seconds"):
+    for name in ("telemetry_period_seconds", "resync_seconds", "patience_seconds", "advertise_seconds", "reboot_timeout_seconds"):
         if not getattr(settings, name) > 0:  # .nan is no number of seconds either
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be more than 0")
     if settings.cache_budget_bytes is not None and settings.cache_budget_bytes < 0:

@@ -12,6 +12,7 @@ def policy_of(settings: Settings) -> Policy:
     drain = DrainPolicy(settings.evict_unmanaged, settings.evict_disk_scratch)
     return Policy(
         drain,
+        patience_seconds=settings.patience_seconds,
         advertise_seconds=settings.advertise_seconds,
         reboots=bool(settings.reboot_command),
         reboot_seconds=settings.reboot_timeout_seconds,

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from agent.desired.inline import Ask, looks_inline, parse_inline, parse_profile, shapes_of
 from agent.desired.layout_file import Entry, Layouts
 from agent.desired.sharing import Part, node_sharing, single_refusal
@@ -13,7 +15,6 @@ from agent.model.desired import Desired, Refusal, Unasked, Wish
 from agent.model.errors import BadInputError
 from agent.model.labels import GPU_LAYOUT_PREFIX, GPU_LAYOUT_SUFFIX, STRATEGY
 from agent.model.mig import Gpu, GpuWish, Profile, Shape
-from agent.model.sharing import Sharing
 
 Fits = Callable[[Gpu, tuple[Shape, ...]], bool]
 
@@ -76,7 +77,7 @@ def resolve(sources: Sources, gpus: tuple[Gpu, ...], fits: Fits) -> Wish:
     sharing = node_sharing(name, entries, parts, sources.labels)
     if isinstance(sharing, Refusal):
         return sharing
-    return Desired(name, revision_of(name, wishes, sharing), wishes, sharing)
+    return Desired(name, _revision(name, entries, overrides), wishes, sharing)
 
 
 def _parts(
@@ -95,12 +96,11 @@ def _parts(
     return tuple(parts)
 
 
-def revision_of(name: str, wishes: Mapping[str, GpuWish], sharing: Sharing | None = None) -> str:
-    """12 hexadecimal digits that change when anything asked changes."""
-    asked: tuple[object, ...] = (name, sorted((uuid, w.mig_enabled, w.shapes) for uuid, w in wishes.items()))
-    if sharing is not None:
-        asked = (*asked, sharing.entry)
-    return hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
+def _revision(name: str, entries: tuple[Entry, ...], overrides: Mapping[str, str]) -> str:
+    """12 hexadecimal digits of what people wrote. They do not change with what can be read of the hardware just now: a GPU that
+    stops answering makes no other wish."""
+    asked = msgspec.json.encode((name, entries, overrides), order="sorted")
+    return hashlib.sha256(asked).hexdigest()[:12]
 
 
 class _RefusedError(BadInputError):

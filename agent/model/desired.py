@@ -13,7 +13,7 @@ from agent.model.sharing import Sharing
 class Desired:
     """A wish that this hardware can have. GPUs that ``wishes`` (by UUID) does not name are left alone.
 
-    ``revision`` hashes what is asked, so an edit of the layouts file under the same name is another wish. ``sharing`` None:
+    ``revision`` hashes what people wrote, so an edit of the layouts file under the same name is another wish. ``sharing`` None:
     nothing is asked of the device plugin beside the slices.
     """
 

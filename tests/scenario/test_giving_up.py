@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from agent.model.errors import HardwareError
-from agent.model.steps import Begin, Destroy, End, Pause, Step
+from agent.model.steps import Begin, Destroy, End, Pause, Step, Turn
 from agent.plan.way import Policy
 from tests.fakes.world import NodeWorld, h100
 from tests.scenario.story import Story
@@ -204,3 +204,16 @@ async def test_and_not_again_and_again_where_that_did_not_help() -> None:
     await story.turns(150, 60.0)
     assert story.verdict == ("failed", "not-advertised")
     assert len([step for step in story.hands.taken if isinstance(step, Begin)]) == 1
+
+
+async def test_a_gpu_that_falls_silent_on_the_way_back_makes_no_other_wish() -> None:
+    """The layout that failed is not tried again because one GPU less can be read."""
+    story = _two()
+    story.world.label(value="2x3g.40gb")
+    _broken(story, "4:4")
+    await story.until_taken(Turn)
+    _silence(story, 1)
+    await _until_ended(story)
+    assert story.verdict == ("failed", "gpu-unknown")
+    assert len([step for step in story.hands.taken if isinstance(step, Turn) and not step.operation.failure]) == 0
+    assert story.layout[0] == SEVEN.split()

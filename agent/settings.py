@@ -95,7 +95,13 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
         settings = msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
         raise BadInputError(f"settings: {error}") from error
-    for name in ("telemetry_period_seconds", "resync_seconds", "patience_seconds", "advertise_seconds", "reboot_timeout_seconds"):
+    for name in (
+        "telemetry_period_seconds",
+        "resync_seconds",
+        "patience_seconds",
+        "advertise_seconds",
+        "reboot_timeout_seconds",
+    ):
         if not getattr(settings, name) > 0:  # .nan is no number of seconds either
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be more than 0")
     if settings.cache_budget_bytes is not None and settings.cache_budget_bytes < 0:

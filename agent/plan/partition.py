@@ -109,9 +109,9 @@ def _called_off(seen: Snapshot, policy: Policy, last: NodeStatus | None) -> Plan
     gpus = {gpu.uuid: gpu for gpu in seen.gpus if gpu.uuid in modes}
     changes = tuple(GpuChange(uuid, gpu.layout, mode=gpu.mig_enabled, in_force=True) for uuid, gpu in gpus.items())
     wish = Desired(last.layout, last.revision, {uuid: GpuWish(bool(gpu.mig_enabled)) for uuid, gpu in gpus.items()})
-    begun = _operation(wish, seen, policy, Change(changes), None)
-    before = {uuid: replace(one, mig_pending=one.mig_enabled) for uuid, one in begun.before.items()}
-    return Plan(Change(changes), (Begin(replace(begun, before=before), _guards(seen)),))
+    begun = _operation(wish, seen, policy, Change(changes), last)
+    before = {uuid: replace(one, mig_pending=one.mig_enabled) for uuid, one in found(gpus, seen.gpus).items()}
+    return Plan(Change(changes), (Begin(replace(begun, before=before, reboot=None), _guards(seen)),))
 
 
 def _settled(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
@@ -153,6 +153,8 @@ def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change, la
     back to."""
     owed = last.owed if last is not None else {}
     mode = any(gpu.mode is not None for gpu in change.gpus)
+    # What we left pending for an earlier wish is not how the GPU was found.
+    ours = reboot.left_by_us(seen, last)
     operation = Operation(
         id=f"{wish.revision}-{int(seen.now)}",
         revision=wish.revision,
@@ -160,7 +162,10 @@ def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change, la
         boot_id=seen.node.boot_id,
         started=seen.now,
         cordoned=not seen.node.unschedulable,
-        before={uuid: owed.get(uuid, before) for uuid, before in found(wish.wishes, seen.gpus).items()},
+        before={
+            uuid: owed.get(uuid) or (replace(one, mig_pending=one.mig_enabled) if uuid in ours else one)
+            for uuid, one in found(wish.wishes, seen.gpus).items()
+        },
         annotations={key: seen.node.annotations.get(key) for key in labels.AUTOSCALER_GUARDS},
         clients=tuple(sorted(pod.ref.uid for pod in client_pods(seen, mode))),
         plugin_config=config_on(seen.node),

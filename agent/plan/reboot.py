@@ -47,7 +47,8 @@ def at_reboot(seen: Snapshot, policy: Policy, operation: Operation, change: Chan
         return Plan(change, (Turn(operation.failed(_required(seen, modes), "reboot-required")),))
     message = f"reboot_command is to reboot this machine: {_pending(seen, modes)}"
     if record.asked is None:
-        asked = replace(record, asked_in=seen.node.boot_id, asked=seen.now, called=False)
+        # The wish may be another one than that which met the mode first.
+        asked = replace(record, revision=operation.revision, asked_in=seen.node.boot_id, asked=seen.now, called=False)
         announced = replace(operation, reboot=asked)
         return Plan(change, (AnnounceReboot(announced, message), *_run(announced, asked)))
     if seen.now - record.asked >= policy.reboot_seconds:
@@ -137,8 +138,10 @@ def given_up(wish: Wish, operation: Operation, seen: Snapshot) -> RebootRecord |
 
 
 def left_by_us(seen: Snapshot, last: NodeStatus | None) -> Mapping[str, bool]:
-    """Modes that a change of ours left pending in this boot, and that still are."""
-    return _waiting(last.reboot, seen) if last is not None else {}
+    """Modes that a change of ours left pending, and that still are: also past a reboot that did not bring them."""
+    modes = last.reboot.modes if last is not None and last.reboot is not None else {}
+    now = {gpu.uuid: gpu for gpu in seen.gpus}
+    return {uuid: mode for uuid, mode in modes.items() if uuid in now and _is_pending(now[uuid], mode)}
 
 
 def is_another_boot(seen: Snapshot, last: NodeStatus) -> bool:

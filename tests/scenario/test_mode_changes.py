@@ -243,6 +243,20 @@ async def test_withdrawn_on_the_way_back_the_pending_mode_is_called_off() -> Non
     assert (verdict(world), pending(world)) == (("failed", "withdrawn"), [False])
 
 
+async def test_a_mode_left_pending_is_not_how_the_next_change_found_the_gpu() -> None:
+    """Else the way back from a second wish would leave it pending, for nobody."""
+    world = guest()
+    partition, hands = agent_on(world)
+    await settle(world, partition)
+    world.label(value="1x7g.40gb")
+    hands.taken.clear()
+    while not count(hands, Begin):
+        await partition()
+    world.label(value=None)
+    await settle(world, partition)
+    assert (verdict(world), pending(world)) == (("failed", "withdrawn"), [False])
+
+
 async def test_a_reboot_while_it_goes_back_is_as_good_as_one_after() -> None:
     world = guest()
     partition, hands = agent_on(world)

@@ -142,8 +142,8 @@ class _Play:
             dict(metadata["annotations"]),
             bool(self._world.node["spec"].get("unschedulable")),
         )
-        # What a shy GPU can be shows only when nobody is left on it.
-        self._stage.upset = story.beginning.shy
+        # What a shy GPU can be shows only when nobody is left on it; and who is leaving already may make room first.
+        self._stage.upset = story.beginning.shy or any(pod.ending for pod in story.beginning.tenants.pods)
         self._judge = Judge(self._stage)
         self._kills = list(story.kills)
         self._ends: list[tuple[int, End]] = []

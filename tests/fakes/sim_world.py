@@ -16,7 +16,23 @@ from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Place
 from tests.fakes.simgpu import SimulatedGpus
 from tests.fakes.world import MemoryGpus, NodeWorld
 
-_KEPT = ("time", "node", "pods", "devices", "_serial", "_plugin_sees", "_holding", "boot", "_going")
+_KEPT = (
+    "time",
+    "node",
+    "pods",
+    "devices",
+    "_serial",
+    "_plugin_sees",
+    "_holding",
+    "boot",
+    "_going",
+    "_ends",
+    "_remaining",
+    "further",
+    "idle",
+    "grace",
+    "remains",
+)
 
 
 class SimCards(MemoryGpus):

@@ -758,7 +758,7 @@ def agent_on(
     partition = PartitionPass(
         World(
             view,
-            _View(sees_pods or world.pods.values),
+            _View(sees_pods or (lambda: world.pods.values())),
             world.gpus,
             world,
             world.budgets,

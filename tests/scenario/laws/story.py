@@ -112,7 +112,7 @@ def stories(draw: st.DrawFn) -> Story:
     count = draw(st.sampled_from((1, 1, 2, 3)))
     moments = [0, *sorted(draw(st.lists(st.integers(0, PASSES_PER_WISH), min_size=count - 1, max_size=count - 1)))]
     calm = draw(st.booleans())
-    happens = draw(st.lists(events(moments[-1] + 15), max_size=0 if calm else 4))
+    happens = [] if calm else draw(st.lists(events(moments), min_size=1, max_size=6))
     kills = draw(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(_MOMENTS)), max_size=2))
     wanted = [draw(wishes(beginning.gpus, stays | frozenset(people.ghosts))) for _ in moments]
     return Story(

@@ -6,7 +6,7 @@ Everything passes: after its ``lasts`` passes an event's ``end`` is called, and 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -134,11 +134,11 @@ def _faults(draw: st.DrawFn) -> Fault:
 
 
 @st.composite
-def events(draw: st.DrawFn, passes: int) -> Event:
-    """One event within the first ``passes``."""
-    name = draw(st.sampled_from(("fault", *NAMES)))
+def events(draw: st.DrawFn, moments: Sequence[int]) -> Event:
+    """One event, at one of these moments or some passes later: most changes take about ten."""
+    name = draw(st.sampled_from(NAMES))
     return Event(
-        draw(st.integers(0, passes)),
+        draw(st.sampled_from(moments)) + draw(st.sampled_from((*range(1, 9), *range(1, 9), *range(16)))),
         draw(st.sampled_from((1, 2, 5, 20))),
         name,
         draw(st.integers(0, 11)),
@@ -255,7 +255,7 @@ def _cordon(stage: Stage, which: int) -> None:
 def _exporter_off(stage: Stage, which: int) -> None:
     key = f"{labels.DEPLOY_PREFIX}dcgm-exporter"
     if key in stage.labels:
-        stage.label(key, ("false", "true")[which % 2])
+        stage.label(key, ("true", "false", "false", "false")[which % 4])
 
 
 def _other_label(stage: Stage, which: int) -> None:
@@ -363,4 +363,4 @@ _EVENTS: dict[str, Callable[[Stage, int], End | None]] = {
     "stranger": _stranger,
     "budgets open": _budgets_open,
 }
-NAMES = ("drift", "silence", "hang", *_EVENTS)
+NAMES = ("fault", "fault", "drift", "silence", "hang", *["exporter off"] * 3, *_EVENTS)

@@ -103,7 +103,8 @@ def _asks(draw: st.DrawFn, gpu: Gpu, stays: frozenset[str]) -> tuple[str, Asked]
     shapes = [i.shape for i in kept if i.shape is not None] if begin else []
     shapes += [draw(splits(gpu, slot.shape.profile)) for slot in draw(layouts(gpu, begin)) if slot not in begin]
     if sort == "too much":
-        shapes += [Shape(draw(st.sampled_from(gpu.profiles)).name)] * draw(st.integers(1, 3))
+        scarce = [profile for profile in gpu.profiles if profile.media.startswith("me")]
+        shapes += [Shape(draw(st.sampled_from((*gpu.profiles, *scarce * 3))).name)] * draw(st.integers(1, 3))
     shapes = list(_packed(gpu, shapes))
     if not shapes:
         return draw(st.sampled_from(("enabled", "all-enabled"))), Asked(True)

@@ -13,17 +13,31 @@ from agent.model.errors import HardwareError, InUseError, RebootError, RefusedEr
 
 log = logging.getLogger("warmslice.command")
 
+_LAST_BYTES = 500
+
 
 async def run(command: list[str], seconds: float) -> tuple[int, str]:
     """(exit code, last output) of a command; RetryError when it cannot start or outlives its time.
 
-    Then all that it started is killed with it: a child that keeps the output open would hold us as long as it lives.
+    Then all that it started is killed with it. What a command that ended in time has left in the background lives on: a reboot
+    may be meant to come a moment later.
     """
+    # No pipe: whoever holds it open would hold us.
+    output = os.memfd_create("output")
+    try:
+        code = await _ended(command, output, seconds)
+        os.lseek(output, max(0, os.fstat(output).st_size - _LAST_BYTES), os.SEEK_SET)
+        return code, os.read(output, _LAST_BYTES).decode(errors="replace").strip()
+    finally:
+        os.close(output)
+
+
+async def _ended(command: list[str], output: int, seconds: float) -> int:
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=output,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
@@ -31,7 +45,7 @@ async def run(command: list[str], seconds: float) -> tuple[int, str]:
         raise RetryError(f"{command[0]} cannot be started: {error}") from error
     try:
         async with asyncio.timeout(seconds):
-            output, _ = await process.communicate()
+            return await process.wait()
     except TimeoutError as error:
         raise RetryError(f"{command[0]} did not end within {seconds:.0f} s") from error
     finally:
@@ -39,7 +53,6 @@ async def run(command: list[str], seconds: float) -> tuple[int, str]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    return process.returncode or 0, output.decode(errors="replace")[-500:].strip()
 
 
 async def reset_gpus(uuids: Sequence[str], seconds: float = 120.0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -119,6 +120,22 @@ async def test_a_command_out_of_time_is_ended_with_all_that_it_started(tmp_path:
     await asyncio.sleep(0.1)
     with pytest.raises(ProcessLookupError):
         _signal_unless_zombie(int(child.read_text()))
+
+
+async def test_a_command_that_ended_in_time_may_leave_something_behind(tmp_path: Path) -> None:
+    """A reboot that is meant to come a moment later is neither waited for nor killed."""
+    child = tmp_path / "child"
+    began = time.monotonic()
+    code, output = await command.run(["sh", "-c", f"sleep 20 & echo $! > {child}; echo on its way"], 10.0)
+    assert (code, output, time.monotonic() - began < 5) == (0, "on its way", True)
+    _signal_unless_zombie(int(child.read_text()))
+    os.kill(int(child.read_text()), signal.SIGKILL)
+
+
+async def test_of_a_long_output_the_last_is_kept() -> None:
+    _, output = await command.run(["sh", "-c", "seq 100000; echo the reason"], 10.0)
+    assert output.endswith("99999\n100000\nthe reason")
+    assert len(output) <= 500
 
 
 def _signal_unless_zombie(pid: int) -> None:

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from agent.model.errors import BadInputError
 from agent.model.mig import Gpu, Profile, Shape
 
-_ITEM = re.compile(r"(?P<count>\d+)x(?P<profile>[0-9a-z.+-]+)")
-_PROFILE = re.compile(r"(?:(?P<compute>\d+)c\.)?(?P<base>\d+g\.\d+gb)(?P<attributes>(?:[.+][a-z]+|-[a-z]+)*)")
+_ITEM = re.compile(r"(?P<count>\d{1,2})x(?P<profile>[0-9a-z.+-]+)")
+_PROFILE = re.compile(r"(?:(?P<compute>\d{1,3})c\.)?(?P<base>\d+g\.\d+gb)(?P<attributes>(?:[.+][a-z]+|-[a-z]+)*)")
+
+
+MOST = 99
+"""Nobody asks one GPU for more of one profile than that; who does has mistyped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ def _parse_item(item: str, value: str) -> Ask:
     match = _ITEM.fullmatch(item)
     if match is None or int(match["count"]) == 0:
         raise BadInputError(
-            f"layout {value!r}: {item!r} is not <count>x<profile> such as 4x1g.10gb (items are joined by '_')"
+            f"layout {value!r}: {item!r} is not <count>x<profile> such as 4x1g.10gb "
+            f"(items are joined by '_'; a count is 1 to {MOST})"
         )
     return parse_profile(match["profile"], int(match["count"]), f"layout {value!r}")
 

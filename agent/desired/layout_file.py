@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from agent.desired.inline import Ask, parse_profile
+from agent.desired.inline import MOST, Ask, parse_profile
 from agent.model.errors import BadInputError
 from agent.model.mig import Gpu
 from agent.model.sharing import WHOLE, Means
@@ -189,8 +189,8 @@ class _Reader:
                 parse_profile(str(name), 1, _field(path))
             except BadInputError as error:
                 self._wrong((*path, name), str(error), key=True)
-            if not _is_count(count):
-                self._value((*path, name), count, "a count is a whole number, 0 or more")
+            if not _is_count(count) or count > MOST:
+                self._value((*path, name), count, f"a count is a whole number, 0 to {MOST}")
 
     def _sharing(self, path: Path, raw: Mapping[Any, Any]) -> None:
         """What is shared has to be there: a profile of the entry, or the whole GPU where MIG is off."""

@@ -122,7 +122,7 @@ def test_check_tells_which_layouts_a_gpu_cannot_have(tmp_path: Path, capsys: pyt
     assert main(["check", str(file)]) == 0
     assert main(["check", str(file), "--gpu", "H100-80GB-SXM"]) == 1
     said = capsys.readouterr().out
-    assert "layout 'wrong': 3g.40gb, 3g.40gb, 2g.20gb do not fit together" in said
+    assert "layout 'wrong': 2x3g.40gb, 1x2g.20gb do not fit together" in said
     assert "2 layouts, 1 refused" in said
 
 

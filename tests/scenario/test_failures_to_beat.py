@@ -59,7 +59,7 @@ async def test_a_layout_that_does_not_fit_is_refused_with_the_gpu_as_it_was(tmp_
     wish = "{too-much: [{devices: all, mig-enabled: true, mig-devices: {3g.40gb: 2, 2g.20gb: 1}}]}"
     status = await _refused(Story(_serving(), tmp_path / "layouts.yaml", wish), "too-much")
     assert status["reason"] == "no-placement"
-    assert "3g.40gb, 3g.40gb, 2g.20gb do not fit together on NVIDIA H100 80GB HBM3 (GPU 0)" in status["message"]
+    assert "2x3g.40gb, 1x2g.20gb do not fit together on NVIDIA H100 80GB HBM3 (GPU 0)" in status["message"]
 
 
 async def test_a_profile_of_another_board_is_refused_and_is_no_success(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ async def print_status(node: str, kubeconfig: str | None, as_json: bool) -> tupl
             f"reason   {status.reason}: {status.message}",
         ]
         rows += [f"GPU      {uuid}  {' '.join(slots) or '(empty)'}" for uuid, slots in status.placements.items()]
-        rows += [f"retry    {_time(status.next_try)}"] if status.next_try is not None else []
+        rows += (
+            [f"retry    {_time(status.next_try)}"] if status.state == "failed" and status.next_try is not None else []
+        )
     if operation:
         rows.append(f"change   {_change(operation)}")
     rows += [f"model    {name}  {state}" for name, state in sorted(models.items())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -54,16 +55,26 @@ def resolve(sources: Sources, gpus: tuple[Gpu, ...], fits: Fits) -> Wish:
     if not name and not overrides:
         return Unasked()
     known = [gpu for gpu in gpus if not gpu.unknown]
+    wishes: dict[str, GpuWish] = {}
+    unread: set[str] = set()
     try:
-        wishes: dict[str, GpuWish] = {}
-        own = {which: _named_gpu(which, sources, known) for which in sorted(overrides)}
+        own = {which: gpu for which in sorted(overrides) if (gpu := _named_gpu(which, sources, gpus)) is not None}
         overridden = {gpu.uuid for gpu in own.values()}
+        if len(own) < len(overrides):
+            unread |= {gpu.uuid for gpu in gpus if gpu.nameless}
         if name:
-            for gpu, asked in _node_layout(name, sources, known, overridden).items():
-                wishes[gpu.uuid] = _wish(gpu, asked, f"layout {name!r}", fits)
+            for gpu, layout in _node_layout(name, sources, gpus, overridden).items():
+                if gpu.unknown:
+                    unread.add(gpu.uuid)
+                else:
+                    wishes[gpu.uuid] = _wish(gpu, layout(gpu), f"layout {name!r}", fits)
         for which, gpu in own.items():
             value = overrides[which]
-            wishes[gpu.uuid] = _wish(gpu, _layout(value, sources)(gpu), f"layout {value!r}", fits)
+            layout = _layout(value, sources)
+            if gpu.unknown:
+                unread.add(gpu.uuid)
+            else:
+                wishes[gpu.uuid] = _wish(gpu, layout(gpu), f"layout {value!r}", fits)
     except _RefusedError as refused:
         return Refusal(refused.reason, str(refused), name)
     except BadInputError as error:
@@ -77,7 +88,8 @@ def resolve(sources: Sources, gpus: tuple[Gpu, ...], fits: Fits) -> Wish:
     sharing = node_sharing(name, entries, parts, sources.labels)
     if isinstance(sharing, Refusal):
         return sharing
-    return Desired(name, _revision(name, entries, overrides), wishes, sharing)
+    called = name or ", ".join(f"gpu-{which}={value}" for which, value in sorted(overrides.items()))
+    return Desired(called, _revision(name, entries, overrides), wishes, sharing, frozenset(unread))
 
 
 def _parts(
@@ -109,18 +121,20 @@ class _RefusedError(BadInputError):
         self.reason = reason
 
 
-def _node_layout(name: str, sources: Sources, gpus: list[Gpu], overridden: set[str]) -> dict[Gpu, _Asked]:
+def _node_layout(
+    name: str, sources: Sources, gpus: tuple[Gpu, ...], overridden: set[str]
+) -> dict[Gpu, Callable[[Gpu], _Asked]]:
     """The node's layout for each MIG-capable GPU that has none of its own. A file's later entries override earlier ones."""
-    capable = [gpu for gpu in gpus if gpu.mig_enabled is not None]
+    capable = [gpu for gpu in gpus if gpu.mig_enabled is not None or gpu.nameless]
     entries = sources.layouts.get(name)
     if entries is not None:
-        _check_indices(name, entries, sources, len(gpus))
+        _check_indices(name, entries, sources, gpus)
         found = {gpu: _entry_for(gpu, entries) for gpu in capable if gpu.uuid not in overridden}
         return {gpu: _from_entry(name, entry) for gpu, entry in found.items() if entry is not None}
     if not capable:
         raise _RefusedError("no-mig", f"layout {name!r}: no GPU of this node supports MIG")
     layout = _layout(name, sources)
-    return {gpu: layout(gpu) for gpu in capable if gpu.uuid not in overridden}
+    return {gpu: layout for gpu in capable if gpu.uuid not in overridden}
 
 
 def _layout(name: str, sources: Sources) -> Callable[[Gpu], _Asked]:
@@ -150,20 +164,21 @@ def _unknown(name: str, sources: Sources) -> str:
     return f"layout {name!r} is neither in the layouts file (it has: {known}) nor an inline layout such as 7x1g.10gb"
 
 
-def _from_entry(name: str, entry: Entry) -> _Asked:
-    return _Asked(entry.mig_enabled, entry.asks(f"layout {name!r}"))
+def _from_entry(name: str, entry: Entry) -> Callable[[Gpu], _Asked]:
+    return lambda gpu: _Asked(entry.mig_enabled, entry.asks(f"layout {name!r}"))
 
 
 def _entry_for(gpu: Gpu, entries: tuple[Entry, ...]) -> Entry | None:
     return next((entry for entry in reversed(entries) if entry.names(gpu)), None)
 
 
-def _check_indices(name: str, entries: tuple[Entry, ...], sources: Sources, count: int) -> None:
+def _check_indices(name: str, entries: tuple[Entry, ...], sources: Sources, gpus: tuple[Gpu, ...]) -> None:
     if any(entry.devices != "all" for entry in entries):
-        _check_count(f"layout {name!r} lists GPUs by index", sources, count)
+        _check_count(f"layout {name!r} lists GPUs by index", sources, gpus)
 
 
-def _check_count(what: str, sources: Sources, count: int) -> None:
+def _check_count(what: str, sources: Sources, gpus: tuple[Gpu, ...]) -> None:
+    count = sum(gpu.listed for gpu in gpus)
     if sources.gpus_before is not None and sources.gpus_before != count:
         raise _RefusedError(
             "gpu-count-changed",
@@ -172,15 +187,17 @@ def _check_count(what: str, sources: Sources, count: int) -> None:
         )
 
 
-def _named_gpu(which: str, sources: Sources, gpus: list[Gpu]) -> Gpu:
-    """A GPU by the first 8 hexadecimal digits of its UUID, or by index."""
+def _named_gpu(which: str, sources: Sources, gpus: tuple[Gpu, ...]) -> Gpu | None:
+    """A GPU by the first 8 hexadecimal digits of its UUID, or by index; None where it may be one that was never read."""
     if len(which) < 8 and which.isdigit():
-        _check_count(f"label {GPU_LAYOUT_PREFIX}{which}{GPU_LAYOUT_SUFFIX} names a GPU by index", sources, len(gpus))
-        found = [gpu for gpu in gpus if gpu.index == int(which)]
+        _check_count(f"label {GPU_LAYOUT_PREFIX}{which}{GPU_LAYOUT_SUFFIX} names a GPU by index", sources, gpus)
+        found = [gpu for gpu in gpus if gpu.listed and gpu.index == int(which)]
     else:
         found = [gpu for gpu in gpus if gpu.short == which.lower()]
+        if not found and any(gpu.nameless for gpu in gpus):
+            return None
     if len(found) != 1:
-        have = ", ".join(gpu.short for gpu in gpus)
+        have = ", ".join(gpu.short for gpu in gpus if not gpu.nameless)
         raise _RefusedError(
             "unknown-gpu",
             f"label {GPU_LAYOUT_PREFIX}{which}{GPU_LAYOUT_SUFFIX} names no GPU of this node; it has {have}",
@@ -201,7 +218,7 @@ def _wish(gpu: Gpu, asked: _Asked, where: str, fits: Fits) -> GpuWish:
         return GpuWish(True)
     shapes = asked.shapes if asked.shapes is not None else shapes_of(gpu, asked.asks, where)
     if not fits(gpu, shapes):
-        listed = ", ".join(str(shape) for shape in shapes)
+        listed = ", ".join(f"{count}x{shape}" for shape, count in Counter(shapes).items())
         raise _RefusedError(
             "no-placement",
             f"{where}: {listed} do not fit together on {gpu.name} (GPU {gpu.index}): no legal placement holds them all; "

@@ -11,7 +11,8 @@ from agent.model.sharing import Sharing
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """A wish that this hardware can have. GPUs that ``wishes`` (by UUID) does not name are left alone.
+    """A wish that this hardware can have. GPUs that ``wishes`` (by UUID) does not name are left alone. ``unread`` are the UUIDs
+    of GPUs that cannot be read now and that it names, or may name: what is asked of them is not known.
 
     ``revision`` hashes what people wrote, so an edit of the layouts file under the same name is another wish. ``sharing`` None:
     nothing is asked of the device plugin beside the slices.
@@ -21,6 +22,7 @@ class Desired:
     revision: str
     wishes: Mapping[str, GpuWish]
     sharing: Sharing | None = None
+    unread: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

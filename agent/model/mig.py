@@ -18,6 +18,10 @@ _SLOT = re.compile(
 )
 
 
+NAMELESS = "GPU-unknown-"
+"""How what stands for the UUID of a GPU begins that has never been read."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Placement:
     """A run of memory slices on one GPU: ``size`` slices from slice ``start``."""
@@ -206,7 +210,8 @@ class Gpu:
     """One GPU as NVML shows it now.
 
     ``mig_enabled`` is None on a GPU that has no MIG. ``pending`` differs from ``mig_enabled`` while a reset is owed.
-    ``unknown`` says why the GPU could not be read; then nothing else of it can be trusted. ``profiles_unknown``: MIG is off
+    ``unknown`` says why the GPU could not be read; then nothing else of it can be trusted; ``listed`` False: the driver does not
+    list it any more, so its ``index`` may be another GPU's by now. ``profiles_unknown``: MIG is off
     and this driver lists profiles only while it is on, so ``profiles`` is empty and says nothing. The PCI ids are written as
     mig-parted's device filters have them: ``0x<device><vendor>``, ``0x233010DE``.
     """
@@ -225,6 +230,7 @@ class Gpu:
     unknown: str = ""
     pci_subsystem_id: str = ""
     profiles_unknown: bool = False
+    listed: bool = True
 
     def profile(self, name: str) -> Profile | None:
         """The profile of that name, of this driver or another; None where this GPU has none."""
@@ -235,6 +241,11 @@ class Gpu:
     def layout(self) -> Layout:
         """The complete instances of now; orphans are not in it."""
         return tuple(sorted(Slot(i.placement, i.shape) for i in self.instances if i.shape is not None))
+
+    @property
+    def nameless(self) -> bool:
+        """Nothing is known of it but its place: it may be any GPU that is asked for."""
+        return bool(self.unknown) and self.uuid.startswith(NAMELESS)
 
     @property
     def short(self) -> str:

@@ -49,7 +49,8 @@ class Operation:
     somebody uncordoned midway and we cordoned again, once. ``started`` is seconds since the epoch. ``plugin_config`` is the
     device plugin's configuration by its label, as found. ``strangers`` are the slices, by GPU, that somebody outside every
     pod held at begin: what holds one of them midway was not left by a pod that we evicted. ``given_up`` are GPUs that the
-    operation ends without, by UUID with the reason: no other GPU has to wait for them.
+    operation ends without, by UUID with the reason: no other GPU has to wait for them. ``shares`` counts how often the device
+    plugin's configuration was chosen.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Operation:
     plugin_config: str | None = None
     strangers: dict[str, tuple[Part, ...]] = field(default_factory=dict)
     given_up: dict[str, str] = field(default_factory=dict)
+    shares: int = 0
 
     def failed(self, message: str, reason: str) -> Operation:
         """The same operation on its way back."""
@@ -84,7 +86,8 @@ class Operation:
         """The same operation on its way to that wish; going back it stays with the wish that failed."""
         if self.failure or not isinstance(wish, Desired):
             return self
-        return replace(self, revision=wish.revision, layout=wish.layout)
+        shares = self.shares if wish.revision == self.revision else 0
+        return replace(self, revision=wish.revision, layout=wish.layout, shares=shares)
 
     def covering(self, wish: Wish, gpus: tuple[Gpu, ...]) -> Operation:
         """The same operation with the GPUs that the wish names and that it did not know yet, as they are found now."""

@@ -16,6 +16,9 @@ from agent.model.reboot import RebootRecord
 SINCE_BOOT = "; failed by the kubelet since the boot: "
 """Behind a success: the pods that the reboot before it cost."""
 
+_MOST_BYTES = 8000
+_LONGEST_MESSAGE = 1500
+
 State = Literal["pending", "success", "failed", "rebooting"]
 
 
@@ -25,9 +28,10 @@ class NodeStatus:
 
     ``revision`` is of the wish that the status speaks of. ``placements`` maps a GPU's UUID to the instances last applied,
     ``profile@start:size`` each: a hint after a reboot; ``applied`` is the revision that they were applied for, ``boot_id`` the
-    boot in which. ``attempts`` counts failures of this revision, ``next_try`` says when the next attempt may begin. ``owed``
-    is how GPUs were found that an operation had to end without (see Note [A GPU that does not answer] in plan/partition.py):
-    what a way back leads to, until a wish is reached. ``reboot`` are modes that a change gave up on, see Note [What only a
+    boot in which. ``attempts`` counts failures in a row of the wish ``tried`` (a revision), ``next_try`` says when the next
+    attempt at it may begin, whatever is said in between. ``owed`` is how GPUs were found that an operation had to end without
+    (see Note [A GPU that does not answer] in plan/partition.py): what a way back leads to while the same wish is tried again,
+    in the boot ``owed_in``. ``reboot`` are modes that a change gave up on, see Note [What only a
     reboot brings] in model/reboot.py.
     """
 
@@ -45,14 +49,25 @@ class NodeStatus:
     boot_id: str = ""
     drift: Drift | None = None
     owed: dict[str, Before] = field(default_factory=dict)
+    owed_in: str = ""
+    tried: str = ""
     reboot: RebootRecord | None = None
 
     def to_json(self) -> str:
-        """As it stands in the annotation; the message is cut so that the whole stays below 8 KiB."""
-        text = msgspec.json.encode(self)
-        if len(text) > 8000:
-            text = msgspec.json.encode(replace(self, message=self.message[:1000], placements={}, owed={}))
+        """As it stands in the annotation: below 8 KiB. First the message is cut, then hints go; ``reboot`` never."""
+        text = msgspec.json.encode(self.cut)
+        if len(text) > _MOST_BYTES:
+            text = msgspec.json.encode(replace(self.cut, placements={}))
+        if len(text) > _MOST_BYTES:
+            text = msgspec.json.encode(replace(self.cut, placements={}, owed={}))
         return text.decode()
+
+    @property
+    def cut(self) -> NodeStatus:
+        """The same with a message of a length that people read."""
+        if len(self.message) <= _LONGEST_MESSAGE:
+            return self
+        return replace(self, message=f"{self.message[: _LONGEST_MESSAGE - 4]} ...")
 
     @classmethod
     def from_json(cls, text: str) -> NodeStatus | None:

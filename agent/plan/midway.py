@@ -8,6 +8,7 @@ from typing import Literal
 
 from agent.model import labels
 from agent.model.desired import Desired, Refusal, Unasked, Wish
+from agent.model.labels import PLUGIN_CONFIG
 from agent.model.node import PodRef
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus
@@ -36,13 +37,16 @@ from agent.plan import advertise, reboot
 from agent.plan.casualties import failed_since_boot
 from agent.plan.clients import stopping, with_clients_paused, with_newcomers
 from agent.plan.sharing import DISCOVERY_SECONDS, config_on, config_towards, hint, in_words, word
-from agent.plan.way import Memory, Policy, Way, for_want_of, occupants, starting_pods, way_to
+from agent.plan.way import Memory, Policy, Way, occupants, starting_pods, way_to
 
 DONE = Change(())
 """Nothing is left to change on the hardware."""
 
 _TRIED = frozenset({"gpu-in-use", "driver-failing"})
 """Waits for something that a step on the hardware ran into."""
+
+_MOST_SHARES = 3
+"""So often the device plugin's configuration is chosen in one operation; who takes it away each time has the last word."""
 
 _SHORT_WAITS = _TRIED | {"device-busy", "pod-starting", "kubelet-unreachable", "rollback-failed"}
 """Waits that end by themselves, or never: after ``patience_seconds`` the node is given back, and tried again later."""
@@ -83,8 +87,10 @@ def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation
             return Plan(way.change, (Turn(replace(operation, failure=f"{operation.layout!r} {message}")),))
         if memory.waited("blocked", policy.patience_seconds, seen.now):
             return _not_put_back(seen, operation, f"that {message}")
-        return Waiting("blocked", f"going back {message}", way.change)
-    if way.change.empty:
+        if way.change.empty:
+            return Waiting("blocked", f"going back {message}", way.change)
+        # The GPUs that nobody holds up have their old layout back meanwhile.
+    elif way.change.empty:
         return _finish(wish, seen, policy, memory, operation)
     if memory.waits_for in _SHORT_WAITS and memory.waited(memory.waits_for, policy.patience_seconds, seen.now):
         if back:
@@ -121,7 +127,11 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
             return Plan(change, evictions)
         return Waiting("draining", f"waiting for pods to end: {', '.join(map(str, change.moves))}", change)
     if way.not_free:
-        return Waiting("device-busy", f"waiting for slices to be let go: {'; '.join(way.not_free)}", change, 2.0)
+        free = tuple(gpu for gpu in change.gpus if gpu.gpu not in way.not_free)
+        if not operation.failure or all(gpu.empty for gpu in free):
+            names = "; ".join(name for names in way.not_free.values() for name in names)
+            return Waiting("device-busy", f"waiting for slices to be let go: {names}", change, 2.0)
+        change = replace(change, gpus=free)
     starting = starting_pods(seen, change)
     if starting is not None and seen.owners is not None:
         return starting
@@ -169,7 +179,7 @@ def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operatio
     config = config_towards(wish, operation, seen.node)
     if operation.touched and not operation.resumed:
         return Plan(DONE, (Refresh(), Resume(with_newcomers(seen, operation), config)))
-    if config != config_on(seen.node):
+    if config != config_on(seen.node) and not (operation.failure and operation.shares >= _MOST_SHARES):
         return _share(seen, policy, memory, operation, config)
     if operation.touched:
         stale = [p for p in seen.pods if p.ref.uid in operation.clients and not p.terminating and not p.finished]
@@ -187,8 +197,12 @@ def _share(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     starting = starting_pods(seen, DONE)
     if starting is not None and not memory.waited(starting.reason, policy.patience_seconds, seen.now):
         return starting
+    if operation.shares >= _MOST_SHARES:
+        words = f"label {PLUGIN_CONFIG} was changed back {operation.shares} times by somebody else, to {config_on(seen.node)!r}"
+        return Plan(DONE, (Turn(operation.failed(f"{operation.layout!r}: {words}", "sharing-config-taken")),))
     # A client that has stopped for nothing has seen no old layout, and is not started anew.
     operation = operation if operation.touched else replace(operation, clients=())
+    operation = replace(operation, shares=operation.shares + 1)
     return Plan(Change((), sharing=in_words(config, seen.node)), (Resume(operation, config),))
 
 
@@ -211,8 +225,9 @@ def _advertised(seen: Snapshot, policy: Policy, memory: Memory, operation: Opera
 
 def _verdict(wish: Wish, seen: Snapshot, operation: Operation, last: NodeStatus | None) -> End:
     unread = {gpu.uuid: f"cannot be read: {gpu.unknown}" for gpu in seen.gpus if gpu.unknown}
-    without = {**unread, **operation.given_up}
-    if not operation.failure and ((without and isinstance(wish, Desired)) or for_want_of(wish, without)):
+    asked = wish.unread if isinstance(wish, Desired) else ()
+    without = {**{uuid: why for uuid, why in unread.items() if uuid in asked}, **operation.given_up}
+    if without and not operation.failure and isinstance(wish, Desired):
         words = f"{operation.layout!r} is not on every GPU: {_each(without, seen)}"
         return _end(seen, operation, "failed", "gpu-unknown", words)
     back = f"; the old layout is back{reboot.but_for(operation, seen)}"
@@ -235,9 +250,12 @@ def _verdict(wish: Wish, seen: Snapshot, operation: Operation, last: NodeStatus 
 
 
 def _each(why: Mapping[str, str], seen: Snapshot) -> str:
-    """GPUs with what is said of each."""
-    names = {gpu.uuid: f"GPU {gpu.index}" for gpu in seen.gpus}
-    return "; ".join(f"{names.get(uuid, f'GPU {uuid}')} {words}" for uuid, words in sorted(why.items()))
+    """GPUs with what is said of each; what is said of several is said once."""
+    index = {gpu.uuid: str(gpu.index) for gpu in seen.gpus}
+    said: dict[str, list[str]] = {}
+    for uuid, words in sorted(why.items(), key=lambda item: index.get(item[0], item[0])):
+        said.setdefault(words, []).append(index.get(uuid, uuid))
+    return "; ".join(f"GPU {', '.join(names)} {words}" for words, names in said.items())
 
 
 def _end(seen: Snapshot, operation: Operation, state: Literal["success", "failed"], reason: str, message: str) -> End:

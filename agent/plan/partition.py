@@ -39,7 +39,7 @@ from agent.plan.midway import DONE, midway
 from agent.plan.owners import second_owner
 from agent.plan.placement import Ask, Tenants, choose
 from agent.plan.sharing import config_for, config_on, in_words, word
-from agent.plan.way import Memory, Policy, for_want_of, gpu_unknown, starting_pods, way_to
+from agent.plan.way import Memory, Policy, gpu_unknown, starting_pods, way_to
 
 UPGRADE_IDLE = frozenset({"", "upgrade-done", "upgrade-required", "upgrade-failed"})
 """Values of GPU Operator's upgrade label that mean: no driver is being replaced now."""
@@ -49,11 +49,8 @@ def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcom
     """The outcome of this pass."""
     if isinstance(wish, Desired):
         wish = as_applied(wish, seen.gpus, memory.last)
-    unread = tuple(gpu for gpu in seen.gpus if gpu.unknown)
     if memory.operation is not None:
         return midway(wish, seen, policy, memory, memory.operation)
-    if for_want_of(wish, unread):
-        return gpu_unknown(unread)
     match wish:
         case Refusal():
             return wish
@@ -64,7 +61,7 @@ def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcom
 
 def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
     last = memory.last
-    unread = tuple(gpu for gpu in seen.gpus if gpu.unknown)
+    unread = tuple(gpu for gpu in seen.gpus if gpu.uuid in wish.unread)
     ideal = Change(
         choose(
             [
@@ -136,12 +133,11 @@ def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Chan
     upgrade = seen.node.labels.get(labels.DRIVER_UPGRADE_STATE, "")
     if upgrade not in UPGRADE_IDLE:
         return Waiting("driver-upgrade", f"a driver upgrade runs on this node ({upgrade})", ideal)
-    tried = last is not None and last.revision == wish.revision and not reboot.is_another_boot(seen, last)
+    tried = last is not None and last.tried == wish.revision and not reboot.is_another_boot(seen, last)
     if last is not None and tried and (last.next_try or 0.0) > seen.now:
         rest = (last.next_try or 0.0) - seen.now
-        return Waiting(
-            "back-off", f"the last attempt failed ({last.message}); the next is in {rest:.0f} s", ideal, rest
-        )
+        why = f" ({last.message})" if last.state == "failed" else ""
+        return Waiting("back-off", f"the last attempt failed{why}; the next is in {rest:.0f} s", ideal, rest)
     if seen.owners is None:
         return Waiting("kubelet-unreachable", f"who holds which slice is not known: {seen.owners_error}", ideal)
     return starting_pods(seen, ideal)
@@ -151,7 +147,8 @@ def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change, la
     """The record that begins a change. Where no pod has to move, clients are paused in the same write; a change of sharing
     alone (see Note [A change of sharing]) stops none. What earlier operations could not put back, a failure of this one leads
     back to."""
-    owed = last.owed if last is not None else {}
+    changed = {gpu.gpu for gpu in change.gpus if not gpu.empty}
+    owed = last.owed if last is not None and (last.tried, last.owed_in) == (wish.revision, seen.node.boot_id) else {}
     mode = any(gpu.mode is not None for gpu in change.gpus)
     # What we left pending for an earlier wish is not how the GPU was found.
     ours = reboot.left_by_us(seen, last)
@@ -163,7 +160,9 @@ def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change, la
         started=seen.now,
         cordoned=not seen.node.unschedulable,
         before={
-            uuid: owed.get(uuid) or (replace(one, mig_pending=one.mig_enabled) if uuid in ours else one)
+            uuid: owed[uuid]
+            if uuid in owed and uuid in changed
+            else (replace(one, mig_pending=one.mig_enabled) if uuid in ours else one)
             for uuid, one in found(wish.wishes, seen.gpus).items()
         },
         annotations={key: seen.node.annotations.get(key) for key in labels.AUTOSCALER_GUARDS},

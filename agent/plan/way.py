@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.model.desired import Refusal, Wish
 from agent.model.mig import Gpu, GpuWish
 from agent.model.node import PodRef
 from agent.model.operation import Operation
@@ -50,12 +49,13 @@ class Memory:
 class Way:
     """How to get to some wishes, or who stands in the way (``blockers``, one name and reason each).
 
-    ``not_free`` is what is still on slices that have to go, though nobody is left to move. ``wishes`` are those it leads to.
+    ``not_free`` is, by GPU, what is still on slices that have to go, though nobody is left to move. ``wishes`` are those it
+    leads to.
     """
 
     change: Change
     blockers: tuple[str, ...] = ()
-    not_free: tuple[str, ...] = ()
+    not_free: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     wishes: Mapping[str, GpuWish] = field(default_factory=dict)
 
 
@@ -70,7 +70,7 @@ def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, operat
     return Way(
         Change(choice.changes, tuple(sorted(moved)), choice.exact),
         tuple(name for ask in choice.stuck for name in _in_the_way(ask.gpu, ask.wish, held[ask.gpu.uuid])),
-        tuple(name for change, them in tenants for name in not_free(change, them)),
+        {change.gpu: names for change, them in tenants if (names := not_free(change, them))},
         wishes,
     )
 
@@ -115,11 +115,6 @@ def starting_pods(seen: Snapshot, change: Change) -> Waiting | None:
         return None
     names = ", ".join(str(pod.ref) for pod in starting)
     return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", change, 2.0)
-
-
-def for_want_of(wish: Wish, unread: Collection[object]) -> bool:
-    """Whether a refusal may only come from a GPU that cannot be read: the one that the wish misses may be it."""
-    return bool(unread) and isinstance(wish, Refusal) and wish.reason in ("no-mig", "unknown-gpu", "gpu-count-changed")
 
 
 def gpu_unknown(unread: tuple[Gpu, ...]) -> Waiting:

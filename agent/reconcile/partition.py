@@ -210,34 +210,50 @@ class PartitionPass:
         """Take the plan's steps; the plan itself when all were taken, else what is waited for."""
         if any(isinstance(step, Evict) for step in plan.steps):
             return await self._evictions.ask(plan, node)
+        behind: dict[str, Waiting] = {}
         for step in plan.steps:
+            gpu = step.gpu if isinstance(step, SetMode | Destroy | Trim | Create) else ""
+            if gpu in behind:
+                continue
             started = self._now()
             try:
                 node = await self._take(step, plan, wish, seen, node, last)
-            except HardwareError as error:
-                return await self._fail(wish, str(error), node)
-            except RebootError as error:
-                return await self._wait_for_reboot(step, wish, seen, node, str(error))
-            except InUseError as error:
-                return Waiting("gpu-in-use", str(error), plan.change, 2.0)
-            except ConflictError:
-                return Waiting("conflict", "the node changed while we decided", plan.change, 0.2)
-            except RefusedError as error:
-                if isinstance(step, SetMode | Destroy | Trim | Create):
-                    return await self._fail(wish, str(error), node)
-                if isinstance(step, Reboot):
-                    return await self._fail(wish, str(error), node, "reboot-failed")
-                return Waiting("refused", str(error), plan.change, 60.0)
-            except RetryError as error:
-                reason = _FAILING.get(type(step))
-                if reason is None:
-                    raise
-                return Waiting(reason, str(error), plan.change, _TRY_AGAIN_SECONDS)
-            self._count(step, self._now() - started)
+            except (HardwareError, RebootError, InUseError, ConflictError, RefusedError, RetryError) as error:
+                waiting = await self._met(error, step, plan, wish, seen, node)
+                if not gpu or isinstance(error, RebootError) or not _goes_back(node):
+                    return waiting
+                # The other GPUs have their old layout back without this one.
+                behind[gpu] = waiting
+            else:
+                self._count(step, self._now() - started)
+        if behind:
+            first = next(iter(behind.values()))
+            return replace(first, message="; ".join(waiting.message for waiting in behind.values()))
         if any(isinstance(step, RestartClient) for step in plan.steps):
             # Until the watch shows it ending, the pod looks as if nobody had asked.
             return Waiting("clients-restarting", "waiting for GPU clients to start anew", plan.change, 2.0)
         return plan
+
+    async def _met(self, error: AgentError, step: Step, plan: Plan, wish: Wish, seen: Snapshot, node: Node) -> Waiting:
+        """What is waited for where a step was not taken. An error that this loop has no word for is raised again."""
+        on_hardware = isinstance(step, SetMode | Destroy | Trim | Create)
+        match error:
+            case RebootError():
+                return await self._wait_for_reboot(step, wish, seen, node, str(error))
+            case InUseError():
+                return Waiting("gpu-in-use", str(error), plan.change, 2.0)
+            case ConflictError():
+                return Waiting("conflict", "the node changed while we decided", plan.change, 0.2)
+            case RefusedError() if isinstance(step, Reboot):
+                return await self._fail(wish, str(error), node, "reboot-failed")
+            case RefusedError() if not on_hardware:
+                return Waiting("refused", str(error), plan.change, 60.0)
+            case HardwareError() | RefusedError():
+                return await self._fail(wish, str(error), node)
+            case RetryError() if type(step) in _FAILING:
+                return Waiting(_FAILING[type(step)], str(error), plan.change, _TRY_AGAIN_SECONDS)
+            case _:
+                raise error
 
     async def _take(
         self, step: Step, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None
@@ -262,7 +278,7 @@ class PartitionPass:
             await self._tell(node, status)
         return node
 
-    async def _fail(self, wish: Wish, message: str, node: Node, reason: str = "rolled-back") -> Outcome:
+    async def _fail(self, wish: Wish, message: str, node: Node, reason: str = "rolled-back") -> Waiting:
         """The driver refused: write down that we go back, unless we are already going back."""
         log.error("step.failed", extra={"error": message})
         operation = _operation(node)
@@ -271,7 +287,7 @@ class PartitionPass:
         await self._turn(operation.towards(wish).failed(message, reason), node)
         return Waiting("going-back", message, None, 0.0)
 
-    async def _wait_for_reboot(self, step: Step, wish: Wish, seen: Snapshot, node: Node, message: str) -> Outcome:
+    async def _wait_for_reboot(self, step: Step, wish: Wish, seen: Snapshot, node: Node, message: str) -> Waiting:
         """A mode is asked for, and comes with a reboot only: write that down, and decide anew."""
         operation = _operation(node)
         if operation is None or not isinstance(step, SetMode):
@@ -392,6 +408,11 @@ class PartitionPass:
 def _operation(node: Node) -> Operation | None:
     text = node.annotations.get(labels.OPERATION)
     return Operation.from_json(text) if text else None
+
+
+def _goes_back(node: Node) -> bool:
+    operation = _operation(node)
+    return operation is not None and bool(operation.failure)
 
 
 def _named(step: Step) -> dict[str, str]:

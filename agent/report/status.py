@@ -28,13 +28,14 @@ def status_of(outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | N
     revision = wish.revision if isinstance(wish, Desired) else ""
     match outcome:
         case Settled(asked=False):
-            return None
+            # A wish that is gone leaves nothing to go back to.
+            return replace(last, owed={}) if last is not None and last.owed else None
         case Settled():
             message = _with_lost(f"{layout!r} {outcome.message}", last, seen)
             return _as_applied(_status("success", "applied", message, layout, revision, last, now), seen, now)
         case Refusal():
             return _status("failed", outcome.reason, outcome.message, layout, revision, last, now)
-        case Waiting(reason="back-off"):
+        case Waiting(reason="back-off") if last is not None and last.state == "failed":
             return last
         case Waiting(reason="drift"):
             status = _status("pending", outcome.reason, outcome.message, layout, revision, last, now)
@@ -63,22 +64,23 @@ def _with_lost(message: str, last: NodeStatus | None, seen: Snapshot) -> str:
 def _at_end(end: End, layout: str, revision: str, seen: Snapshot, last: NodeStatus | None, now: float) -> NodeStatus:
     status = _status(end.state, end.reason, end.message, layout, revision, last, now)
     if end.state == "success":
-        return _as_applied(status, seen, now)
+        return _as_applied(status, seen, now, anew=True)
     owed = {uuid: before for uuid, before in status.owed.items() if uuid not in end.operation.before}
     owed |= {uuid: before for uuid, before in end.operation.before.items() if uuid in end.operation.given_up}
-    status = replace(status, owed=owed, reboot=end.reboot)
+    status = replace(status, owed=owed, owed_in=seen.node.boot_id, reboot=end.reboot)
     if end.reason in _NOT_BY_TIME:
         return status
-    attempts = status.attempts + 1
+    attempts = status.attempts + 1 if status.tried == revision else 1
     wait = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, _MOST_DOUBLINGS))
-    return replace(status, attempts=attempts, next_try=now + wait)
+    return replace(status, attempts=attempts, next_try=now + wait, tried=revision)
 
 
 def _status(
     state: State, reason: str, message: str, layout: str, revision: str, last: NodeStatus | None, now: float
 ) -> NodeStatus:
     same = last is not None and (last.state, last.reason, last.revision) == (state, reason, revision)
-    failed_before = last.attempts if last is not None and last.revision == revision and state != "success" else 0
+    # Another wish, or success, ends the row of attempts; what is said in between does not.
+    row = last if last is not None and state != "success" and last.tried and revision in ("", last.tried) else None
     return NodeStatus(
         state=state,
         reason=reason,
@@ -88,20 +90,25 @@ def _status(
         revision=revision,
         gpus=last.gpus if last is not None else None,
         placements=last.placements if last is not None else {},
-        attempts=failed_before,
+        attempts=row.attempts if row is not None else 0,
+        next_try=row.next_try if row is not None else None,
+        tried=row.tried if row is not None else "",
         applied=last.applied if last is not None else "",
         boot_id=last.boot_id if last is not None else "",
         drift=last.drift if last is not None else None,
         owed=last.owed if last is not None else {},
+        owed_in=last.owed_in if last is not None else "",
         reboot=last.reboot if last is not None else None,
     )
 
 
-def _as_applied(status: NodeStatus, seen: Snapshot, now: float) -> NodeStatus:
-    """What the hardware has now is what was asked for."""
+def _as_applied(status: NodeStatus, seen: Snapshot, now: float, anew: bool = False) -> NodeStatus:
+    """What the hardware has now is what was asked for. Only a layout that is applied ``anew`` lowers the number of GPUs: by it is
+    known that indices have shifted."""
+    count = sum(gpu.listed for gpu in seen.gpus)
     return replace(
         status,
-        gpus=len(seen.gpus),
+        gpus=count if anew else max(count, status.gpus or 0),
         placements={gpu.uuid: [str(slot) for slot in gpu.layout] for gpu in seen.gpus if gpu.mig_enabled},
         applied=status.revision,
         boot_id=seen.node.boot_id,
@@ -113,13 +120,14 @@ def _as_applied(status: NodeStatus, seen: Snapshot, now: float) -> NodeStatus:
 
 def worth_a_write(status: NodeStatus, node: Node, last: NodeStatus | None) -> bool:
     """Whether the node says something else: another state, reason or wish; for an end state also another message."""
+    status = status.cut
     if last is None or node.labels.get(labels.STATE) != status.state:
         return True
     if (last.state, last.reason, last.revision) != (status.state, status.reason, status.revision):
         return True
     settled = status.state != "pending"
     return settled and any(
-        getattr(last, name) != getattr(status, name) for name in ("message", "placements", "applied", "boot_id")
+        getattr(last, name) != getattr(status, name) for name in ("message", "placements", "applied", "boot_id", "owed")
     )
 
 

@@ -202,3 +202,10 @@ def test_a_profile_answers_to_the_names_of_older_and_newer_drivers(wish: str) ->
 def test_a_name_of_another_driver_keeps_its_attributes() -> None:
     gpu = gpu_on_paper("GB200-186GB")
     assert [str(shape) for shape in wishes(asked("1x1g.24gb.me", gpu))[0].shapes] == ["1g.23gb+me"]
+
+
+@pytest.mark.parametrize("count", ["0", "100", "9" * 5000])
+def test_a_count_that_nobody_means_is_a_mistake(count: str) -> None:
+    """And costs nothing: the items are not made before they are counted."""
+    assert refused(asked(f"{count}x1g.10gb")).reason == "unparsable-layout"
+    assert isinstance(asked("99x1g.10gb"), Refusal)

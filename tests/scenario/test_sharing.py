@@ -305,3 +305,21 @@ async def test_a_configuration_that_somebody_took_away_comes_back_and_is_no_drif
     await settle(world, partition)
     assert config_of(world) == config
     assert [event for event in world.events if event["reason"] == "Drift"] == []
+
+
+async def test_a_configuration_that_somebody_takes_away_each_time_ends_failed_and_not_never() -> None:
+    """A program that keeps the node's labels as its own list has them: it has the last word, and the node is given back."""
+    world = shared("shared-sevenths", h100(SEVEN))
+    partition, hands = agent_on(world)
+
+    def prune() -> None:
+        world.node["metadata"]["labels"].pop(labels.PLUGIN_CONFIG, None)
+
+    for _ in range(60):
+        await partition()
+        prune()
+        world.tick()
+    end = next(step for step in hands.taken if isinstance(step, End))
+    assert (end.state, end.reason) == ("failed", "sharing-config-taken")
+    assert "changed back 3 times by somebody else" in end.message
+    assert not world.node["spec"].get("unschedulable")

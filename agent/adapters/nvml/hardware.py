@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from agent.adapters.nvml import calls, change
 from agent.adapters.nvml.read import ListedProfiles, read_gpu
 from agent.adapters.nvml.threads import Threads
 from agent.model.errors import AgentError
-from agent.model.mig import Activation, Gpu, Placement, Shape
+from agent.model.mig import NAMELESS, Activation, Gpu, Placement, Shape
 
 T = TypeVar("T")
 
@@ -112,11 +113,16 @@ class Hardware:
         nowhere = [(index, words) for index, words in silent if index not in self._places]
         unknown = []
         for uuid, known in self._last.items():
-            if uuid not in found:
-                gone = (known.index, "the driver does not list it any more")
-                unknown.append(_unknown(known, *(why.pop(uuid, None) or (nowhere.pop(0) if nowhere else gone))))
+            if uuid in found:
+                continue
+            place = why.pop(uuid, None) or (nowhere.pop(0) if nowhere else None)
+            if place is not None:
+                unknown.append(_unknown(known, *place))
+            else:
+                gone = _unknown(known, known.index, "the driver does not list it any more")
+                unknown.append(replace(gone, listed=False))
         rest = [(index, uuid, words) for uuid, (index, words) in why.items()]
-        rest += [(index, f"GPU-unknown-{index}", words) for index, words in nowhere]
+        rest += [(index, f"{NAMELESS}{index}", words) for index, words in nowhere]
         return unknown + [_nameless(index, uuid, words) for index, uuid, words in rest]
 
     async def _change(self, gpu: str, act: Callable[[Any, int], T]) -> T:

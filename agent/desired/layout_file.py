@@ -45,9 +45,9 @@ class Entry(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=T
     sharing: Share | None = None
 
     def names(self, gpu: Gpu) -> bool:
-        """Whether the entry speaks of this GPU."""
+        """Whether the entry speaks of this GPU, or may: a GPU that was never read passes every filter."""
         listed = self.devices == "all" or gpu.index in self.devices
-        return listed and (not self.filters or any(_matches(one, gpu) for one in self.filters))
+        return listed and (not self.filters or gpu.never_read or any(_matches(one, gpu) for one in self.filters))
 
     @property
     def filters(self) -> list[str]:

@@ -125,7 +125,7 @@ def _node_layout(
     name: str, sources: Sources, gpus: tuple[Gpu, ...], overridden: set[str]
 ) -> dict[Gpu, Callable[[Gpu], _Asked]]:
     """The node's layout for each MIG-capable GPU that has none of its own. A file's later entries override earlier ones."""
-    capable = [gpu for gpu in gpus if gpu.mig_enabled is not None or gpu.nameless]
+    capable = [gpu for gpu in gpus if gpu.mig_enabled is not None or gpu.never_read]
     entries = sources.layouts.get(name)
     if entries is not None:
         _check_indices(name, entries, sources, gpus)

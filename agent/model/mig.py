@@ -243,8 +243,13 @@ class Gpu:
         return tuple(sorted(Slot(i.placement, i.shape) for i in self.instances if i.shape is not None))
 
     @property
+    def never_read(self) -> bool:
+        """Nothing is known of it but its place, and perhaps its UUID: it may be of any model."""
+        return bool(self.unknown) and not self.pci_device_id
+
+    @property
     def nameless(self) -> bool:
-        """Nothing is known of it but its place: it may be any GPU that is asked for."""
+        """Not even its UUID is known: it may be any GPU that is asked for."""
         return bool(self.unknown) and self.uuid.startswith(NAMELESS)
 
     @property

@@ -11,7 +11,7 @@ from agent.desired.layout_file import parse_layouts
 from agent.desired.resolve import Sources, resolve
 from agent.model.desired import Desired, Refusal, Unasked, Wish
 from agent.model.labels import CONFIG
-from agent.model.mig import Gpu, GpuWish, Shape
+from agent.model.mig import NAMELESS, Gpu, GpuWish, Shape
 from agent.observe.paper import gpu_on_paper, with_other_names
 from agent.plan.geometry import feasible
 
@@ -209,3 +209,14 @@ def test_a_count_that_nobody_means_is_a_mistake(count: str) -> None:
     """And costs nothing: the items are not made before they are counted."""
     assert refused(asked(f"{count}x1g.10gb")).reason == "unparsable-layout"
     assert isinstance(asked("99x1g.10gb"), Refusal)
+
+
+@pytest.mark.parametrize("value", ["2x3g.40gb", "disabled", "halves", "by-board"])
+@pytest.mark.parametrize("uuid", ["GPU-00000000-0000-0000-0000-00000000beef", f"{NAMELESS}0"])
+def test_a_gpu_that_was_never_read_is_asked_for_by_every_wish_that_may_mean_it(value: str, uuid: str) -> None:
+    """It may be of any model, so it does not count as one without MIG: the wish is not done without it."""
+    silent = Gpu(uuid, 0, "unknown", "", 0, None, None, False, unknown="a call has not come back")
+    read = gpu_on_paper("H100-80GB-SXM", index=1)
+    wish = asked(value, silent, read)
+    assert isinstance(wish, Desired)
+    assert (wish.unread, list(wish.wishes)) == ({uuid}, [read.uuid])

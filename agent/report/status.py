@@ -20,6 +20,8 @@ LAST_RETRY_SECONDS = 3600.0
 _MOST_DOUBLINGS = 10
 _NOT_BY_TIME = frozenset({"reboot-required", "reboot-did-not-help"})
 """Failures that only a reboot, or another wish, leads out of."""
+_NAMING = frozenset({"blocked", "budget", "draining", "device-busy", "gpu-unknown", "second-owner"})
+"""Waits whose sentence says for whom: another name is news."""
 
 
 def status_of(outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | None, now: float) -> NodeStatus | None:
@@ -119,11 +121,14 @@ def _as_applied(status: NodeStatus, seen: Snapshot, now: float, anew: bool = Fal
 
 
 def worth_a_write(status: NodeStatus, node: Node, last: NodeStatus | None) -> bool:
-    """Whether the node says something else: another state, reason or wish; for an end state also another message."""
+    """Whether the node says something else: another state, reason or wish; another message where it is an end, or names who is
+    waited for."""
     status = status.cut
     if last is None or node.labels.get(labels.STATE) != status.state:
         return True
     if (last.state, last.reason, last.revision) != (status.state, status.reason, status.revision):
+        return True
+    if status.reason in _NAMING and last.message != status.message:
         return True
     settled = status.state != "pending"
     return settled and any(

@@ -99,13 +99,14 @@ class Operation:
         return bool(self.failure) and isinstance(wish, Desired) and wish.revision != self.revision
 
     def way_back(self, left_pending: Mapping[str, bool]) -> Mapping[str, GpuWish]:
-        """What has to be asked of each GPU to have again what was before, but for modes that stay pending."""
+        """What has to be asked of each GPU to have again what was before, but for modes that stay pending: these, and those that
+        were pending when the GPU was found."""
         return {
             uuid: GpuWish(
                 before.mig_enabled,
                 tuple(slot.shape for slot in before.slots),
                 before.slots,
-                left_pending.get(uuid),
+                left_pending.get(uuid, before.mig_pending),
             )
             for uuid, before in self.before.items()
         }

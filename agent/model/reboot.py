@@ -10,7 +10,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from agent.model.mig import Gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,8 @@ class RebootRecord:
     """``modes`` (by GPU UUID) were pending in the boot ``boot_id``, for the wish ``revision``.
 
     ``asked_in`` is the boot in which a reboot was last asked for, "" for none, and ``asked`` when this change did so (seconds
-    since the epoch). ``called``: the command has been run since. ``useless``: after that reboot the mode was not in force.
+    since the epoch). ``called``: the command has been run since, and worked. ``useless``: after that reboot the mode was
+    not in force.
     """
 
     revision: str
@@ -28,3 +32,17 @@ class RebootRecord:
     asked: float | None = None
     called: bool = False
     useless: bool = False
+
+    def pending_in(self, gpus: Iterable[Gpu]) -> dict[str, bool]:
+        """The modes that are pending still. Of a GPU that does not answer it is not known that its mode was called off."""
+        now = {gpu.uuid: gpu for gpu in gpus}
+        return {uuid: mode for uuid, mode in self.modes.items() if uuid in now and _is_pending(now[uuid], mode)}
+
+    def narrowed_to(self, gpus: Iterable[Gpu]) -> RebootRecord | None:
+        """The record of what is pending still; None where nothing is."""
+        modes = self.pending_in(gpus)
+        return replace(self, modes=modes) if modes else None
+
+
+def _is_pending(gpu: Gpu, mode: bool) -> bool:
+    return bool(gpu.unknown) or (gpu.mig_enabled != mode and gpu.mig_pending == mode)

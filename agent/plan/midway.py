@@ -56,6 +56,9 @@ def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation
     """Go on with an operation, or back."""
     if operation.outlived_by(wish):
         return Plan(DONE, (Turn(operation.anew().towards(wish)),))
+    rebooting = reboot.under_way(wish, seen, policy, operation)
+    if rebooting is not None:
+        return _cordoned_again(seen, operation, DONE) or rebooting
     silent = operation.silent_in(seen.gpus)
     if silent:
         # See Note [A GPU that does not answer] in plan/partition.py.
@@ -111,11 +114,18 @@ def _not_put_back(seen: Snapshot, operation: Operation, why: str) -> Plan:
     return _without(operation, dict.fromkeys(sorted(operation.differing_in(seen.gpus)), words))
 
 
+def _cordoned_again(seen: Snapshot, operation: Operation, change: Change) -> Plan | None:
+    if not operation.cordoned or seen.node.unschedulable or operation.recordoned:
+        return None
+    return Plan(change, (Recordon(replace(operation, recordoned=True)),))
+
+
 def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation, way: Way, recorded: bool) -> Outcome:
     """The hardware still differs: drain, pause, act. ``recorded``: the record on the node has every GPU that is asked for."""
     change = way.change
-    if operation.cordoned and not seen.node.unschedulable and not operation.recordoned:
-        return Plan(change, (Recordon(replace(operation, recordoned=True)),))
+    again = _cordoned_again(seen, operation, change)
+    if again is not None:
+        return again
     if reboot.is_under_way(operation, seen) and (outcome := reboot.at_reboot(seen, policy, operation, change)):
         return outcome
     if seen.owners is None and change.takes_away:
@@ -186,7 +196,7 @@ def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operatio
         if stale:
             return Plan(DONE, tuple(RestartClient(pod.ref) for pod in stale))
         if advertise.has_advertiser(seen):
-            waiting = _advertised(seen, policy, memory, operation)
+            waiting = _advertised(wish, seen, policy, memory, operation)
             if waiting is not None:
                 return waiting
     return Plan(DONE, (_verdict(wish, seen, operation, memory.last),))
@@ -206,7 +216,7 @@ def _share(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     return Plan(Change((), sharing=in_words(config, seen.node)), (Resume(operation, config),))
 
 
-def _advertised(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome | None:
+def _advertised(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome | None:
     """None once the node shows what it has, or after the way back has waited long enough for that."""
     waited = memory.waited("not-advertised", DISCOVERY_SECONDS, seen.now)
     wrong = advertise.difference(seen.node, seen.gpus, word(operation, seen.node, waited))
@@ -220,18 +230,19 @@ def _advertised(seen: Snapshot, policy: Policy, memory: Memory, operation: Opera
     if config_on(seen.node) != operation.plugin_config:
         # Under a configuration that the plugin cannot take it may show nothing at all: the old one is better.
         return Plan(DONE, (Turn(replace(operation, failure=f"{operation.layout!r} was not shown: {wrong}")),))
-    return Plan(DONE, (_end(seen, operation, "failed", "not-advertised", f"not shown: {wrong}"),))
+    end = _end(seen, operation, "failed", "not-advertised", f"not shown: {wrong}")
+    return Plan(DONE, (replace(end, reboot=reboot.kept(wish, operation, seen, memory.last)),))
 
 
 def _verdict(wish: Wish, seen: Snapshot, operation: Operation, last: NodeStatus | None) -> End:
     unread = {gpu.uuid: f"cannot be read: {gpu.unknown}" for gpu in seen.gpus if gpu.unknown}
     asked = wish.unread if isinstance(wish, Desired) else ()
+    record = reboot.kept(wish, operation, seen, last)
     without = {**{uuid: why for uuid, why in unread.items() if uuid in asked}, **operation.given_up}
     if without and not operation.failure and isinstance(wish, Desired):
         words = f"{operation.layout!r} is not on every GPU: {_each(without, seen)}"
-        return _end(seen, operation, "failed", "gpu-unknown", words)
+        return replace(_end(seen, operation, "failed", "gpu-unknown", words), reboot=record)
     back = f"; the old layout is back{reboot.but_for(operation, seen)}"
-    record = reboot.given_up(wish, operation, seen)
     match wish:
         # A reboot that was missing says nothing to those who have withdrawn the wish for it.
         case _ if operation.failure and (isinstance(wish, Desired) or operation.failure_reason == "rolled-back"):

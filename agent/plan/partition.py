@@ -55,7 +55,7 @@ def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcom
         case Refusal():
             return wish
         case Unasked():
-            return _called_off(seen, policy, memory.last) or Settled("no layout is asked for", asked=False)
+            return _called_off(wish, seen, policy, memory.last) or Settled("no layout is asked for", asked=False)
     return _fresh(wish, seen, policy, memory)
 
 
@@ -78,7 +78,7 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Out
     if ideal.empty and unread:
         return gpu_unknown(unread)
     if ideal.empty and not sharing:
-        return _settled(wish, seen, policy, memory)
+        return _called_off(wish, seen, policy, last) or _settled(wish, seen, policy, memory)
     ideal = replace(ideal, sharing=sharing)
     refusal = reboot.still_required(wish, seen, policy, last, ideal)
     if refusal is not None:
@@ -97,16 +97,18 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Out
     return Plan(change, (Begin(_operation(wish, seen, policy, change, last), _guards(seen)),))
 
 
-def _called_off(seen: Snapshot, policy: Policy, last: NodeStatus | None) -> Plan | None:
+def _called_off(wish: Desired | Unasked, seen: Snapshot, policy: Policy, last: NodeStatus | None) -> Plan | None:
     """A mode that a change of ours left pending for the next reboot, and that nobody asks for any more, goes. It is a way back
     to the mode of now."""
-    modes = reboot.left_by_us(seen, last)
-    if not modes or last is None or second_owner(seen) or seen.node.annotations.get(labels.DRY_RUN) == "true":
+    asked = wish.wishes.keys() | wish.unread if isinstance(wish, Desired) else frozenset()
+    ours = reboot.left_by_us(seen, last).keys() - asked
+    gpus = {gpu.uuid: gpu for gpu in seen.gpus if gpu.uuid in ours and not gpu.unknown}
+    if not gpus or last is None or second_owner(seen) or seen.node.annotations.get(labels.DRY_RUN) == "true":
         return None
-    gpus = {gpu.uuid: gpu for gpu in seen.gpus if gpu.uuid in modes}
     changes = tuple(GpuChange(uuid, gpu.layout, mode=gpu.mig_enabled, in_force=True) for uuid, gpu in gpus.items())
-    wish = Desired(last.layout, last.revision, {uuid: GpuWish(bool(gpu.mig_enabled)) for uuid, gpu in gpus.items()})
-    begun = _operation(wish, seen, policy, Change(changes), last)
+    of_now = {uuid: GpuWish(bool(gpu.mig_enabled)) for uuid, gpu in gpus.items()}
+    of = wish if isinstance(wish, Desired) else last
+    begun = _operation(Desired(of.layout, of.revision, of_now), seen, policy, Change(changes), last)
     before = {uuid: replace(one, mig_pending=one.mig_enabled) for uuid, one in found(gpus, seen.gpus).items()}
     return Plan(Change(changes), (Begin(replace(begun, before=before, reboot=None), _guards(seen)),))
 

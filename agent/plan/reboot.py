@@ -3,7 +3,9 @@
 # Note [One reboot for one wish]
 # The boot from which a reboot is asked for is written on the node before the command runs. A kill in between has the command
 # run by the next start, one after it too, unless it was written down that it ran: it may run twice in one boot, and a boot
-# ends once. In the boot that follows the modes are in force, or the reboot was useless and is not asked for again.
+# ends once. In the boot that follows the modes are in force, or the reboot was useless and is not asked for again. A command
+# that worked in a machine that has not gone in time is not asked again in the same boot either: it may go at any moment, or in
+# tonight's window, and each try would cost the pods of the node once more.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from agent.model.desired import Desired, Refusal, Wish
-from agent.model.mig import Gpu, GpuWish
+from agent.model.mig import GpuWish
 from agent.model.operation import Operation
 from agent.model.reboot import RebootRecord
 from agent.model.report import NodeStatus
@@ -23,14 +25,19 @@ from agent.plan.way import Policy
 _LEAVES_PENDING = frozenset({"reboot-required", "reboot-failed"})
 """Ends that leave a mode to whoever reboots the machine."""
 
-_GIVEN_BACK = "; the old layout is back"
+NOTHING = Change(())
 
 
 def met(operation: Operation, wish: Wish, seen: Snapshot, gpu: str, enabled: bool) -> Operation:
     """The operation once it is known that only a reboot brings that mode of that GPU."""
     operation, record, boot = operation.towards(wish), operation.reboot, seen.node.boot_id
-    if isinstance(wish, Desired) and not operation.failure and _was_rebooted_for(operation, boot):
-        useless = RebootRecord(operation.revision, boot, {gpu: enabled}, useless=True)
+    if (
+        record is not None
+        and isinstance(wish, Desired)
+        and not operation.failure
+        and _was_rebooted_for(operation, boot)
+    ):
+        useless = RebootRecord(operation.revision, boot, {gpu: enabled}, record.asked_in, useless=True)
         return replace(operation.failed(_useless(seen, useless), "reboot-did-not-help"), reboot=useless)
     if record is None or record.boot_id != boot:
         record = RebootRecord(operation.revision, boot)
@@ -45,26 +52,41 @@ def at_reboot(seen: Snapshot, policy: Policy, operation: Operation, change: Chan
         return None
     if not policy.reboots:
         return Plan(change, (Turn(operation.failed(_required(seen, modes), "reboot-required")),))
-    message = f"reboot_command is to reboot this machine: {_pending(seen, modes)}"
-    if record.asked is None:
-        # The wish may be another one than that which met the mode first.
-        asked = replace(record, revision=operation.revision, asked_in=seen.node.boot_id, asked=seen.now, called=False)
-        announced = replace(operation, reboot=asked)
-        return Plan(change, (AnnounceReboot(announced, message), *_run(announced, asked)))
-    if seen.now - record.asked >= policy.reboot_seconds:
-        failure = (
-            f"the machine has not gone {policy.reboot_seconds:.0f} s after reboot_command; {_pending(seen, modes)}"
-        )
-        return Plan(change, (Turn(operation.failed(failure, "reboot-failed")),))
-    if not record.called:
-        return Plan(change, _run(operation, record))
-    return Waiting("rebooting", message, change)
+    # The wish may be another one than that which met the mode, or asked for the reboot, first.
+    if is_under_way(operation, seen):
+        return Plan(change, (Turn(replace(operation, reboot=replace(record, revision=operation.revision))),))
+    asked = replace(record, revision=operation.revision, asked_in=seen.node.boot_id, asked=seen.now, called=False)
+    announced = replace(operation, reboot=asked)
+    return Plan(change, (AnnounceReboot(announced, _asks(seen, modes)), *_run(announced, asked)))
 
 
 def is_under_way(operation: Operation, seen: Snapshot) -> bool:
     """Whether this operation has asked for the end of this boot."""
     record = operation.reboot
     return record is not None and record.asked is not None and record.boot_id == seen.node.boot_id
+
+
+def under_way(wish: Wish, seen: Snapshot, policy: Policy, operation: Operation) -> Outcome | None:
+    """What to do while the end of this boot has been asked for; None where it has not, or nothing waits for it any more.
+
+    Nobody turns back from here for what is seen of a machine that goes down: GPUs that do not answer, pods that come late, a
+    file that cannot be read.
+    """
+    record = operation.reboot
+    stands = wish.revision == operation.revision if isinstance(wish, Desired) else _is_unreadable(wish)
+    modes = _waiting(record, seen)
+    if record is None or record.asked is None or operation.failure or not (stands and modes):
+        return None
+    if seen.now - record.asked >= policy.reboot_seconds:
+        failure = f"{_not_gone(policy)}; {_pending(seen, modes)}"
+        return Plan(NOTHING, (Turn(operation.failed(failure, "reboot-failed")),))
+    if not record.called:
+        return Plan(NOTHING, _run(operation, record))
+    return Waiting("rebooting", _asks(seen, modes), NOTHING)
+
+
+def _is_unreadable(wish: Wish) -> bool:
+    return isinstance(wish, Refusal) and wish.reason == "layouts-unreadable"
 
 
 def yet_to_ask(operation: Operation, seen: Snapshot, change: Change) -> Change:
@@ -113,35 +135,52 @@ def still_required(
     if not any(wanted.get(uuid) == mode for uuid, mode in record.modes.items()):
         return None
     if record.useless:
-        return Refusal("reboot-did-not-help", _useless(seen, record) + _GIVEN_BACK, wish.layout)
-    if policy.reboots or _waiting(record, seen) != record.modes:
+        reason, why = "reboot-did-not-help", _useless(seen, record)
+    elif _waiting(record, seen) != record.modes:
         return None
-    return Refusal("reboot-required", _required(seen, record.modes) + _GIVEN_BACK, wish.layout)
+    elif not policy.reboots:
+        reason, why = "reboot-required", _required(seen, record.modes)
+    elif record.called and record.asked_in == seen.node.boot_id:
+        reason, why = "reboot-failed", f"{_not_gone(policy)}; {_pending(seen, record.modes)}"
+    else:
+        return None
+    # What the change said when it ended says more.
+    said = last is not None and (last.state, last.reason) == ("failed", reason)
+    return Refusal(reason, last.message if last is not None and said else why, wish.layout)
 
 
 def remembered(wish: Desired, last: NodeStatus | None) -> RebootRecord | None:
-    """What a change begins with: from which boot this wish has asked for a reboot before."""
+    """What a change begins with: from which boot this wish has asked for a reboot before, and whether that was useless."""
     record = last.reboot if last is not None else None
-    if record is None or record.revision != wish.revision or record.useless:
+    if record is None or record.revision != wish.revision:
         return None
     return replace(record, asked=None, called=False)
 
 
-def given_up(wish: Wish, operation: Operation, seen: Snapshot) -> RebootRecord | None:
-    """What the status keeps of a change that failed: the modes that it leaves pending, and in which boot it asked for another."""
-    record = operation.reboot
-    stands = isinstance(wish, Desired) and wish.revision == operation.revision
-    if record is None or record.useless or not (stands and operation.failure):
-        return record if record is not None and record.useless and stands else None
-    modes = dict(_left_pending(wish, operation, seen))
-    return replace(record, boot_id=seen.node.boot_id, modes=modes, asked=None, called=False)
+def kept(wish: Wish, operation: Operation, seen: Snapshot, last: NodeStatus | None) -> RebootRecord | None:
+    """What the status keeps of a change that ended without success: the modes of ours that wait for a reboot, and in which boot
+    this wish asked for one."""
+    before = last.reboot if last is not None else None
+    record = operation.reboot or before
+    if record is None:
+        return None
+    stands = isinstance(wish, Desired) and wish.revision == record.revision
+    if record.useless and stands:
+        return record
+    late = _late(operation, seen)
+    waiting = {uuid: mode for uuid, mode in _waiting(operation.reboot, seen).items() if uuid not in late}
+    modes = {**left_by_us(seen, last), **waiting}
+    if not modes and not stands:
+        return None
+    called = record.called and operation.failure_reason in _LEAVES_PENDING
+    # A reboot that was asked for in this boot, and for which nothing waits any more, has been called off.
+    asked_in = record.asked_in if modes or record.asked_in != seen.node.boot_id else ""
+    return replace(record, boot_id=seen.node.boot_id, modes=modes, asked_in=asked_in, asked=None, called=called)
 
 
 def left_by_us(seen: Snapshot, last: NodeStatus | None) -> Mapping[str, bool]:
     """Modes that a change of ours left pending, and that still are: also past a reboot that did not bring them."""
-    modes = last.reboot.modes if last is not None and last.reboot is not None else {}
-    now = {gpu.uuid: gpu for gpu in seen.gpus}
-    return {uuid: mode for uuid, mode in modes.items() if uuid in now and _is_pending(now[uuid], mode)}
+    return last.reboot.pending_in(seen.gpus) if last is not None and last.reboot is not None else {}
 
 
 def is_another_boot(seen: Snapshot, last: NodeStatus) -> bool:
@@ -162,12 +201,7 @@ def _waiting(record: RebootRecord | None, seen: Snapshot) -> dict[str, bool]:
     """The modes of the record that wait for the end of this boot."""
     if record is None or record.boot_id != seen.node.boot_id:
         return {}
-    now = {gpu.uuid: gpu for gpu in seen.gpus}
-    return {uuid: mode for uuid, mode in record.modes.items() if uuid in now and _is_pending(now[uuid], mode)}
-
-
-def _is_pending(gpu: Gpu, mode: bool) -> bool:
-    return gpu.mig_enabled != mode and gpu.mig_pending == mode
+    return record.pending_in(seen.gpus)
 
 
 def _late(operation: Operation, seen: Snapshot) -> dict[str, bool]:
@@ -185,6 +219,14 @@ def _held_up(operation: Operation, seen: Snapshot, change: Change) -> dict[str, 
 def _unasked(change: Change, modes: Mapping[str, bool]) -> tuple[GpuChange, ...]:
     """The GPUs whose mode has to change and does not wait yet."""
     return tuple(gpu for gpu in change.gpus if gpu.mode is not None and modes.get(gpu.gpu) != gpu.mode)
+
+
+def _asks(seen: Snapshot, modes: Mapping[str, bool]) -> str:
+    return f"reboot_command is to reboot this machine: {_pending(seen, modes)}"
+
+
+def _not_gone(policy: Policy) -> str:
+    return f"the machine has not gone {policy.reboot_seconds:.0f} s after reboot_command"
 
 
 def _required(seen: Snapshot, modes: Mapping[str, bool]) -> str:

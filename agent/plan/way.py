@@ -79,10 +79,11 @@ def occupants(
     wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, operation: Operation
 ) -> tuple[tuple[str, str], ...]:
     """Who is on each GPU, "" for nobody: then it may be reset with another one, for what it loses comes back."""
-    return tuple((gpu.uuid, _occupant(gpu, gpu.uuid in wishes, seen, policy, operation)) for gpu in seen.gpus)
+    ours = {uuid: wish for uuid, wish in wishes.items() if uuid not in operation.given_up}
+    return tuple((gpu.uuid, _occupant(gpu, ours.get(gpu.uuid), seen, policy, operation)) for gpu in seen.gpus)
 
 
-def _occupant(gpu: Gpu, wished: bool, seen: Snapshot, policy: Policy, operation: Operation) -> str:
+def _occupant(gpu: Gpu, wish: GpuWish | None, seen: Snapshot, policy: Policy, operation: Operation) -> str:
     if gpu.unknown:
         return f"GPU {gpu.index} cannot be read"
     held = holdings(gpu, seen, policy.drain, operation)
@@ -91,8 +92,10 @@ def _occupant(gpu: Gpu, wished: bool, seen: Snapshot, policy: Policy, operation:
     names = [*map(str, pods), *tenants.whole_fixed, *tenants.whole_leaving]
     names += [text for texts in (*held.reasons.values(), *tenants.leaving.values()) for text in texts]
     names += [] if names else [f"process {process.pid}" for process in gpu.processes]
-    if not names and gpu.instances and not wished:
+    if not names and gpu.instances and wish is None:
         names = ["slices that no wish would bring back"]
+    if not names and wish is None and gpu.mig_pending != gpu.mig_enabled:
+        names = ["a pending MIG mode that the reset would bring, and that is not ours"]
     return f"GPU {gpu.index} has {', '.join(names)}" if names else ""
 
 

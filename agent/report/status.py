@@ -114,7 +114,8 @@ def _as_applied(status: NodeStatus, seen: Snapshot, now: float, anew: bool = Fal
         placements={gpu.uuid: [str(slot) for slot in gpu.layout] for gpu in seen.gpus if gpu.mig_enabled},
         applied=status.revision,
         boot_id=seen.node.boot_id,
-        reboot=None,
+        # A mode that an earlier wish left pending on a GPU that this one does not name is ours still.
+        reboot=status.reboot.narrowed_to(seen.gpus) if status.reboot is not None else None,
         drift=status.drift.put_right(now) if status.drift is not None else None,
         owed={},
     )

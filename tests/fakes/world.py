@@ -184,7 +184,9 @@ class MemoryGpus:
             )
             if gpu.uuid in self._known:
                 return lost
-            return replace(lost, uuid=f"GPU-unknown-{gpu.index}", mig_enabled=None, mig_pending=None)
+            # It fell silent before its UUID was read, or behind that.
+            uuid = gpu.uuid if gpu.index % 2 else f"GPU-unknown-{gpu.index}"
+            return Gpu(uuid, gpu.index, "unknown", "", 0, None, None, False, unknown=lost.unknown)
         self._known.add(gpu.uuid)
         if gpu.mig_enabled:
             self._listed.add(gpu.uuid)

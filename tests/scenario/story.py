@@ -44,6 +44,10 @@ class Story:
         """Write the layouts file."""
         Path(self.world.layouts_file).write_text(f"version: v1\nmig-configs: {layouts}\n", "utf-8")
 
+    def remove_layouts(self) -> None:
+        """The layouts file is away."""
+        Path(self.world.layouts_file).unlink()
+
     def restart(self) -> None:
         """Another process of the agent."""
         self.partition, self.hands = agent_on(self.world)

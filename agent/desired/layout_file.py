@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -77,15 +79,19 @@ def parse_layouts(text: str, source: str) -> Layouts:
     return layouts
 
 
+@lru_cache(maxsize=2)
 def read_layouts(text: str) -> tuple[Layouts, tuple[Mistake, ...]]:
-    """Named layouts, and every mistake of the file from its top to its end. With a mistake the layouts are not to be used."""
+    """Named layouts, and every mistake of the file from its top to its end. With a mistake the layouts are not to be used.
+
+    Every pass of the agent reads the file; it is parsed when it has changed.
+    """
     try:
         marked = read_marked(text)
     except NotYamlError as error:
         return {}, (Mistake(error.mistake.line, error.mistake.column, f"not YAML: {error.mistake.sentence}"),)
     reader = _Reader(marked)
     layouts = reader.layouts()
-    return layouts, tuple(sorted(reader.mistakes))
+    return MappingProxyType(layouts), tuple(sorted(reader.mistakes))
 
 
 class _Reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import select
@@ -66,3 +67,39 @@ def _read(descriptor: int, seconds: float) -> bytes | None:
         return None
     finally:
         os.close(descriptor)
+
+
+@dataclass(slots=True)
+class Client:
+    """A fork that has done something and stays; it ends when it is told to, or with this process."""
+
+    pid: int
+    life: int
+
+    def end(self) -> None:
+        """It is gone when this returns."""
+        if self.pid:
+            os.close(self.life)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+
+
+def fork_of(function: Callable[[], Any]) -> Client:
+    """A fork of this process in which the function has returned."""
+    done, say_done = os.pipe()
+    until, life = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        # What else is open here would keep others from seeing that this process has ended.
+        for descriptor in set(map(int, os.listdir("/proc/self/fd"))) - {0, 1, 2, say_done, until}:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        function()
+        os.close(say_done)
+        os.read(until, 1)
+        os._exit(0)
+    os.close(say_done)
+    os.close(until)
+    os.read(done, 1)
+    os.close(done)
+    return Client(pid, life)

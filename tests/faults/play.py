@@ -9,8 +9,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -28,7 +26,7 @@ from tests.fakes.sim_world import SimWorld, given_back
 from tests.fakes.simgpu import SimulatedGpus
 from tests.fakes.world import agent_on
 from tests.faults.cells import Cell, Recording
-from tests.faults.children import in_child
+from tests.faults.children import fork_of, in_child
 from tests.faults.clock import SkippingLoop, patiently
 from tests.faults.stories import Story
 
@@ -198,16 +196,8 @@ class _Act:
 
     def _open_another_session(self) -> None:
         """It ends when ours is closed for a reset, or with this process."""
-        command = [sys.executable, "-c", "import sys, pynvml; pynvml.nvmlInit(); print(flush=True); sys.stdin.read()"]
-        client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert client.stdout is not None
-        client.stdout.readline()
-
-        def end() -> None:
-            client.kill()
-            client.wait()
-
-        self.world.gpus.on_release = end
+        client = fork_of(pynvml.nvmlInit)
+        self.world.gpus.on_release = client.end
 
     async def until(self, holds: Callable[[], bool], seconds: float, look: Callable[[], None] = lambda: None) -> None:
         """Passes with time between them until it holds; AssertionError after so much of the node's time."""

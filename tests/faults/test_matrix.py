@@ -54,8 +54,8 @@ def _start(verb: str, folder: Path, environment: dict[str, str]) -> subprocess.P
 
 
 def _play(cells: Cells, folder: Path, environment: dict[str, str]) -> Cells:
-    """In as many processes as there are processors here."""
-    count = os.cpu_count() or 1
+    """In as many processes as there are processors here, unless they have other tests to run."""
+    count = 1 if "PYTEST_XDIST_WORKER" in os.environ else os.cpu_count() or 1
     shares = [(cells[number::count], _start("play", folder / str(number), environment)) for number in range(count)]
     with ThreadPoolExecutor(count) as threads:
         texts = threads.map(lambda share: share[1].communicate(json.dumps(share[0]))[0], shares)

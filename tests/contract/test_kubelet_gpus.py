@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from hack.devcluster import kinds
@@ -131,10 +133,17 @@ async def test_a_kubelet_restart_leaves_the_pods_process_alone(node: GpuNode) ->
     assert holders(node.gpus) == []
 
 
-async def test_nothing_outlives_a_cluster_that_is_killed(tmp_path: Path) -> None:
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    """A short path: that of a Unix socket has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+async def test_nothing_outlives_a_cluster_that_is_killed(tmp_path: Path, run_dir: Path) -> None:
     gpus = cut_gpu(tmp_path)
     cluster = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "hack.devcluster", "--nodes", "gpu-1", "--run-dir", str(tmp_path / "run"),
+        sys.executable, "-m", "hack.devcluster", "--nodes", "gpu-1", "--run-dir", str(run_dir),
         "--simgpu-dir", str(gpus.paths.simgpu.parent), "--simgpu-state", str(gpus.state),
         "--status-interval", "0.05", "--pod-start", "0.02",
         cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE,
@@ -142,7 +151,7 @@ async def test_nothing_outlives_a_cluster_that_is_killed(tmp_path: Path) -> None
     assert cluster.stdout is not None
     try:
         await cluster.stdout.readline()
-        await _run_a_pod(tmp_path / "run" / "kubeconfig")
+        await _run_a_pod(run_dir / "kubeconfig")
         await _until(lambda: len(holders(gpus)) == 1)
         [pod_process], members = holders(gpus), _descendants(cluster.pid)
         assert len(members) >= 3  # the kubelet, its device plugin, the pod

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +21,8 @@ _PLACES = ("node_name", "kubeconfig", "mig_config_label", "layouts_file", "pod_r
 """Settings that say where to look."""
 
 _PLACES_HERE = ("node_name", "kubeconfig", "pod_resources_socket")
+
+_OF_A_CLUSTER = ("kubeconfig", "mig_config_label")
 
 _PLACES_BY_HAND = ("node_name", "layouts_file", "pod_resources_socket", "state_directory", "refresh_commands")
 
@@ -148,12 +151,15 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "status",
-        help="how a node stands",
-        description="Print what the agent says of a node: layout, state, reason, since when, models.",
+        help="how a node stands, or all of them",
+        description="Print what the agent says of a node: layout, state, reason, since when, models. With --all a table of all "
+        "nodes, with the slices that are free. Exit code 1: the last word on a node is failed.",
     )
-    parser.add_argument("node", help="name of the node")
-    parser.add_argument("--kubeconfig", help="kubeconfig file (default: $KUBECONFIG, else the pod's service account)")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("node", nargs="?", help="name of the node")
+    which.add_argument("--all", action="store_true", help="every node that has a layout, a model or an agent")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_settings(parser, _OF_A_CLUSTER)
     parser.set_defaults(command=_status)
 
 
@@ -268,9 +274,14 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from agent.commands.fleet import print_fleet
     from agent.commands.status import print_status
 
-    return _say(*asyncio.run(print_status(options.node, options.kubeconfig, options.json)))
+    settings = _settings(options)
+    if options.all:
+        fleet = print_fleet(settings.mig_config_label, settings.kubeconfig, options.json, time.time)
+        return _say(*asyncio.run(fleet))
+    return _say(*asyncio.run(print_status(options.node, settings, options.json)))
 
 
 def _cache(options: argparse.Namespace) -> int:

@@ -29,6 +29,8 @@ from agent.model.node import PodRef
 Object = dict[str, Any]
 
 MERGE_PATCH = "application/merge-patch+json"
+_PAGE = "500"
+"""Items of a page, as kubectl asks for them."""
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=150)
 """Bookmarks come about once a minute, so two and a half silent periods mean a dead peer."""
@@ -66,6 +68,18 @@ class Kube:
     async def get(self, path: str, **query: str) -> Object:
         """GET one object or list."""
         return await self._request("GET", path, query=query)
+
+    async def pages(self, path: str, **query: str) -> AsyncIterator[Object]:
+        """The items of a list, fetched page by page; RetryError where the list has aged away between two pages."""
+        after: dict[str, str] = {}
+        while True:
+            page = await self.get(path, limit=_PAGE, **after, **query)
+            for item in page.get("items") or []:
+                yield item
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return
+            after = {"continue": token}
 
     async def patch_node(self, name: str, patch: Object) -> Object:
         """Merge-patch the node; with ``metadata.resourceVersion`` in it a stale one is a ConflictError. Returns the node."""

@@ -11,11 +11,12 @@ from agent.model import labels
 from agent.model.errors import BadInputError
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus
+from agent.settings import Settings
 
 
-async def print_status(node: str, kubeconfig: str | None, as_json: bool) -> tuple[int, str]:
+async def print_status(node: str, settings: Settings, as_json: bool) -> tuple[int, str]:
     """What the agent says of a node; exit code 1 when its last word is ``failed``."""
-    kube = await Kube.connect(kubeconfig)
+    kube = await Kube.connect(settings.kubeconfig)
     try:
         found = await kube.get(node_path(node))
     finally:
@@ -28,7 +29,7 @@ async def print_status(node: str, kubeconfig: str | None, as_json: bool) -> tupl
     code = 1 if status is not None and status.state == "failed" else 0
     if as_json:
         return code, json.dumps(_document(status, operation, models), indent=2)
-    rows = [f"node     {node}", f"layout   {known.get(labels.CONFIG, '(no label)')}"]
+    rows = [f"node     {node}", f"layout   {known.get(settings.mig_config_label, '(no label)')}"]
     if status is None:
         rows.append("state    the agent has said nothing yet")
     else:

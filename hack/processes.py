@@ -66,6 +66,10 @@ class Children:
         child.kill()
         child.wait()
 
+    def pid(self, name: str) -> int:
+        """The process id of a child."""
+        return self._children[name].pid
+
     def ended(self) -> str | None:
         """The name of a child that ended by itself, with its last line; None while all run."""
         for name, child in self._children.items():

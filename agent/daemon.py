@@ -34,7 +34,7 @@ from agent.reconcile.cache import CachePass, CacheRules
 from agent.reconcile.loop import keep_passing
 from agent.reconcile.partition import PartitionPass, Rules
 from agent.reconcile.policy import policy_of
-from agent.reconcile.telling import CacheNews
+from agent.reconcile.telling import CacheNews, CountedEvents
 from agent.report.exposition import application, serving
 from agent.report.health import Heartbeats, Readiness
 from agent.report.log import configure
@@ -77,6 +77,7 @@ class _Agent:
     def __init__(self, settings: Settings, kube: Kube) -> None:
         self._settings = settings
         self._kube = kube
+        self._events = CountedEvents(kube)
         self._stopping = asyncio.Event()
         self._wakes = {role: asyncio.Event() for role in settings.roles}
         self._metrics = Metrics(version("warmslice"), clock.now)
@@ -144,7 +145,7 @@ class _Agent:
             ),
             Hands(self._kube, Gpus(hardware, driver.release, command.reset_gpus), _Host(settings)),
             self._node,
-            self._kube,
+            self._events,
             self._metrics,
             publish,
             Rules(settings.layouts_file, settings.mig_config_label, policy_of(settings), settings.resync_seconds),
@@ -165,7 +166,7 @@ class _Agent:
 
         fetches = FetchSupervisor(cache, start_fetch, wake.set, token_reader(settings.hub_token_file), clock.now)
         rules = CacheRules(cache, settings.hub_endpoint, settings.cache_budget_bytes, settings.cache_reserve_ratio)
-        news = CacheNews(self._kube, self._our_node, clock.now)
+        news = CacheNews(self._events, self._our_node, clock.now)
 
         async def publish(report: CacheReport) -> None:
             self._metrics.cache(report)

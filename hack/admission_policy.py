@@ -179,6 +179,43 @@ metadata:
 spec:
   policyName: warmslice-evictions
   validationActions: [Deny]
+---
+# What an agent says it says of its own node, and it counts on no Event but its own that it is said again.
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: warmslice-events
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules:
+      - apiGroups: [""]
+        apiVersions: [v1]
+        operations: [CREATE, UPDATE]
+        resources: [events]
+  matchConditions:
+    - name: an-agent
+      expression: request.userInfo.username == '{account}'
+  variables:
+    - name: node
+      expression: request.userInfo.extra[?'authentication.kubernetes.io/node-name'][0].orValue('')
+  validations:
+    - message: an agent writes Events of the node that its own pod runs on, and of nothing else
+      expression: >-
+        variables.node != '' && object.involvedObject.?kind.orValue('') == 'Node'
+        && object.involvedObject.?name.orValue('') == variables.node
+    - message: an agent changes no Event but its own
+      expression: >-
+        request.operation == 'CREATE' || (oldObject.involvedObject.?name.orValue('') == variables.node
+        && oldObject.?reportingComponent.orValue('') == 'warmslice.dev/agent')
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: warmslice-events
+spec:
+  policyName: warmslice-events
+  validationActions: [Deny]
 """
 
 

@@ -116,6 +116,11 @@ class Kube:
         """Write a core/v1 Event; what happens to an Event changes nothing else, so the caller may ignore errors."""
         await self._request("POST", f"/api/v1/namespaces/{namespace}/events", event)
 
+    async def patch_event(self, namespace: str, name: str, patch: Object) -> None:
+        """Merge-patch an Event; GoneError where it is not there any more."""
+        path = f"/api/v1/namespaces/{namespace}/events/{quote(name, safe='')}"
+        await self._request("PATCH", path, patch, content_type=MERGE_PATCH)
+
     @asynccontextmanager
     async def stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.StreamReader]:
         """Open a watch; RetryError when it cannot be opened or is not JSON."""

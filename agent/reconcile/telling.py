@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from agent.model.cache import CacheReport
-from agent.model.errors import AgentError
+from agent.model.errors import AgentError, GoneError, RefusedError
 from agent.model.node import Node
 from agent.report.events import node_event
 from agent.report.model_words import Word, words_of
+
+_MOST_REMEMBERED = 200
 
 log = logging.getLogger("warmslice.telling")
 
@@ -19,6 +21,40 @@ class EventSink(Protocol):
     """Where Events go."""
 
     async def create_event(self, namespace: str, event: dict[str, Any]) -> None: ...
+
+
+class EventDoor(EventSink, Protocol):
+    """The API server, which can also change an Event."""
+
+    async def patch_event(self, namespace: str, name: str, patch: dict[str, Any]) -> None: ...
+
+
+class CountedEvents:
+    """What is said again is counted on the Event that said it first, as kubectl shows it ("x4 over 10m"). After a restart, and
+    once the API server has dropped that Event (an hour after its last word), a new one begins; also where the role that is
+    installed does not let us change Events yet.
+    """
+
+    def __init__(self, door: EventDoor) -> None:
+        self._door = door
+        self._said: dict[tuple[str, ...], tuple[str, int]] = {}
+
+    async def create_event(self, namespace: str, event: dict[str, Any]) -> None:
+        """Say it; RetryError and RefusedError of the door."""
+        same = (namespace, event["involvedObject"]["uid"], event["type"], event["reason"], event["message"])
+        name, count = self._said.pop(same, ("", 0))
+        if name:
+            again = {"count": count + 1, "lastTimestamp": event["lastTimestamp"]}
+            try:
+                await self._door.patch_event(namespace, name, again)
+            except (GoneError, RefusedError):
+                name, count = "", 0
+        if not name:
+            await self._door.create_event(namespace, event)
+            name = event["metadata"]["name"]
+        self._said[same] = (name, count + 1)
+        while len(self._said) > _MOST_REMEMBERED:
+            del self._said[next(iter(self._said))]
 
 
 async def tell(events: EventSink, event: dict[str, Any]) -> None:

@@ -18,12 +18,15 @@ import pytest_asyncio
 import yaml
 
 from agent.model import labels
+from agent.observe.cluster import node_of
+from agent.report.events import node_event
 from hack.admission_policy import ACCOUNT, MANIFEST
 from hack.devcluster.objects import Object, random_suffix
 from tests.contract.kube_client import JSON_PATCH, MERGE, STRATEGIC, Answer, Kube, real_cluster
 from tests.fakes.devcluster import dev_cluster, simple_pod
 
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
+EVENTS = "/api/v1/namespaces/default/events"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
@@ -50,12 +53,24 @@ class Fence:
         body |= {"deleteOptions": options if by_uid else {}}
         return await who.call("POST", f"{path}/eviction", body, dryRun="All")
 
+    async def say(self, who: Kube, node: str, **fields: Any) -> Answer:
+        return await who.call("POST", EVENTS, {**said_of(node), **fields}, dryRun="All")
+
+    async def say_again(self, who: Kube, event: str) -> Answer:
+        return await who.call("PATCH", f"{EVENTS}/{event}", {"count": 2}, MERGE, dryRun="All")
+
     async def delete(self, who: Kube, pod: str) -> Answer:
         return await who.call("DELETE", f"/api/v1/namespaces/{self.namespace}/pods/{pod}", dryRun="All")
 
 
 def metadata(**fields: Any) -> Object:
     return {"metadata": fields}
+
+
+def said_of(node: str) -> Object:
+    """As the agent says it."""
+    found = node_of({"metadata": {"name": node, "uid": node}})
+    return node_event(found, "changing", "a test", "Partition", 1.8e9)
 
 
 def taint(key: str, value: str = "", effect: str = "NoSchedule") -> Object:
@@ -146,6 +161,7 @@ class FenceContract:
         assert was_denied(await fence.patch(fence.unbound, fence.own, own), "the node that its own pod runs on")
         assert was_denied(await fence.delete(fence.unbound, "here"), "deletes pods of the node")
         assert was_denied(await fence.evict(fence.unbound, "here"), "names no node")
+        assert was_denied(await fence.say(fence.unbound, fence.own), "Events of the node")
 
     async def test_the_fence_is_for_agents_only(self, fence: Fence) -> None:
         assert (await fence.patch(fence.admin, fence.other, metadata(labels={"team": "b"}))).code == 200
@@ -163,6 +179,17 @@ class FenceContract:
     async def test_an_eviction_cannot_be_held_to_a_node(self, fence: Fence) -> None:
         """What SECURITY.md admits: the object that admission sees does not name the pod's node."""
         assert (await fence.evict(fence.agent, "there")).code == 201
+
+    async def test_an_agent_speaks_of_its_own_node_only(self, fence: Fence) -> None:
+        assert (await fence.say(fence.agent, fence.own)).code == 201
+        assert was_denied(await fence.say(fence.agent, fence.other), "Events of the node")
+        pod = {"kind": "Pod", "name": fence.own, "namespace": "default", "uid": "u"}
+        assert was_denied(await fence.say(fence.agent, fence.own, involvedObject=pod), "Events of the node")
+
+    async def test_an_agent_counts_on_its_own_events_only(self, fence: Fence) -> None:
+        assert (await fence.say_again(fence.agent, f"{fence.own}.own")).code == 200
+        assert was_denied(await fence.say_again(fence.agent, f"{fence.own}.kubelet"), "no Event but its own")
+        assert was_denied(await fence.say_again(fence.agent, f"{fence.other}.own"), "Events of the node")
 
     async def test_nothing_is_evicted_from_kube_system(self, fence: Fence) -> None:
         answer = await fence.evict(fence.agent, f"system-{fence.own}", namespace="kube-system")
@@ -196,6 +223,12 @@ async def fenced(admin: Kube, nobody: Kube) -> AsyncIterator[Fence]:
             await make(pods, _pod(pod, "agent", node=node))
         await make(pods, _pod("nowhere", "agent"))
         await make("/api/v1/namespaces/kube-system/pods", _pod(f"system-{own}", "default", node=own))
+        for event, node, fields in (
+            ("own", own, {}),
+            ("kubelet", own, {"reportingComponent": "kubelet"}),
+            ("own", other, {}),
+        ):
+            await make(EVENTS, {**said_of(node), **fields, **metadata(name=f"{node}.{event}", namespace="default")})
         for document in yaml.safe_load_all(_renamed(MANIFEST.read_text("utf-8"), name)):
             kind = document["kind"].lower()
             await make(
@@ -214,6 +247,7 @@ async def _grant(make: Callable[[str, Object], Awaitable[None]], name: str) -> N
         {"apiGroups": [""], "resources": ["nodes", "nodes/status"], "verbs": ["get", "patch"]},
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "delete"]},
         {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
     ]
     await make(f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
     subjects = [{"kind": "ServiceAccount", "namespace": name, "name": "agent"}]
@@ -222,7 +256,7 @@ async def _grant(make: Callable[[str, Object], Awaitable[None]], name: str) -> N
 
 
 def _renamed(manifest: str, name: str) -> str:
-    assert manifest.count(ACCOUNT) == 3
+    assert manifest.count(ACCOUNT) == 4
     swapped = manifest.replace(ACCOUNT, f"system:serviceaccount:{name}:agent")
     return re.sub(r"(?<=[nN]ame: )warmslice-", f"{name}-", swapped)
 
@@ -244,6 +278,7 @@ async def _in_force(fence: Fence) -> None:
                 await fence.patch(fence.unbound, fence.own, metadata(labels={"other": "b"})),
                 await fence.delete(fence.unbound, "here"),
                 await fence.evict(fence.unbound, "here"),
+                await fence.say(fence.unbound, fence.own),
             ]
             if {answer.code for answer in answers} == {422}:
                 return

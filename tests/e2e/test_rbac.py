@@ -119,8 +119,9 @@ async def test_kubectl_says_of_the_agents_token_what_the_manifest_gives_and_no_m
         "pods/eviction": "[create]",
         "poddisruptionbudgets.policy": "[list]",
     }
-    code, said = await installed.kubectl("auth", "can-i", "create", "events", "--namespace", "default", *token)
-    assert (code, said) == (0, "yes\n")
+    for verb in ("create", "patch"):
+        code, said = await installed.kubectl("auth", "can-i", verb, "events", "--namespace", "default", *token)
+        assert (code, said) == (0, "yes\n"), verb
     for asked in ("get secrets", "patch nodes --subresource=status", "create pods", "delete nodes"):
         code, said = await installed.kubectl("auth", "can-i", *asked.split(), "--namespace", "warmslice", *token)
         assert (code, said.splitlines()[-1]) == (1, "no"), asked

@@ -24,7 +24,14 @@ _PLACES_HERE = ("node_name", "kubeconfig", "pod_resources_socket")
 
 _OF_A_CLUSTER = ("kubeconfig", "mig_config_label")
 
-_PLACES_BY_HAND = ("node_name", "layouts_file", "pod_resources_socket", "state_directory", "refresh_commands")
+_PLACES_BY_HAND = (
+    "node_name",
+    "layouts_file",
+    "pod_resources_socket",
+    "state_directory",
+    "before_commands",
+    "refresh_commands",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -293,9 +293,13 @@ class _Host:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
+    async def prepare(self) -> None:
+        """Have the host's services let go of the GPUs."""
+        await command.run_all(self._settings.before_commands, self._settings.command_timeout_seconds)
+
     async def refresh(self) -> None:
-        """Make capability nodes and CDI follow the slices."""
-        await command.refresh(self._settings.refresh_commands)
+        """Make capability nodes, CDI and the host's services follow the slices."""
+        await command.run_all(self._settings.refresh_commands, self._settings.command_timeout_seconds)
 
     async def reboot(self) -> None:
         """Reboot this machine."""

@@ -56,8 +56,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """How often slices are sampled."""
     resync_seconds: float = 300.0
     """The longest time between two passes when nothing happens."""
+    before_commands: list[list[str]] = []
+    """Commands run before slices are destroyed or made: services of the host let go of the GPUs. They may run again."""
     refresh_commands: list[list[str]] = []
-    """Commands run after slices were made: capability nodes, CDI."""
+    """Commands run after slices were made, or were to be made: capability nodes, CDI, the services stopped before."""
+    command_timeout_seconds: float = 60.0
+    """How long each of these commands may take."""
     reboot_command: list[str] = []
     """Command that drains this node and reboots its machine, where nothing else brings a MIG mode; without it a human has to."""
     reboot_timeout_seconds: float = 600.0
@@ -100,6 +104,7 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
         "resync_seconds",
         "patience_seconds",
         "advertise_seconds",
+        "command_timeout_seconds",
         "reboot_timeout_seconds",
     ):
         if not getattr(settings, name) > 0:  # .nan is no number of seconds either

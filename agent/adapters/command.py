@@ -87,8 +87,8 @@ async def reboot(command: list[str], seconds: float) -> None:
         raise RefusedError(f"reboot_command {' '.join(command)}: exit code {code}: {output}")
 
 
-async def refresh(commands: list[list[str]], seconds: float = 60.0) -> None:
-    """Run commands one after the other; the first that fails is a RetryError."""
+async def run_all(commands: list[list[str]], seconds: float) -> None:
+    """Run commands one after the other, each with that time; the first that fails is a RetryError."""
     for command in commands:
         code, output = await run(command, seconds)
         if code:

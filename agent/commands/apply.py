@@ -184,7 +184,7 @@ def _engine(settings: Settings, node: HostNode, hardware: Hardware, chosen: froz
     changes = Gpus(hardware, hardware.release, command.reset_gpus)
     return PartitionPass(
         World(node, _NoPods(), gpus, KubeletIfAny(settings.pod_resources_socket), _no_budgets, boot, clock.now),
-        SayingHands(node, changes, _Host(settings.refresh_commands), gpus.index_of, say),
+        SayingHands(node, changes, _Host(settings), gpus.index_of, say),
         node,
         _NoEvents(),
         _NoCounts(),
@@ -237,11 +237,14 @@ class _NoCounts:
 
 
 class _Host:
-    def __init__(self, commands: list[list[str]]) -> None:
-        self._commands = commands
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def prepare(self) -> None:
+        await command.run_all(self._settings.before_commands, self._settings.command_timeout_seconds)
 
     async def refresh(self) -> None:
-        await command.refresh(self._commands)
+        await command.run_all(self._settings.refresh_commands, self._settings.command_timeout_seconds)
 
     async def reboot(self) -> None:
         raise RefusedError("a change by hand reboots nothing")

@@ -45,7 +45,7 @@ def patch_for(step: Write, node: Node, said: Patch) -> Patch:
             changed_labels.update(_labels_back(step.operation, node))
             if step.plugin_config != node.labels.get(labels.PLUGIN_CONFIG):
                 changed_labels[labels.PLUGIN_CONFIG] = step.plugin_config
-            operation = replace(step.operation, labels={}, touched=True, resumed=True)
+            operation = replace(step.operation, labels={}, touched=True, resumed=True, prepared="")
         case End():
             changed_labels.update(_labels_back(step.operation, node))
             annotations.update(_annotations_back(step.operation, node))

@@ -16,6 +16,7 @@ from agent.model.steps import (
     End,
     Evict,
     Pause,
+    Prepare,
     Reboot,
     Recordon,
     Refresh,
@@ -54,7 +55,10 @@ class Gpus(Protocol):
 
 
 class Host(Protocol):
-    """Commands on the host that follow a change."""
+    """Commands on the host around a change."""
+
+    async def prepare(self) -> None:
+        """Run the configured commands that come before a change; RetryError when one fails."""
 
     async def refresh(self) -> None:
         """Run the configured commands for capability nodes and CDI; RetryError when one fails."""
@@ -90,6 +94,8 @@ class Hands:
                 await self._gpus.create(gpu, placement, shape)
             case Reboot():
                 await self._host.reboot()
+            case Prepare():
+                await self._host.prepare()
             case Refresh():
                 await self._host.refresh()
             case _:

@@ -60,6 +60,9 @@ CLIENTS: tuple[Client, ...] = (
 )
 """The clients of mig-manager's protocol; those that this node has not are never created."""
 
+CHECKERS = frozenset({"nvidia-operator-validator"})
+"""Applications of GPU Operator that look at the GPUs once, when they start: started anew after each change, and never paused."""
+
 AUTOSCALER_GUARDS: dict[str, str] = {
     "karpenter.sh/do-not-disrupt": "true",
     "cluster-autoscaler.kubernetes.io/scale-down-disabled": "true",

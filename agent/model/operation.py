@@ -50,7 +50,8 @@ class Operation:
     device plugin's configuration by its label, as found. ``strangers`` are the slices, by GPU, that somebody outside every
     pod held at begin: what holds one of them midway was not left by a pod that we evicted. ``given_up`` are GPUs that the
     operation ends without, by UUID with the reason: no other GPU has to wait for them. ``shares`` counts how often the device
-    plugin's configuration was chosen.
+    plugin's configuration was chosen. ``prepared`` is the boot in which the host's services let go of the GPUs for it, "" when
+    they have not, or may have them again.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Operation:
     strangers: dict[str, tuple[Part, ...]] = field(default_factory=dict)
     given_up: dict[str, str] = field(default_factory=dict)
     shares: int = 0
+    prepared: str = ""
 
     def failed(self, message: str, reason: str) -> Operation:
         """The same operation on its way back."""

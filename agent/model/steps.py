@@ -105,6 +105,11 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepare:
+    """Run the configured commands that come before a change of the hardware: services of the host let go of the GPUs."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     """Run the configured commands that make capability nodes and CDI specifications follow the slices."""
 
@@ -150,6 +155,7 @@ Step = (
     | Create
     | AnnounceReboot
     | Reboot
+    | Prepare
     | Refresh
     | Resume
     | RestartClient

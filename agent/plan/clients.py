@@ -13,7 +13,7 @@ from agent.model.steps import Change
 
 def client_pods(seen: Snapshot, mode: bool) -> tuple[Pod, ...]:
     """Pods of the GPU clients that a change concerns; a change of mode concerns every one."""
-    apps = frozenset[str]().union(*(client.apps for client in labels.CLIENTS if client.every_change or mode))
+    apps = labels.CHECKERS.union(*(client.apps for client in labels.CLIENTS if client.every_change or mode))
     return tuple(pod for pod in seen.pods if pod.app in apps and pod.owner_kind == "DaemonSet" and not pod.finished)
 
 

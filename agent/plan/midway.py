@@ -23,6 +23,7 @@ from agent.model.steps import (
     Outcome,
     Pause,
     Plan,
+    Prepare,
     Recordon,
     Refresh,
     RestartClient,
@@ -48,7 +49,7 @@ _TRIED = frozenset({"gpu-in-use", "driver-failing"})
 _MOST_SHARES = 3
 """So often the device plugin's configuration is chosen in one operation; who takes it away each time has the last word."""
 
-_SHORT_WAITS = _TRIED | {"device-busy", "pod-starting", "kubelet-unreachable", "rollback-failed"}
+_SHORT_WAITS = _TRIED | {"before-failing", "device-busy", "pod-starting", "kubelet-unreachable", "rollback-failed"}
 """Waits that end by themselves, or never: after ``patience_seconds`` the node is given back, and tried again later."""
 
 
@@ -156,6 +157,8 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     outcome = reboot.at_reboot(seen, policy, operation, change)
     if outcome is not None:
         return outcome
+    if policy.prepares and operation.prepared != seen.node.boot_id:
+        return Plan(change, (Prepare(), Turn(replace(operation, prepared=seen.node.boot_id))))
     others = occupants(way.wishes, seen, policy, operation) if any(gpu.switches for gpu in change.gpus) else ()
     return Plan(change, hardware_steps(reboot.yet_to_ask(operation, seen, change), others))
 

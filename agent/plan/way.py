@@ -17,13 +17,14 @@ from agent.plan.placement import Ask, Tenants, choose, moves, not_free, solve
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What an administrator may set about a change. ``reboots``: there is a command that reboots the machine, which has gone
-    ``reboot_seconds`` later at the latest."""
+    """What an administrator may set about a change. ``prepares``: there are commands that come before one. ``reboots``: there
+    is a command that reboots the machine, which has gone ``reboot_seconds`` later at the latest."""
 
     drain: DrainPolicy = field(default_factory=DrainPolicy)
     clients_stop_seconds: float = 60.0
     patience_seconds: float = 300.0
     advertise_seconds: float = 300.0
+    prepares: bool = False
     reboots: bool = False
     reboot_seconds: float = 600.0
 

@@ -34,6 +34,7 @@ from agent.model.steps import (
     Evict,
     Outcome,
     Plan,
+    Prepare,
     Reboot,
     Refresh,
     RestartClient,
@@ -75,6 +76,7 @@ _FAILING: dict[type[Step], str] = {
     Destroy: "driver-failing",
     Trim: "driver-failing",
     Create: "driver-failing",
+    Prepare: "before-failing",
     Refresh: "refresh-failing",
 }
 """What the node says while a passing fault does not pass. Where the API server itself fails, nothing can be said."""

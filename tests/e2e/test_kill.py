@@ -104,8 +104,8 @@ def _create_fails(node: AgentNode) -> None:
     node.gpus.fault(CREATE, "--code", "INSUFFICIENT_RESOURCES", "--count", "1")
 
 
-def _refresh_kills(node: AgentNode) -> None:
-    script = node.folder / "refresh"
+def _hook_kills(node: AgentNode) -> None:
+    script = node.folder / "hook"
     script.write_text(f'#!/bin/sh\ntest -e {node.folder}/done && exit 0\ntouch {node.folder}/done\nkill -9 "$PPID"\n')
     script.chmod(0o755)
 
@@ -162,7 +162,8 @@ CASES = {
     ),
     "Reboot before": Case(steps.Reboot, _reboots(before=('kill -9 "$PPID"; exit',)), _dies, mig=False, guest=True),
     "Reboot after": Case(steps.Reboot, _reboots('kill -9 "$PPID"'), _dies, mig=False, guest=True),
-    "Refresh": Case(steps.Refresh, _refresh_kills, _dies),
+    "Prepare": Case(steps.Prepare, _hook_kills, _dies),
+    "Refresh": Case(steps.Refresh, _hook_kills, _dies),
     "Resume": Case(steps.Resume, _nothing, _annotated('"touched":true', '"labels":{}')),
     "RestartClient": Case(steps.RestartClient, _nothing, _client_deleted, deploy_labels=False),
     "Turn": Case(steps.Turn, _create_fails, _annotated("Insufficient"), state="failed", slices=SEVEN),
@@ -221,7 +222,8 @@ async def test_killed_for_real(tmp_path: Path, name: str) -> None:
 
 def _commands(node: AgentNode, case: Case) -> dict[str, str]:
     """The host's commands, as settings; a guest can tell its boots apart."""
-    flags = {"refresh_commands": f'[["{node.folder}/refresh"]]'} if case.step is steps.Refresh else {}
+    hooks: dict[object, str] = {steps.Prepare: "before_commands", steps.Refresh: "refresh_commands"}
+    flags = {hooks[case.step]: f'[["{node.folder}/hook"]]'} if case.step in hooks else {}
     if case.guest:
         node.gpus.run("virtualization", "--gpu", node.gpus.gpu_uuids()[0], "--kind", "passthrough")
         boot = node.folder / "boot_id"

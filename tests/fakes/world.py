@@ -345,6 +345,7 @@ class NodeWorld:
         self.budgets_down = False
         self.layouts_file = str(Path(__file__).parents[1] / "data" / "no_layouts.yaml")
         self.freeze_plugin = False
+        self.services_run = True
         self.on_reboot_command: Callable[[], None] = self._go_soon
         self._going = False
         self.ghosts: list[tuple[dict[str, Any], str]] = []
@@ -392,8 +393,11 @@ class NodeWorld:
         assert namespace == "default"
         self.events.append(event)
 
+    async def prepare(self) -> None:
+        self.effects.happen("prepare", lambda: setattr(self, "services_run", False))
+
     async def refresh(self) -> None:
-        self.effects.happen("refresh", lambda: None)
+        self.effects.happen("refresh", lambda: setattr(self, "services_run", True))
 
     async def run_reboot_command(self) -> None:
         self.effects.happen("reboot_command", lambda: self.on_reboot_command())
@@ -727,6 +731,9 @@ class _Commands:
 
     def __init__(self, world: NodeWorld) -> None:
         self._world = world
+
+    async def prepare(self) -> None:
+        await self._world.prepare()
 
     async def refresh(self) -> None:
         await self._world.refresh()

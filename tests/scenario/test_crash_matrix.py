@@ -25,7 +25,8 @@ SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
 @dataclass(frozen=True)
 class Story:
     """A world, and what has to be true of it in the end. ``config`` is the device plugin's configuration by its label,
-    ``commanded`` says that there is a command which reboots the machine."""
+    ``commanded`` says that there is a command which reboots the machine, ``prepares`` that services of the host are stopped for
+    the change."""
 
     name: str
     build: Callable[[], NodeWorld]
@@ -34,9 +35,10 @@ class Story:
     cordoned: bool = False
     config: str | None = None
     commanded: bool = False
+    prepares: bool = False
 
     def agent_on(self, world: NodeWorld) -> PartitionPass:
-        return agent_on(world, Policy(reboots=self.commanded))[0]
+        return agent_on(world, Policy(reboots=self.commanded, prepares=self.prepares))[0]
 
 
 def _drained(deploy_labels: bool = True, cordoned: bool = False) -> NodeWorld:
@@ -139,6 +141,9 @@ STORIES = (
     Story("reboot in vain", lambda: _guest("3g.20gb@4:4", "2x3g.20gb", True), HALVES[1:], "failed", commanded=True),
     Story("another split", _resplit, ("2c+1c.3g.40gb@0:4", "3g.40gb@4:4"), "success"),
     Story("create fails", _rolled_back, tuple(SEVEN.split()), "failed"),
+    Story("services stopped", _drained, MIXED, "success", prepares=True),
+    Story("services stopped, create fails", _rolled_back, tuple(SEVEN.split()), "failed", prepares=True),
+    Story("services stopped, mode on", _mode_on, MIXED, "success", prepares=True),
     Story("shared alone", _shared_alone, tuple(SEVEN.split()), "success", config=QUARTERS),
     Story("shared anew", _shared_anew, MIXED, "success", config=HALVED),
     Story("shared anew, no deploy labels", lambda: _shared_anew(False), MIXED, "success", config=HALVED),
@@ -201,5 +206,6 @@ async def test_killed_anywhere_the_wish_is_reached_and_the_node_given_back(story
     assert set(metadata["annotations"]) == {"someone/else", labels.STATUS}
     assert bool(world.node["spec"].get("unschedulable")) is story.cordoned
     assert world.uids("stays") == stays
+    assert world.services_run
     shown = {name: int(count) for name, count in world.node["status"]["allocatable"].items() if count != "0"}
     assert shown == world._shown_now()

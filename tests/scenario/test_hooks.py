@@ -1,0 +1,115 @@
+"""Commands around a change: services of the host let go of the GPUs before the first act on them, and have them back in any case.
+And what looks at the GPUs once, when it starts, is started anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.model.errors import HardwareError, RetryError
+from agent.model.steps import Begin, End, Pause, Prepare
+from agent.plan.way import Policy
+from tests.fakes.world import NodeWorld, agent_on, cut, h100, settle
+from tests.scenario.story import Story
+
+SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
+ACTS = ("create", "destroy", "trim", "set_mode")
+HOOKED = Policy(prepares=True)
+
+
+def _story(policy: Policy = HOOKED) -> Story:
+    story = Story(NodeWorld(h100(SEVEN)))
+    story.partition, story.hands = agent_on(story.world, policy)
+    story.world.label(value="2x3g.40gb")
+    return story
+
+
+def _watched(story: Story) -> list[tuple[str, bool]]:
+    """Each act on the hardware, with whether the host's services ran then."""
+    acts: list[tuple[str, bool]] = []
+
+    def sees(name: str, about: tuple[Any, ...]) -> None:
+        if name in ACTS:
+            acts.append((name, story.world.services_run))
+
+    story.world.effects.witness = sees
+    return acts
+
+
+async def test_services_let_go_before_the_first_act_and_have_the_gpus_back() -> None:
+    story = _story()
+    acts = _watched(story)
+    await story.settled()
+    assert story.verdict == ("success", "applied")
+    assert acts
+    assert {run for _, run in acts} == {False}
+    assert story.world.services_run
+    assert story.world.effects.names.count("prepare") == 1
+    kinds = [type(step) for step in story.hands.taken]
+    begun = kinds.index(Pause) if Pause in kinds else kinds.index(Begin)
+    assert begun < kinds.index(Prepare)
+
+
+async def test_without_such_commands_nothing_is_run() -> None:
+    story = _story(Policy())
+    await story.settled()
+    assert "prepare" not in story.world.effects.names
+
+
+async def test_a_command_that_fails_leaves_the_hardware_alone_and_is_named() -> None:
+    story = _story()
+    acts = _watched(story)
+    runs = 0
+
+    async def fails() -> None:
+        nonlocal runs
+        runs += 1
+        raise RetryError("systemctl stop nvidia-dcgm: exit code 5: not loaded")
+
+    story.world.prepare = fails  # type: ignore[method-assign]
+    await story.turns(8)
+    assert story.verdict == ("pending", "before-failing")
+    assert "systemctl stop nvidia-dcgm" in story.status["message"]
+    await story.until_taken(End, 5.0, int(HOOKED.patience_seconds / 5) + 20)
+    assert story.verdict == ("failed", "rolled-back")
+    assert "systemctl stop nvidia-dcgm" in story.status["message"]
+    assert (acts, story.layout, runs > 2) == ([], [SEVEN.split()], True)
+    assert story.world.effects.names.count("refresh") >= 1
+
+
+async def test_going_back_after_the_services_were_let_go_stops_them_no_second_time() -> None:
+    story = _story()
+    acts = _watched(story)
+    story.world.gpus.failures["3g.40gb", "4:4"] = HardwareError("creating: Insufficient Resources")
+    story.world.gpus.failures["3g.40gb", "0:4"] = HardwareError("creating: Insufficient Resources")
+    await story.until_said("failed", "rolled-back")
+    assert {run for _, run in acts} == {False}
+    assert (story.world.effects.names.count("prepare"), story.world.services_run) == (1, True)
+
+
+async def test_after_a_reboot_in_mid_change_the_services_run_again_and_are_stopped_again() -> None:
+    story = _story()
+    await story.until_taken(Prepare)
+    story.world.services_run = True
+    story.world.reboot()
+    acts = _watched(story)
+    story.partition, story.hands = agent_on(story.world, HOOKED)
+    await settle(story.world, story.partition)
+    assert story.verdict[0] == "success"
+    assert {run for _, run in acts} == {False}
+
+
+@pytest.mark.parametrize("mode", [False, True])
+async def test_the_validator_starts_anew_once_after_a_change(mode: bool) -> None:
+    """It has checked GPUs that are cut otherwise by now."""
+    world = NodeWorld(cut("H100-80GB-SXM", SEVEN) if not mode else h100(SEVEN))
+    old = world.add_pod("validator", owner="DaemonSet", pod_labels={"app": "nvidia-operator-validator"})
+    world.label(value="disabled" if mode else "2x3g.40gb")
+    await settle(world, agent_on(world)[0])
+    assert old not in world.pods
+    writes = len(world.node_writes)
+    new = world.add_pod("validator", owner="DaemonSet", pod_labels={"app": "nvidia-operator-validator"})
+    await settle(world, agent_on(world)[0])
+    assert (new in world.pods, len(world.node_writes)) == (True, writes)

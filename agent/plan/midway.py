@@ -38,6 +38,7 @@ from agent.plan import advertise, reboot
 from agent.plan.casualties import failed_since_boot
 from agent.plan.clients import stopping, with_clients_paused, with_newcomers
 from agent.plan.sharing import DISCOVERY_SECONDS, config_on, config_towards, hint, in_words, word
+from agent.plan.upgrade import upgrading
 from agent.plan.way import Memory, Policy, Way, occupants, starting_pods, way_to
 
 DONE = Change(())
@@ -202,6 +203,9 @@ def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operatio
             waiting = _advertised(wish, seen, policy, memory, operation)
             if waiting is not None:
                 return waiting
+    upgrade = upgrading(seen.node)
+    if upgrade:
+        return Waiting("driver-upgrade", f"done, but for a driver upgrade that has still to end ({upgrade})", DONE)
     return Plan(DONE, (_verdict(wish, seen, operation, memory.last),))
 
 

@@ -39,10 +39,8 @@ from agent.plan.midway import DONE, midway
 from agent.plan.owners import second_owner
 from agent.plan.placement import Ask, Tenants, choose
 from agent.plan.sharing import config_for, config_on, in_words, word
+from agent.plan.upgrade import upgrading
 from agent.plan.way import Memory, Policy, gpu_unknown, starting_pods, way_to
-
-UPGRADE_IDLE = frozenset({"", "upgrade-done", "upgrade-required", "upgrade-failed"})
-"""Values of GPU Operator's upgrade label that mean: no driver is being replaced now."""
 
 
 def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
@@ -132,8 +130,8 @@ def _settled(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> O
 
 def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Change) -> Waiting | None:
     """Reasons to begin later that have nothing to do with who holds which slice."""
-    upgrade = seen.node.labels.get(labels.DRIVER_UPGRADE_STATE, "")
-    if upgrade not in UPGRADE_IDLE:
+    upgrade = upgrading(seen.node)
+    if upgrade:
         return Waiting("driver-upgrade", f"a driver upgrade runs on this node ({upgrade})", ideal)
     tried = last is not None and last.tried == wish.revision and not reboot.is_another_boot(seen, last)
     if last is not None and tried and (last.next_try or 0.0) > seen.now:

@@ -47,8 +47,9 @@ from agent.model.steps import (
 from agent.observe.cluster import node_of
 from agent.observe.world import World
 from agent.plan.geometry import feasible
-from agent.plan.partition import UPGRADE_IDLE, decide
+from agent.plan.partition import decide
 from agent.plan.reboot import met
+from agent.plan.upgrade import driver_leaves, upgrading
 from agent.plan.way import Memory, Policy
 from agent.reconcile.evictions import Evictions
 from agent.reconcile.foretell import DryRun, is_dry_run
@@ -180,8 +181,8 @@ class PartitionPass:
     async def _decide(self, node: Node, last: NodeStatus | None) -> tuple[Outcome, Wish, Snapshot]:
         if await self._stand_aside(node):
             seen = Snapshot(self._now(), node, (), (), None)
-            upgrade = node.labels.get(labels.DRIVER_UPGRADE_STATE, "")
-            waiting = Waiting("driver-upgrade", f"a driver upgrade runs on this node ({upgrade}); NVML is closed")
+            words = f"a driver upgrade runs on this node ({upgrading(node)}); NVML is closed"
+            waiting = Waiting("driver-upgrade", words)
             return waiting, resolve(self._sources(node, last), (), feasible), seen
         seen = await self._world.snapshot(node)
         wish = resolve(self._sources(node, last), seen.gpus, feasible)
@@ -199,8 +200,7 @@ class PartitionPass:
 
     async def _stand_aside(self, node: Node) -> bool:
         """While the driver is being replaced no session of ours may keep it loaded."""
-        idle = node.labels.get(labels.DRIVER_UPGRADE_STATE, "") in UPGRADE_IDLE
-        if idle or labels.OPERATION in node.annotations:
+        if not driver_leaves(node):
             return False
         await self._world.release()
         return True

@@ -133,7 +133,7 @@ class MemoryGpus:
         self.failures: dict[tuple[str, str], HardwareError] = {}
         self.silent: set[str] = set()
         self.hang = False
-        self.away = False
+        self.away = self.session = False
         self.shy: set[str] = set()
         self._late: list[tuple[str, Callable[[], None]]] = []
         self._known: set[str] = set()
@@ -146,10 +146,11 @@ class MemoryGpus:
     async def read(self) -> tuple[Gpu, ...]:
         if self.away:
             raise RetryError("opening NVML: Driver Not Loaded")
+        self.session = True
         return tuple(self._as_read(gpu) for gpu in self.gpus.values())
 
     async def release(self) -> None:
-        return
+        self.session = False
 
     async def set_mode(self, gpu: str, enabled: bool, others: Mapping[str, str]) -> None:
         self._change("set_mode", gpu, lambda: self._set_mode(gpu, enabled, others), enabled)
@@ -522,11 +523,7 @@ class NodeWorld:
         self.strangers.clear()
         self.ghosts.clear()
         self._remaining.clear()
-        for uuid, gpu in self.gpus.gpus.items():
-            pending = gpu.mig_enabled if self.gpus.forgetful else gpu.mig_pending
-            mode = None if gpu.mig_enabled is None else bool(pending) and not gpu.resetless
-            current = gpu.mig_enabled if self.gpus.stubborn else mode
-            self.gpus.gpus[uuid] = replace(gpu, mig_enabled=current, mig_pending=mode, instances=(), processes=())
+        self.reload_driver()
         for uid in list(self.devices):
             del self.devices[uid]
             self.pods[uid]["status"] |= {"phase": "Failed", "reason": "UnexpectedAdmissionError"}
@@ -536,6 +533,14 @@ class NodeWorld:
         for uid in self.uids("nvidia-device-plugin"):
             del self.pods[uid]
         self._plugin_sees = None
+
+    def reload_driver(self) -> None:
+        """Every GPU instance is gone, and MIG mode is kept by Ampere alone."""
+        for uuid, gpu in self.gpus.gpus.items():
+            pending = gpu.mig_enabled if self.gpus.forgetful else gpu.mig_pending
+            mode = None if gpu.mig_enabled is None else bool(pending) and not gpu.resetless
+            current = gpu.mig_enabled if self.gpus.stubborn else mode
+            self.gpus.gpus[uuid] = replace(gpu, mig_enabled=current, mig_pending=mode, instances=(), processes=())
 
     def _go_soon(self) -> None:
         self._going = True

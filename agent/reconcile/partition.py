@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -68,6 +69,12 @@ _SAY_FAULTS_AFTER_SECONDS = 30.0
 
 _TRY_AGAIN_SECONDS = 5.0
 """A step that ran into a passing fault is not taken again before."""
+
+_SAID_AGAIN_SECONDS = 600.0
+"""What stands on the node since a shorter time, and was not told by this process, is told: a kill, or the loss of an answer, may
+have come before its Event."""
+
+_MOST_TOLD = 50
 
 _ANSWER_SECONDS = 30.0
 """A node that asks for a dry run is looked at so often: budgets change without an event of ours."""
@@ -140,6 +147,7 @@ class PartitionPass:
         self._waits_for = ""
         self._waits_since = 0.0
         self._waits_message = ""
+        self._told: deque[tuple[object, ...]] = deque(maxlen=_MOST_TOLD)
         self._faulty_since: float | None = None
         self._evictions = Evictions(hands, counts, now)
         self._rebooting = Rebooting(hands)
@@ -164,6 +172,8 @@ class PartitionPass:
             # The watch wakes the loop when it is; readiness says so meanwhile.
             return 5.0
         last = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
+        if last is not None and self._now() - last.since < _SAID_AGAIN_SECONDS and _words(last) not in self._told:
+            await self._tell(node, last)
         outcome, wish, seen = await self._decide(node, last)
         if isinstance(outcome, Plan):
             outcome = await self._carry_out(outcome, wish, seen, node, last)
@@ -382,6 +392,8 @@ class PartitionPass:
             await self._tell(node, status)
 
     async def _tell(self, node: Node, status: NodeStatus) -> None:
+        status = status.cut
+        self._told.append(_words(status))
         level = logging.ERROR if status.state == "failed" else logging.INFO
         fields = {"state": status.state, "reason": status.reason, "layout": status.layout, "detail": status.message}
         log.log(level, "status", extra=fields)
@@ -410,6 +422,10 @@ class PartitionPass:
 def _operation(node: Node) -> Operation | None:
     text = node.annotations.get(labels.OPERATION)
     return Operation.from_json(text) if text else None
+
+
+def _words(status: NodeStatus) -> tuple[object, ...]:
+    return status.state, status.reason, status.message, status.since
 
 
 def _goes_back(node: Node) -> bool:

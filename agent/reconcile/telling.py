@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from agent.model.cache import CacheReport
-from agent.model.errors import AgentError, GoneError, RefusedError
+from agent.model.errors import AgentError, ConflictError, GoneError, RefusedError
 from agent.model.node import Node
 from agent.report.events import node_event
 from agent.report.model_words import Word, words_of
@@ -61,6 +61,8 @@ async def tell(events: EventSink, event: dict[str, Any]) -> None:
     """Write one Event, or log that it is lost."""
     try:
         await events.create_event("default", event)
+    except ConflictError:
+        log.debug("event.known")  # said before, by the agent that a restart ended
     except AgentError as error:
         log.warning("event.lost", extra={"error": str(error)})
 

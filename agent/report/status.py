@@ -169,7 +169,7 @@ def in_words(change: Change, gpus: tuple[Gpu, ...]) -> str:
 def status_event(node: Node, status: NodeStatus, now: float) -> dict[str, Any]:
     """The Event that says the same as the status."""
     warning = status.state != "success" and not _expected(status)
-    return node_event(node, status.reason, status.message, "Partition", now, warning)
+    return node_event(node, status.reason, status.message, "Partition", now, warning, status.since)
 
 
 def _expected(status: NodeStatus) -> bool:

@@ -57,12 +57,14 @@ class Kill:
 
 @dataclass
 class Fault:
-    """The next ``times`` effects of these names fail with such an error; after they have happened, their answer is lost."""
+    """The next ``times`` effects of these names fail with such an error; after they have happened, their answer is lost.
+    ``first``: those before that number do not."""
 
     names: frozenset[str]
     error: type[AgentError]
     moment: Moment = "before"
     times: int = 1
+    first: int = 0
 
 
 class Effects:
@@ -85,7 +87,7 @@ class Effects:
         self.names.append(name)
         if self.kill is not None and self.kill.number == number and self.kill.moment == "before":
             raise Killed
-        self._fault = next((fault for fault in self.faults if name in fault.names and fault.times), None)
+        self._fault = next((f for f in self.faults if name in f.names and f.times and number >= f.first), None)
         try:
             self._fail("before", count=True)
             self._begun = True
@@ -392,6 +394,8 @@ class NodeWorld:
 
     async def create_event(self, namespace: str, event: dict[str, Any]) -> None:
         assert namespace == "default"
+        if any(event["metadata"]["name"] == other["metadata"]["name"] for other in self.events):
+            raise ConflictError("AlreadyExists")
         self.events.append(event)
 
     async def prepare(self) -> None:

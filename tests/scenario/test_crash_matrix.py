@@ -1,32 +1,60 @@
-"""`kill -9` at every effect of a change, then a new agent: the wish is reached and the node is given back as found.
+"""Every effect of a change is the last before a `kill -9`, or meets an API server that fails once or is away for a while: the
+wish is reached, or the old layout is back, the node is given back as found, and what came of it is told.
 
-The effects are listed by running each story once without a kill, so a new step is in the matrix the day it is made.
+The effects are listed by running each story once undisturbed, so a new step is in the matrix the day it is made.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from agent.model import labels
-from agent.model.errors import HardwareError
+from agent.model.errors import AgentError, HardwareError, RetryError
 from agent.model.mig import Gpu
 from agent.plan.way import Policy
 from agent.reconcile.partition import PartitionPass
-from tests.fakes.world import Kill, Killed, Moment, NodeWorld, agent_on, cut, h100
+from tests.fakes.world import Fault, Kill, Killed, Moment, NodeWorld, agent_on, cut, h100
 
 SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
+
+
+API = ("patch", "evict", "delete")
+AWAY_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What happens at one effect. ``fails`` once: before it, or its answer is lost. ``away``: from then on the API server is not
+    reached for a while."""
+
+    number: int
+    kind: Literal["killed", "fails", "away"]
+    moment: Moment = "before"
+
+    def begin(self, world: NodeWorld) -> None:
+        effects = world.effects
+        match self.kind:
+            case "killed":
+                effects.kill = Kill(self.number, self.moment)
+            case "fails":
+                effects.faults.append(Fault(frozenset(API), RetryError, self.moment, 1, self.number))
+            case "away":
+                effects.faults.append(Fault(frozenset(API), RetryError, "before", 10**6, self.number))
 
 
 @dataclass(frozen=True)
 class Story:
     """A world, and what has to be true of it in the end. ``config`` is the device plugin's configuration by its label,
     ``commanded`` says that there is a command which reboots the machine, ``prepares`` that services of the host are stopped for
-    the change."""
+    the change; ``later`` is called as time goes by."""
 
     name: str
     build: Callable[[], NodeWorld]
@@ -36,6 +64,7 @@ class Story:
     config: str | None = None
     commanded: bool = False
     prepares: bool = False
+    later: Callable[[NodeWorld], None] = lambda world: None
 
     def agent_on(self, world: NodeWorld) -> PartitionPass:
         return agent_on(world, Policy(reboots=self.commanded, prepares=self.prepares))[0]
@@ -73,6 +102,33 @@ def _guest(layout: str, wish: str, forgetful: bool = False) -> NodeWorld:
     world.gpus.forgetful = forgetful
     world.label(value=wish)
     return world
+
+
+def _blocked() -> NodeWorld:
+    """A disruption budget lets nobody go for half a minute."""
+    world = _drained()
+    for pod in world.pods.values():
+        if pod["metadata"]["name"].startswith("goes"):
+            pod["metadata"]["labels"] = {"app": "goes"}
+    world.budgets_list = [
+        {
+            "metadata": {"name": "shy", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "goes"}}},
+            "status": {"disruptionsAllowed": 0},
+        }
+    ]
+    return world
+
+
+def _opens(world: NodeWorld) -> None:
+    if world.time > 1_000_030.0:
+        world.budgets_list[0]["status"]["disruptionsAllowed"] = 1
+
+
+def _withdrawn(world: NodeWorld) -> None:
+    """Once something is destroyed."""
+    if "destroy" in world.effects.names:
+        world.label(value=None)
 
 
 def _resplit() -> NodeWorld:
@@ -144,6 +200,8 @@ STORIES = (
     Story("services stopped", _drained, MIXED, "success", prepares=True),
     Story("services stopped, create fails", _rolled_back, tuple(SEVEN.split()), "failed", prepares=True),
     Story("services stopped, mode on", _mode_on, MIXED, "success", prepares=True),
+    Story("drain blocked", _blocked, MIXED, "success", later=_opens),
+    Story("withdrawn", _drained, tuple(SEVEN.split()), "failed", later=_withdrawn),
     Story("shared alone", _shared_alone, tuple(SEVEN.split()), "success", config=QUARTERS),
     Story("shared anew", _shared_anew, MIXED, "success", config=HALVED),
     Story("shared anew, no deploy labels", lambda: _shared_anew(False), MIXED, "success", config=HALVED),
@@ -153,55 +211,82 @@ STORIES = (
 )
 
 
-async def settle_or_back_off(world: NodeWorld, partition: PartitionPass) -> None:
-    """A rolled-back change waits for its next try: that is settled too."""
-    for _ in range(80):
-        wait = await partition()
-        if wait >= 300.0 or world.reports[-1].waits_for == "back-off":
-            return
+async def settle_or_back_off(story: Story, world: NodeWorld, partition: PartitionPass) -> None:
+    """A rolled-back change waits for its next try: that is settled too. An API server that is away comes back."""
+    away = None
+    for _ in range(200):
+        try:
+            wait = await partition()
+        except AgentError:
+            wait = 5.0
+        else:
+            at_rest = wait >= 300.0 or world.reports[-1].waits_for == "back-off"
+            if at_rest and away is None and labels.OPERATION not in world.node["metadata"]["annotations"]:
+                return
         world.tick(min(max(wait, 0.5), 5.0))
+        story.later(world)
+        if away is None and any(fault.times not in (0, 1, 10**6) for fault in world.effects.faults):
+            away = world.time
+        if away is not None and world.time >= away + AWAY_SECONDS:
+            world.effects.faults.clear()
+            away = None
     raise AssertionError(f"not settled: {world.reports[-1]}")
 
 
-def _cells() -> list[tuple[Story, Kill | None, str]]:
-    cells: list[tuple[Story, Kill | None, str]] = []
+def _cells() -> list[tuple[Story, Disturbance | None, str]]:
+    cells: list[tuple[Story, Disturbance | None, str]] = []
     for story in STORIES:
         world = story.build()
-        asyncio.run(settle_or_back_off(world, story.agent_on(world)))
+        asyncio.run(settle_or_back_off(story, world, story.agent_on(world)))
         cells.append((story, None, f"{story.name}: undisturbed"))
         for number, effect in enumerate(world.effects.names):
             moments: tuple[Moment, ...] = ("before", "middle", "after") if effect == "create" else ("before", "after")
-            cells += [(story, Kill(number, m), f"{story.name}: {m} {number} {effect}") for m in moments]
+            what = [Disturbance(number, "killed", moment) for moment in moments]
+            if effect in API:
+                what += [Disturbance(number, "fails", moment) for moment in ("before", "after")]
+                what.append(Disturbance(number, "away"))
+            cells += [(story, one, f"{story.name}: {one.kind} {one.moment} {number} {effect}") for one in what]
     return cells
 
 
 CELLS = _cells()
 
 
-@pytest.mark.parametrize(("story", "kill"), [cell[:2] for cell in CELLS], ids=[cell[2] for cell in CELLS])
-async def test_killed_anywhere_the_wish_is_reached_and_the_node_given_back(story: Story, kill: Kill | None) -> None:
+def test_the_size_of_the_matrix() -> None:
+    """Said, so that a cell that is lost is seen."""
+    sys.stdout.write(f"{len(CELLS)} cells of {len(STORIES)} stories\n")
+    assert {one.kind for _, one, _ in CELLS if one is not None} == {"killed", "fails", "away"}
+    assert len(CELLS) > 900
+
+
+@pytest.mark.parametrize(("story", "one"), [cell[:2] for cell in CELLS], ids=[cell[2] for cell in CELLS])
+async def test_the_wish_is_reached_and_the_node_given_back(story: Story, one: Disturbance | None) -> None:
     world = story.build()
     labels_before = dict(world.node["metadata"]["labels"])
     stays = world.uids("stays")
-    world.effects.kill = kill
-    if kill is None:
-        await settle_or_back_off(world, story.agent_on(world))
+    if one is not None:
+        one.begin(world)
+    never_came = one is None or one.kind != "killed" or (one.moment == "middle" and story.state == "failed")
+    try:
+        await settle_or_back_off(story, world, story.agent_on(world))
+    except Killed:
+        world.effects.kill = None
+        world.tick()
+        story.later(world)
+        await settle_or_back_off(story, world, story.agent_on(world))
     else:
-        middle_never_came = kill.moment == "middle" and story.state == "failed"
-        try:
-            await settle_or_back_off(world, story.agent_on(world))
-        except Killed:
-            world.effects.kill = None
-            world.tick()
-            await settle_or_back_off(world, story.agent_on(world))
-        else:
-            assert middle_never_came
+        assert never_came
+    said = json.loads(world.node["metadata"]["annotations"][labels.STATUS])
+    assert [event["message"] for event in world.events].count(said["message"]) == 1
+    assert world.events[-1]["message"] == said["message"]
     placed = [str(slot) for gpu in world.gpus.gpus.values() for slot in gpu.layout]
     assert tuple(placed) == story.layout
     assert all(i.compute for gpu in world.gpus.gpus.values() for i in gpu.instances)
     metadata = world.node["metadata"]
     config = {} if story.config is None else {labels.PLUGIN_CONFIG: story.config}
     labels_before.pop(labels.PLUGIN_CONFIG, None)
+    if story.later is _withdrawn:
+        del labels_before[labels.CONFIG]
     assert metadata["labels"] == {**labels_before, **config, labels.STATE: story.state}
     assert set(metadata["annotations"]) == {"someone/else", labels.STATUS}
     assert bool(world.node["spec"].get("unschedulable")) is story.cordoned

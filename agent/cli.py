@@ -16,12 +16,19 @@ from agent.model.errors import AgentError, BadInputError
 from agent.model.reach import Reach
 from agent.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX, Settings, from_process
 
-_PLACES = ("node_name", "kubeconfig", "mig_config_label", "layouts_file", "pod_resources_socket")
+_PLACES = ("node_name", "kubeconfig", "mig_config_label", "layouts_file", "pod_resources_socket", "proc_directory")
 """Settings that say where to look."""
 
-_PLACES_HERE = ("node_name", "kubeconfig", "pod_resources_socket")
+_PLACES_HERE = ("node_name", "kubeconfig", "pod_resources_socket", "proc_directory")
 
-_PLACES_BY_HAND = ("node_name", "layouts_file", "pod_resources_socket", "state_directory", "refresh_commands")
+_PLACES_BY_HAND = (
+    "node_name",
+    "layouts_file",
+    "pod_resources_socket",
+    "proc_directory",
+    "state_directory",
+    "refresh_commands",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -35,6 +35,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The kubelet's PodResources socket."""
     boot_id_file: str = "/proc/sys/kernel/random/boot_id"
     """Where the kernel says which boot this is."""
+    proc_directory: str = "/proc"
+    """Where the kernel shows the host's processes: it tells in which pod one runs."""
     state_directory: str = "/var/lib/warmslice/state"
     """Where `warmslice apply` keeps its record, on a host without Kubernetes."""
     cache_directory: str = "/var/lib/warmslice/hub"

@@ -17,7 +17,9 @@ STAYS = "stays"
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of pod. ``name`` begins with what has to become of it: it ``goes`` when it must, or ``stays``."""
+    """One kind of pod. ``name`` begins with what has to become of it: it ``goes`` when it must, or ``stays``. ``unlisted``: it
+    has its devices past the kubelet, and only what runs there shows it.
+    """
 
     name: str
     owner: str = "ReplicaSet"
@@ -26,6 +28,7 @@ class Kind:
     mirror: bool = False
     scratch: bool = False
     budgets: tuple[str, ...] = ()
+    unlisted: bool = False
 
 
 MOVABLE = (
@@ -35,6 +38,7 @@ MOVABLE = (
     Kind("goes-by-budget", budgets=("a",)),
     Kind("goes-by-shared-budget", budgets=("b",)),
     Kind("goes-with-stateful-set", owner="StatefulSet", evict="true"),
+    Kind("goes-unlisted", unlisted=True),
 )
 FIXED = (
     Kind("stays-daemon", owner="DaemonSet"),
@@ -46,6 +50,7 @@ FIXED = (
     Kind("stays-mirrored", owner="Node", mirror=True),
     Kind("stays-with-scratch", scratch=True),
     Kind("stays-by-two-budgets", budgets=("a", "b")),
+    Kind("stays-unlisted", owner="DaemonSet", unlisted=True),
 )
 
 
@@ -141,13 +146,16 @@ def add(world: NodeWorld, tenant: Tenant, number: int) -> str:
     )
     labels = dict.fromkeys(kind.budgets, "covered")
     device = tenant.devices[0] if tenant.devices else None
-    uid = world.add_pod(f"{kind.name}-{number}", device, kind.owner, annotations, labels, kind.namespace, 1)
+    wants = 0 if kind.unlisted else 1
+    uid = world.add_pod(f"{kind.name}-{number}", device, kind.owner, annotations, labels, kind.namespace, wants)
     pod: dict[str, Any] = world.pods[uid]
     if kind.scratch:
         pod["spec"]["volumes"] = [{"name": "scratch", "emptyDir": {}}]
     if tenant.devices[1:]:
         world.further[uid] = tenant.devices[1:]
-    if tenant.idle:
+    if kind.unlisted:
+        world.unlisted.add(uid)
+    elif tenant.idle:
         world.idle.add(uid)
     world.grace[uid], world.remains[uid] = tenant.grace, tenant.remains
     if tenant.ending:

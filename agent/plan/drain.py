@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from agent.model.labels import DEVICE_PLUGIN, EVICT
+from agent.model.labels import DEVICE_PLUGIN, EVICT, SAFE_TO_EVICT
 from agent.model.mig import Gpu, GpuProcess, Layout, Part
 from agent.model.node import Budget, Pod, PodRef
 from agent.model.operation import Operation
@@ -29,7 +29,8 @@ from agent.plan.placement import Tenants
 
 @dataclass(frozen=True, slots=True)
 class DrainPolicy:
-    """What may be evicted without asking, in kubectl's classes; the pod annotation ``warmslice.dev/evict`` overrides it."""
+    """What may be evicted without asking, in kubectl's classes. The cluster autoscaler's pod annotation ``safe-to-evict``
+    overrides it, and ``warmslice.dev/evict`` both."""
 
     unmanaged: bool = False
     disk_scratch: bool = False
@@ -222,10 +223,15 @@ def _why_fixed(pod: Pod, seen: Snapshot, policy: DrainPolicy) -> str:
     if pod.ref.namespace == "kube-system":
         return f"{where} (namespace kube-system)"
     if wish in ("false", "wait"):
-        return f"{where} (annotation {EVICT}={wish})"
+        return f"{where} (annotation {EVICT}={wish}{': until it ends by itself' if wish == 'wait' else ''})"
     if len(names) > 1:
         return f"{where} (two disruption budgets, {names[0]} and {names[1]}: the eviction API refuses that)"
     if wish == "true":
+        return ""
+    safe = pod.annotations.get(SAFE_TO_EVICT)
+    if safe == "false":
+        return f"{where} (annotation {SAFE_TO_EVICT}=false; allow with {EVICT}=true)"
+    if safe == "true":
         return ""
     if not pod.owner_kind and not policy.unmanaged:
         return f"{where} (no controller would start it again; allow with {EVICT}=true)"

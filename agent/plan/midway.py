@@ -9,7 +9,6 @@ from typing import Literal
 from agent.model import labels
 from agent.model.desired import Desired, Refusal, Unasked, Wish
 from agent.model.labels import PLUGIN_CONFIG
-from agent.model.node import PodRef
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus
 from agent.model.snapshot import Snapshot
@@ -132,7 +131,7 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
         return Waiting("kubelet-unreachable", f"who holds which slice is not known: {seen.owners_error}", change)
     ending = {pod.ref for pod in seen.pods if pod.terminating}
     if change.moves:
-        evictions: tuple[Step, ...] = tuple(Evict(ref) for ref in _by_priority(change, seen) if ref not in ending)
+        evictions: tuple[Step, ...] = tuple(one for one in _by_priority(change, seen) if one.pod not in ending)
         if evictions:
             return Plan(change, evictions)
         return Waiting("draining", f"waiting for pods to end: {', '.join(map(str, change.moves))}", change)
@@ -179,9 +178,9 @@ def _clearing(gpu: GpuChange) -> list[Step]:
     return [*destroy, *(Trim(gpu.gpu, trim.placement, trim.profile, trim.parts) for trim in gpu.trim)]
 
 
-def _by_priority(change: Change, seen: Snapshot) -> list[PodRef]:
+def _by_priority(change: Change, seen: Snapshot) -> list[Evict]:
     priority = {pod.ref: pod.priority for pod in seen.pods}
-    return sorted(change.moves, key=lambda ref: (priority.get(ref, 0), ref))
+    return sorted((Evict(ref, priority.get(ref, 0)) for ref in change.moves), key=lambda one: (one.priority, one.pod))
 
 
 def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:

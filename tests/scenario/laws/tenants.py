@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from agent.model.labels import EVICT
+from agent.model.labels import EVICT, SAFE_TO_EVICT
 from agent.model.mig import GpuProcess
 from tests.fakes.world import NodeWorld
 
@@ -24,6 +24,7 @@ class Kind:
     name: str
     owner: str = "ReplicaSet"
     evict: str = ""
+    safe: str = ""
     namespace: str = "default"
     mirror: bool = False
     scratch: bool = False
@@ -38,6 +39,8 @@ MOVABLE = (
     Kind("goes-by-budget", budgets=("a",)),
     Kind("goes-by-shared-budget", budgets=("b",)),
     Kind("goes-with-stateful-set", owner="StatefulSet", evict="true"),
+    Kind("goes-as-safe", owner="", scratch=True, safe="true"),
+    Kind("goes-safe-or-not", safe="false", evict="true"),
     Kind("goes-unlisted", unlisted=True),
 )
 FIXED = (
@@ -46,6 +49,8 @@ FIXED = (
     Kind("stays-alone", owner=""),
     Kind("stays-as-told", evict="false"),
     Kind("stays-to-its-end", evict="wait"),
+    Kind("stays-as-unsafe", safe="false"),
+    Kind("stays-safe-or-not", safe="true", evict="false"),
     Kind("stays-in-the-system", namespace="kube-system"),
     Kind("stays-mirrored", owner="Node", mirror=True),
     Kind("stays-with-scratch", scratch=True),
@@ -141,9 +146,8 @@ def settle_in(world: NodeWorld, found: Tenants) -> None:
 def add(world: NodeWorld, tenant: Tenant, number: int) -> str:
     """One pod and what it holds."""
     kind = tenant.kind
-    annotations = ({EVICT: kind.evict} if kind.evict else {}) | (
-        {"kubernetes.io/config.mirror": "x"} if kind.mirror else {}
-    )
+    told = {EVICT: kind.evict, SAFE_TO_EVICT: kind.safe, "kubernetes.io/config.mirror": "x" if kind.mirror else ""}
+    annotations = {key: value for key, value in told.items() if value}
     labels = dict.fromkeys(kind.budgets, "covered")
     device = tenant.devices[0] if tenant.devices else None
     wants = 0 if kind.unlisted else 1

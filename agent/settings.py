@@ -68,6 +68,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Whether pods without a controller may be evicted."""
     evict_disk_scratch: bool = False
     """Whether pods with emptyDir data on disk may be evicted."""
+    drain_seconds: float = 3600.0
+    """How long the pods of a change have to go before it goes back, and is tried again later; 0: as long as they take. Meanwhile
+    the node is cordoned, so an hour: longer than nearly every grace period, and a budget that never opens costs no more."""
     patience_seconds: float = 300.0
     """How long a change waits for what ends by itself or never (a busy device, a failing driver, a GPU or kubelet that does not
     answer) before it goes back, and how long the way back waits before it ends without that GPU."""
@@ -106,6 +109,9 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
     ):
         if not getattr(settings, name) > 0:  # .nan is no number of seconds either
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be more than 0")
+    for name in ("drain_seconds",):
+        if not getattr(settings, name) >= 0:
+            raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be 0 or more")
     if settings.cache_budget_bytes is not None and settings.cache_budget_bytes < 0:
         raise BadInputError(f"settings: cache_budget_bytes is {settings.cache_budget_bytes}; it must be 0 or more")
     if not 0 <= settings.cache_reserve_ratio < 1:

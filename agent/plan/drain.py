@@ -196,6 +196,19 @@ def unlisted(seen: Snapshot) -> tuple[Pod, ...]:
     )
 
 
+def in_the_way(refs: Iterable[PodRef], seen: Snapshot) -> str:
+    """Pods that have to go and are here still, with what a person needs to see to it: owner and budgets."""
+    known = {pod.ref: pod for pod in seen.pods}
+    return "; ".join(_with_ties(known[ref], seen) if ref in known else str(ref) for ref in sorted(refs))
+
+
+def _with_ties(pod: Pod, seen: Snapshot) -> str:
+    ties = [f"{pod.owner_kind} {pod.owner_name}" if pod.owner_kind else "no controller"]
+    ties += [f"budget {budget.name} allows {budget.disruptions_allowed}" for budget in _covering(pod, seen)]
+    ties += ["it is ending"] if pod.terminating else []
+    return f"{pod.ref} ({', '.join(ties)})"
+
+
 def _owners_by_device(seen: Snapshot) -> dict[str, set[tuple[str, str]]]:
     """Device id (``uuid::n`` without its replica) to the pods that have it."""
     found: dict[str, set[tuple[str, str]]] = {}

@@ -39,7 +39,7 @@ from agent.plan.midway import DONE, midway
 from agent.plan.owners import second_owner
 from agent.plan.placement import Ask, Tenants, choose
 from agent.plan.sharing import config_for, config_on, in_words, word
-from agent.plan.way import Memory, Policy, gpu_unknown, starting_pods, way_to
+from agent.plan.way import Memory, Policy, gpu_unknown, overdue_pods, starting_pods, way_to
 
 UPGRADE_IDLE = frozenset({"", "upgrade-done", "upgrade-required", "upgrade-failed"})
 """Values of GPU Operator's upgrade label that mean: no driver is being replaced now."""
@@ -83,7 +83,7 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Out
     refusal = reboot.still_required(wish, seen, policy, last, ideal)
     if refusal is not None:
         return refusal
-    waiting = drifted(wish, seen, last, ideal) or _not_now(wish, seen, last, ideal)
+    waiting = drifted(wish, seen, last, ideal) or _not_now(wish, seen, memory, ideal)
     if waiting is not None:
         return waiting
     way = way_to(wish.wishes, seen, policy, None)
@@ -122,7 +122,7 @@ def _settled(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> O
     tried = memory.last is not None and (memory.last.state, memory.last.reason) == ("failed", "not-advertised")
     asked_only = seen.node.annotations.get(labels.DRY_RUN) == "true"
     if memory.waited("not-advertised", policy.advertise_seconds, seen.now) and not (tried or asked_only):
-        later = _not_now(wish, seen, memory.last, DONE)
+        later = _not_now(wish, seen, memory, DONE)
         if later is not None:
             return later
         operation = with_clients_paused(seen, _operation(wish, seen, policy, DONE, memory.last), DONE)
@@ -130,8 +130,9 @@ def _settled(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> O
     return Waiting("not-advertised", f"the GPUs have the layout, but the node does not show it: {wrong}")
 
 
-def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Change) -> Waiting | None:
+def _not_now(wish: Desired, seen: Snapshot, memory: Memory, ideal: Change) -> Waiting | None:
     """Reasons to begin later that have nothing to do with who holds which slice."""
+    last = memory.last
     upgrade = seen.node.labels.get(labels.DRIVER_UPGRADE_STATE, "")
     if upgrade not in UPGRADE_IDLE:
         return Waiting("driver-upgrade", f"a driver upgrade runs on this node ({upgrade})", ideal)
@@ -142,7 +143,7 @@ def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Chan
         return Waiting("back-off", f"the last attempt failed{why}; the next is in {rest:.0f} s", ideal, rest)
     if seen.owners is None:
         return Waiting("kubelet-unreachable", f"who holds which slice is not known: {seen.owners_error}", ideal)
-    return starting_pods(seen, ideal)
+    return overdue_pods(seen, ideal, memory) or starting_pods(seen, ideal)
 
 
 def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change, last: NodeStatus | None) -> Operation:

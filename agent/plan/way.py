@@ -14,13 +14,17 @@ from agent.model.steps import Change, Waiting
 from agent.plan.drain import DrainPolicy, Holdings, holdings, unlisted
 from agent.plan.placement import Ask, Tenants, choose, moves, not_free, solve
 
+_LONGEST_ADMISSION_SECONDS = 30.0
+"""A kubelet gives devices when it admits a pod, before it pulls images; this is many times what that takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What an administrator may set about a change. ``reboots``: there is a command that reboots the machine, which has gone
-    ``reboot_seconds`` later at the latest."""
+    """What an administrator may set about a change. ``drain_seconds`` is how long pods have to go, 0 for as long as they take.
+    ``reboots``: there is a command that reboots the machine, which has gone ``reboot_seconds`` later at the latest."""
 
     drain: DrainPolicy = field(default_factory=DrainPolicy)
+    drain_seconds: float = 3600.0
     clients_stop_seconds: float = 60.0
     patience_seconds: float = 300.0
     advertise_seconds: float = 300.0
@@ -31,7 +35,8 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What is known besides the world of now: the journal, the status last written (for back-off), and since when (seconds
-    since the epoch) this process has been waiting for what. The last is lost with the process; then the wait begins anew.
+    since the epoch) this process has been waiting for what, and for which pods that are about to take a slice. The last two are
+    lost with the process; then the wait begins anew.
     """
 
     operation: Operation | None = None
@@ -39,6 +44,7 @@ class Memory:
     waits_for: str = ""
     waits_since: float = 0.0
     waits_message: str = ""
+    starting: Mapping[PodRef, float] = field(default_factory=dict)
 
     def waited(self, reason: str, seconds: float, now: float) -> bool:
         """Whether this has been waited for that long."""
@@ -118,6 +124,20 @@ def starting_pods(seen: Snapshot, change: Change) -> Waiting | None:
         return None
     names = ", ".join(str(pod.ref) for pod in starting)
     return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", change, 2.0)
+
+
+def overdue_pods(seen: Snapshot, change: Change, memory: Memory) -> Waiting | None:
+    """Pods that the kubelet gives nothing for longer than admitting one takes: they may come to hold any slice, or never."""
+    overdue = [
+        pod for pod in unlisted(seen) if seen.now - memory.starting.get(pod.ref, seen.now) >= _LONGEST_ADMISSION_SECONDS
+    ]
+    if not overdue:
+        return None
+    names = ", ".join(str(pod.ref) for pod in overdue)
+    words = (
+        f"bound to this node and asking for a GPU, but given none by the kubelet for {_LONGEST_ADMISSION_SECONDS:.0f} s"
+    )
+    return Waiting("blocked", f"{words}, so they may take any slice: {names}", change)
 
 
 def gpu_unknown(unread: tuple[Gpu, ...]) -> Waiting:

@@ -30,10 +30,11 @@ from agent.plan.placement import Tenants
 @dataclass(frozen=True, slots=True)
 class DrainPolicy:
     """What may be evicted without asking, in kubectl's classes. The cluster autoscaler's pod annotation ``safe-to-evict``
-    overrides it, and ``warmslice.dev/evict`` both."""
+    overrides it, and ``warmslice.dev/evict`` both. ``spares_jobs``: pods of a Job are left to their end for now."""
 
     unmanaged: bool = False
     disk_scratch: bool = False
+    spares_jobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +245,10 @@ def _why_fixed(pod: Pod, seen: Snapshot, policy: DrainPolicy) -> str:
     safe = pod.annotations.get(SAFE_TO_EVICT)
     if safe == "false":
         return f"{where} (annotation {SAFE_TO_EVICT}=false; allow with {EVICT}=true)"
-    if safe == "true":
-        return ""
-    if not pod.owner_kind and not policy.unmanaged:
+    if not pod.owner_kind and not policy.unmanaged and safe != "true":
         return f"{where} (no controller would start it again; allow with {EVICT}=true)"
-    if pod.disk_scratch and not policy.disk_scratch:
+    if pod.disk_scratch and not policy.disk_scratch and safe != "true":
         return f"{where} (emptyDir data on disk would be lost; allow with {EVICT}=true)"
+    if pod.owner_kind == "Job" and policy.spares_jobs:
+        return f"{where} (Job {pod.owner_name})"
     return ""

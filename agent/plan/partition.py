@@ -49,6 +49,8 @@ def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcom
     """The outcome of this pass."""
     if isinstance(wish, Desired):
         wish = as_applied(wish, seen.gpus, memory.last)
+        waits = policy.wait_for_jobs_seconds
+        policy = policy.sparing_jobs(waits > 0 and not memory.waited_for_jobs(wish.revision, waits, seen.now))
     if memory.operation is not None:
         return midway(wish, seen, policy, memory, memory.operation)
     match wish:
@@ -88,9 +90,11 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Out
         return waiting
     way = way_to(wish.wishes, seen, policy, None)
     if way.blockers:
-        return Waiting(
-            "blocked", f"{wish.layout!r} needs slices that cannot be freed: {'; '.join(way.blockers)}", ideal
-        )
+        names = "; ".join(way.blockers)
+        if policy.drain.spares_jobs and not way_to(wish.wishes, seen, policy.sparing_jobs(False), None).blockers:
+            words = f"to end by themselves, for {policy.wait_for_jobs_seconds:.0f} s at most"
+            return Waiting("job-running", f"{wish.layout!r} waits for pods of Jobs {words}: {names}", ideal)
+        return Waiting("blocked", f"{wish.layout!r} needs slices that cannot be freed: {names}", ideal)
     change = replace(way.change, sharing=sharing)
     if seen.node.annotations.get(labels.DRY_RUN) == "true":
         return Waiting("dry-run", f"dry run of {wish.layout!r}: see annotation {labels.PLAN}", change, 60.0)

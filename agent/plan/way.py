@@ -20,16 +20,22 @@ _LONGEST_ADMISSION_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What an administrator may set about a change. ``drain_seconds`` is how long pods have to go, 0 for as long as they take.
+    """What an administrator may set about a change. ``wait_for_jobs_seconds`` is how long pods of
+    Jobs are waited for before they are moved; ``drain_seconds`` is how long pods have to go, 0 for as long as they take.
     ``reboots``: there is a command that reboots the machine, which has gone ``reboot_seconds`` later at the latest."""
 
     drain: DrainPolicy = field(default_factory=DrainPolicy)
+    wait_for_jobs_seconds: float = 0.0
     drain_seconds: float = 3600.0
     clients_stop_seconds: float = 60.0
     patience_seconds: float = 300.0
     advertise_seconds: float = 300.0
     reboots: bool = False
     reboot_seconds: float = 600.0
+
+    def sparing_jobs(self, spared: bool) -> Policy:
+        """The same, with pods of Jobs left to their end, or moved as any."""
+        return replace(self, drain=replace(self.drain, spares_jobs=spared))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,11 @@ class Memory:
     waits_since: float = 0.0
     waits_message: str = ""
     starting: Mapping[PodRef, float] = field(default_factory=dict)
+
+    def waited_for_jobs(self, revision: str, seconds: float, now: float) -> bool:
+        """Whether that wish has waited that long for pods of Jobs."""
+        jobs = self.last.jobs if self.last is not None else None
+        return jobs is not None and jobs.revision == revision and now - jobs.since >= seconds
 
     def waited(self, reason: str, seconds: float, now: float) -> bool:
         """Whether this has been waited for that long."""

@@ -178,3 +178,95 @@ async def test_a_budget_that_allows_none_is_named_soon_and_the_change_goes_on_by
     assert story.verdict == ("success", "applied")
     assert world.time - opened < 60
     assert world.node["metadata"]["labels"][labels.CONFIG] == wish
+
+
+def _waiting_for_a_job(evict: str = "") -> Story:
+    story = Story(NodeWorld(h100(HALVES)))
+    world = story.world
+    world.add_pod("train", world.device(0, 0), "Job", {labels.EVICT: evict} if evict else {})
+    world.add_pod("serve", world.device(0, 4))
+    story.partition, story.hands = agent_on(world, Policy(wait_for_jobs_seconds=600.0))
+    world.label(value=SEVEN)
+    return story
+
+
+async def test_a_pod_of_a_job_is_waited_for_and_nobody_is_asked_to_go_meanwhile() -> None:
+    story = _waiting_for_a_job()
+    world = story.world
+    await story.turns(100)
+    assert story.verdict == ("pending", "job-running")
+    assert "default/train (Job train-owner)" in story.status["message"]
+    assert story.hands.taken == []
+    world.pods[world.uids("train")[0]]["status"]["phase"] = "Succeeded"
+    world.idle.add(world.uids("train")[0])
+    await story.settled()
+    assert story.verdict == ("success", "applied")
+    assert world.effects.names.count("evict") == 1
+
+
+async def test_a_job_is_waited_for_so_long_whoever_asks() -> None:
+    """Since the wish first waited for it: the node's status remembers that over restarts of the agent."""
+    story = _waiting_for_a_job()
+    world = story.world
+    for _ in range(2):
+        await story.turns(29, 10.0)
+        assert story.verdict == ("pending", "job-running")
+        story.partition, story.hands = agent_on(world, Policy(wait_for_jobs_seconds=600.0))
+    await story.turns(5, 10.0)
+    await story.settled()
+    assert story.verdict == ("success", "applied")
+    assert world.effects.names.count("evict") == 2
+    assert story.status["jobs"] is None
+
+
+async def test_another_wish_waits_for_jobs_anew() -> None:
+    story = _waiting_for_a_job()
+    world = story.world
+    await story.turns(50, 10.0)
+    world.label(value="2x1g.10gb_1x2g.20gb")
+    await story.turns(50, 10.0)
+    assert story.verdict == ("pending", "job-running")
+
+
+async def test_a_way_around_a_job_is_taken() -> None:
+    story = Story(NodeWorld(h100(HALVES)))
+    world = story.world
+    uid = world.add_pod("train", world.device(0, 0), "Job")
+    world.add_pod("serve", world.device(0, 4))
+    story.partition, story.hands = agent_on(world, Policy(wait_for_jobs_seconds=600.0))
+    world.label(value="1x3g.40gb_3x1g.10gb")
+    await story.settled()
+    assert story.verdict == ("success", "applied")
+    assert uid in world.pods
+
+
+async def test_who_cannot_be_moved_at_all_blocks_beside_a_job() -> None:
+    story = _waiting_for_a_job()
+    world = story.world
+    await story.turns(3)
+    world.pods[world.uids("serve")[0]]["metadata"]["ownerReferences"][0]["kind"] = "DaemonSet"
+    await story.turns(5)
+    assert story.verdict == ("pending", "blocked")
+    assert "default/serve (DaemonSet" in story.status["message"]
+
+
+@pytest.mark.parametrize(("evict", "verdict"), [("true", ("success", "applied")), ("wait", ("pending", "blocked"))])
+async def test_a_pod_s_own_word_counts_before_the_waiting_for_jobs(evict: str, verdict: tuple[str, str]) -> None:
+    story = _waiting_for_a_job(evict=evict)
+    await story.turns(100, 10.0)
+    assert story.verdict == verdict
+
+
+async def test_who_is_to_be_waited_for_is_never_evicted_and_the_change_goes_on_when_it_ends() -> None:
+    story = Story(NodeWorld(h100(HALVES)))
+    world = story.world
+    uid = world.add_pod("train", world.device(0, 0), "Job", {labels.EVICT: "wait"})
+    world.label(value=SEVEN)
+    await story.turns(200, 60.0)
+    assert story.verdict == ("pending", "blocked")
+    assert "default/train (annotation warmslice.dev/evict=wait: until it ends by itself)" in story.status["message"]
+    world.ends_in(uid, 0.0)
+    world.tick()
+    await story.settled()
+    assert story.verdict == ("success", "applied")
+    assert "evict" not in world.effects.names

@@ -222,8 +222,10 @@ async def test_a_job_is_waited_for_so_long_whoever_asks() -> None:
 async def test_another_wish_waits_for_jobs_anew() -> None:
     story = _waiting_for_a_job()
     world = story.world
-    await story.turns(50, 10.0)
+    await story.turns(59, 10.0)
+    assert story.verdict == ("pending", "job-running")
     world.label(value="2x1g.10gb_1x2g.20gb")
+    world.tick(20.0)
     await story.turns(50, 10.0)
     assert story.verdict == ("pending", "job-running")
 

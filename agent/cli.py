@@ -17,10 +17,10 @@ from agent.model.errors import AgentError, BadInputError
 from agent.model.reach import Reach
 from agent.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX, Settings, from_process
 
-_PLACES = ("node_name", "kubeconfig", "mig_config_label", "layouts_file", "pod_resources_socket")
+_PLACES = ("node_name", "kubeconfig", "mig_config_label", "layouts_file", "pod_resources_socket", "proc_directory")
 """Settings that say where to look."""
 
-_PLACES_HERE = ("node_name", "kubeconfig", "pod_resources_socket")
+_PLACES_HERE = ("node_name", "kubeconfig", "pod_resources_socket", "proc_directory")
 
 _OF_A_CLUSTER = ("kubeconfig", "mig_config_label")
 
@@ -28,6 +28,7 @@ _PLACES_BY_HAND = (
     "node_name",
     "layouts_file",
     "pod_resources_socket",
+    "proc_directory",
     "state_directory",
     "before_commands",
     "refresh_commands",

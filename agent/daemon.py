@@ -14,6 +14,7 @@ from typing import Any
 
 from agent.adapters import clock, command
 from agent.adapters.boot import this_boot
+from agent.adapters.cgroups import Processes
 from agent.adapters.files import TextFile, token_reader
 from agent.adapters.kube import Kube
 from agent.adapters.kubelet import PodResources
@@ -139,6 +140,7 @@ class _Agent:
                 pods,
                 driver,
                 PodResources(settings.pod_resources_socket),
+                Processes(settings.proc_directory).origin,
                 self._kube.budgets,
                 lambda: this_boot(settings.boot_id_file),
                 clock.now,

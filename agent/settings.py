@@ -35,6 +35,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The kubelet's PodResources socket."""
     boot_id_file: str = "/proc/sys/kernel/random/boot_id"
     """Where the kernel says which boot this is."""
+    proc_directory: str = "/proc"
+    """Where the kernel shows the host's processes: it tells in which pod one runs."""
     state_directory: str = "/var/lib/warmslice/state"
     """Where `warmslice apply` keeps its record, on a host without Kubernetes."""
     cache_directory: str = "/var/lib/warmslice/hub"
@@ -70,6 +72,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Whether pods without a controller may be evicted."""
     evict_disk_scratch: bool = False
     """Whether pods with emptyDir data on disk may be evicted."""
+    wait_for_jobs_seconds: float = 0.0
+    """How long pods of a Job are waited for, since the wish first waited for one, before they are evicted; 0: they are not."""
+    drain_seconds: float = 3600.0
+    """How long the pods of a change have to go before it goes back, and is tried again later; 0: as long as they take. Meanwhile
+    the node is cordoned, so an hour: longer than nearly every grace period, and a budget that never opens costs no more."""
     patience_seconds: float = 300.0
     """How long a change waits for what ends by itself or never (a busy device, a failing driver, a GPU or kubelet that does not
     answer) before it goes back, and how long the way back waits before it ends without that GPU."""
@@ -109,6 +116,9 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
     ):
         if not getattr(settings, name) > 0:  # .nan is no number of seconds either
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be more than 0")
+    for name in ("wait_for_jobs_seconds", "drain_seconds"):
+        if not getattr(settings, name) >= 0:
+            raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be 0 or more")
     if settings.cache_budget_bytes is not None and settings.cache_budget_bytes < 0:
         raise BadInputError(f"settings: cache_budget_bytes is {settings.cache_budget_bytes}; it must be 0 or more")
     if not 0 <= settings.cache_reserve_ratio < 1:

@@ -234,7 +234,8 @@ class Story:
         socket_file = self.folder / NODE / "pod-resources" / "kubelet.sock"
         command = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
         command += [f"--layouts-file={self.folder / 'layouts.yaml'}", f"--catalog-file={self.folder / 'catalog.yaml'}"]
-        command += [f"--pod-resources-socket={socket_file}", f"--cache-directory={self.folder / 'hub-cache'}"]
+        command += [f"--pod-resources-socket={socket_file}", f"--proc-directory={self.folder / NODE / 'proc'}"]
+        command += [f"--cache-directory={self.folder / 'hub-cache'}"]
         command += [f"--hub-endpoint={hub}", f"--partition-listen=127.0.0.1:{self.port}"]
         # A machine that is nearly full shall be able to show the story too.
         command += ["--telemetry-period-seconds=0.5", "--cache-reserve-ratio=0"]

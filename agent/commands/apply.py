@@ -17,6 +17,7 @@ from typing import Any
 
 from agent.adapters import clock, command
 from agent.adapters.boot import this_boot
+from agent.adapters.cgroups import Processes
 from agent.adapters.host_node import HostNode
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
@@ -183,7 +184,16 @@ def _engine(settings: Settings, node: HostNode, hardware: Hardware, chosen: froz
     policy = replace(policy_of(settings), reboots=False)
     changes = Gpus(hardware, hardware.release, command.reset_gpus)
     return PartitionPass(
-        World(node, _NoPods(), gpus, KubeletIfAny(settings.pod_resources_socket), _no_budgets, boot, clock.now),
+        World(
+            node,
+            _NoPods(),
+            gpus,
+            KubeletIfAny(settings.pod_resources_socket),
+            Processes(settings.proc_directory).origin,
+            _no_budgets,
+            boot,
+            clock.now,
+        ),
         SayingHands(node, changes, _Host(settings), gpus.index_of, say),
         node,
         _NoEvents(),

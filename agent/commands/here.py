@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import ClassVar
 
 from agent.adapters import clock
+from agent.adapters.cgroups import Processes
 from agent.adapters.kube import Kube, node_path
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
@@ -17,6 +18,7 @@ from agent.model.mig import Gpu
 from agent.model.node import DeviceOwner, Node
 from agent.model.snapshot import Snapshot
 from agent.observe.cluster import budget_of, node_of, pod_of
+from agent.observe.processes import with_origins
 from agent.reconcile.paper import node_on_paper
 from agent.settings import Settings
 
@@ -33,6 +35,7 @@ class Here:
         self._name = settings.node_name or os.environ.get("NODE_NAME") or socket.gethostname().lower()
         self._hardware = Hardware()
         self._kubelet = KubeletIfAny(settings.pod_resources_socket)
+        self._processes = Processes(settings.proc_directory)
 
     @classmethod
     @asynccontextmanager
@@ -62,11 +65,13 @@ class Here:
         gpus = await self._hardware.read()
         owners, error = await self._owners()
         if self._kube is None:
+            gpus = with_origins(gpus, (), self._processes.origin)
             return Snapshot(clock.now(), node_on_paper({}, self._name), gpus, (), owners, error)
         node = await self._node(self._kube)
         pods = await self._kube.get("/api/v1/pods", fieldSelector=f"spec.nodeName={self._name}")
         budgets = tuple(budget_of(item) for item in await self._kube.budgets())
         found = tuple(map(pod_of, pods.get("items", [])))
+        gpus = with_origins(gpus, found, self._processes.origin)
         return Snapshot(clock.now(), node, gpus, found, owners, error, budgets)
 
     async def gpus(self) -> tuple[tuple[Gpu, ...], tuple[DeviceOwner, ...]]:

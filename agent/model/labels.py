@@ -23,6 +23,7 @@ DRY_RUN = f"{DOMAIN}/dry-run"
 PLAN = f"{DOMAIN}/plan"
 KEEP_CORDONED = f"{DOMAIN}/keep-cordoned"
 EVICT = f"{DOMAIN}/evict"
+SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 
 PAUSED = "paused-for-mig-change"
 DEPLOY_PREFIX = "nvidia.com/gpu.deploy."
@@ -101,4 +102,5 @@ KEYS: tuple[Key, ...] = (
     Key(KEEP_CORDONED, "annotation", False, "leave the node cordoned at the end"),
     *(Key(name, "annotation", True, "autoscaler guard while a change runs") for name in AUTOSCALER_GUARDS),
     Key(EVICT, "pod annotation", False, '"true", "false" or "wait"'),
+    Key(SAFE_TO_EVICT, "pod annotation", False, '"true" or "false", where the one above says nothing'),
 )

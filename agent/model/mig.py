@@ -196,13 +196,18 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process on a GPU. ``gpu_instance`` and ``compute_instance`` are None for one that uses the whole GPU."""
+    """A process on a GPU. ``gpu_instance`` and ``compute_instance`` are None for one that uses the whole GPU.
+
+    ``pod`` is the UID of the pod that it runs in, "" outside every pod, None where that cannot be seen.
+    """
 
     pid: int
     gpu_instance: int | None
     compute_instance: int | None
     memory_bytes: int = 0
     command: str = ""
+    pod: str | None = None
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)

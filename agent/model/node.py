@@ -71,10 +71,26 @@ class Pod:
         return self.phase in ("Succeeded", "Failed")
 
     @property
+    def cgroup_uid(self) -> str:
+        """The UID in the name of its cgroup: of a static pod that is the kubelet's own, which its mirror pod tells."""
+        return self.annotations.get("kubernetes.io/config.mirror") or self.ref.uid
+
+    @property
     def app(self) -> str:
         """The name its labels give the application: GPU Operator and the charts of NVIDIA's clients use three keys."""
         keys = ("app", "app.kubernetes.io/name", "name")
         return next((self.labels[key] for key in keys if self.labels.get(key)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a process comes from, by the kernel's word. ``pods`` are the UIDs of the pods whose cgroup it is in, the outermost
+    first, as the kubelet writes them; without any it runs outside every pod, as ``user``, with that ``command``.
+    """
+
+    pods: tuple[str, ...] = ()
+    user: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,11 @@ class Operation:
     shares: int = 0
     prepared: str = ""
 
+    @property
+    def begun_for(self) -> str:
+        """The revision that it was begun for; it may go on to a newer one."""
+        return self.id.rpartition("-")[0]
+
     def failed(self, message: str, reason: str) -> Operation:
         """The same operation on its way back."""
         return replace(self, failure=message, failure_reason=reason)

@@ -23,6 +23,14 @@ State = Literal["pending", "success", "failed", "rebooting"]
 
 
 @dataclass(frozen=True, slots=True)
+class JobsWait:
+    """Since when a wish (its revision) has waited for pods of Jobs to end by themselves."""
+
+    revision: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The status annotation. Times are seconds since the epoch; ``since`` is when ``state`` and ``reason`` began.
 
@@ -31,7 +39,8 @@ class NodeStatus:
     boot in which. ``attempts`` counts failures in a row of the wish ``tried`` (a revision), ``next_try`` says when the next
     attempt at it may begin, whatever is said in between. ``owed`` is how GPUs were found that an operation had to end without
     (see Note [A GPU that does not answer] in plan/partition.py): what a way back leads to while the same wish is tried again,
-    in the boot ``owed_in``. ``reboot`` are modes that a change gave up on, see Note [What only a
+    in the boot ``owed_in``. ``jobs`` outlives a failure: who was waited for long
+    enough is not waited for again. ``reboot`` are modes that a change gave up on, see Note [What only a
     reboot brings] in model/reboot.py.
     """
 
@@ -52,6 +61,7 @@ class NodeStatus:
     owed_in: str = ""
     tried: str = ""
     reboot: RebootRecord | None = None
+    jobs: JobsWait | None = None
 
     def to_json(self) -> str:
         """As it stands in the annotation: below 8 KiB. First the message is cut, then hints go; ``reboot`` never."""

@@ -40,9 +40,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Ask for one pod's eviction, by budget and with its UID as precondition."""
+    """Ask for one pod's eviction, by budget and with its UID as precondition; with the grace period that the pod has itself.
+    Who has a lower ``priority`` is asked first."""
 
     pod: PodRef
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

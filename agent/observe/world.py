@@ -13,6 +13,7 @@ from agent.model.node import Boot, Budget, DeviceOwner, Node
 from agent.model.snapshot import Snapshot
 from agent.observe.cluster import budget_of, node_of, pod_of
 from agent.observe.paper import with_other_names
+from agent.observe.processes import OriginOf, with_origins
 
 
 class Known(Protocol):
@@ -52,6 +53,7 @@ class World:
         pods: Known,
         gpus: Gpus,
         kubelet: Kubelet,
+        origin_of: OriginOf,
         budgets: Callable[[], Any],
         boot: Callable[[], Boot],
         now: Callable[[], float],
@@ -60,6 +62,7 @@ class World:
         self._pods = pods
         self._gpus = gpus
         self._kubelet = kubelet
+        self._origin_of = origin_of
         self._budgets = budgets
         self._boot = boot
         self._now = now
@@ -79,6 +82,7 @@ class World:
         gpus = tuple(with_other_names(gpu) for gpu in await self._gpus.read())
         owners, owners_error = await self._owners()
         pods = tuple(pod_of(item) for item in self._pods.objects)
+        gpus = with_origins(gpus, pods, self._origin_of)
         return Snapshot(self._now(), node, gpus, pods, owners, owners_error, boot_began=self._boot().began)
 
     async def budgets(self) -> tuple[Budget, ...]:

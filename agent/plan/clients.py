@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.model import labels
-from agent.model.node import Pod
+from agent.model.node import Node, Pod
 from agent.model.operation import Operation
 from agent.model.snapshot import Snapshot
 from agent.model.steps import Change
@@ -15,6 +15,16 @@ def client_pods(seen: Snapshot, mode: bool) -> tuple[Pod, ...]:
     """Pods of the GPU clients that a change concerns; a change of mode concerns every one."""
     apps = labels.CHECKERS.union(*(client.apps for client in labels.CLIENTS if client.every_change or mode))
     return tuple(pod for pod in seen.pods if pod.app in apps and pod.owner_kind == "DaemonSet" and not pod.finished)
+
+
+def is_paused_by_label(pod: Pod, node: Node, mode: bool) -> bool:
+    """Whether this is a GPU client that a change stops by its deploy label; a change of mode stops every one."""
+    stopped = [
+        client.apps
+        for client in labels.CLIENTS
+        if (client.every_change or mode) and node.labels.get(client.label, "false") != "false"
+    ]
+    return pod.owner_kind == "DaemonSet" and pod.app in frozenset[str]().union(*stopped)
 
 
 def with_clients_paused(seen: Snapshot, operation: Operation, change: Change) -> Operation:

@@ -5,6 +5,12 @@
 # gone, and ends with the control daemon, which GPU Operator runs where the device plugin runs. So where the plugin can be
 # stopped by its label the server is none of those in the way: it ends when the clients are paused, and the change of mode is
 # tried until then. Where the plugin cannot be stopped so, the server blocks before any pod is moved.
+
+# Note [Two witnesses]
+# The kubelet says which pod was given a device, the kernel in which pod a process runs that NVML shows there. Either makes a
+# holder: a pod may have a GPU that no device plugin gave it (DRA, NVIDIA_VISIBLE_DEVICES=all, privileged), and two may be on
+# one slice. Where the kernel cannot be asked, the processes on a slice count as those of the pods that the kubelet lists for
+# it; with no pod listed they block, and the sentence says what the agent lacks.
 """
 
 from __future__ import annotations
@@ -12,20 +18,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from agent.model.labels import DEVICE_PLUGIN, EVICT
+from agent.model.labels import DEVICE_PLUGIN, EVICT, SAFE_TO_EVICT
 from agent.model.mig import Gpu, GpuProcess, Layout, Part
 from agent.model.node import Budget, Pod, PodRef
 from agent.model.operation import Operation
 from agent.model.snapshot import Snapshot
+from agent.plan.clients import is_paused_by_label
 from agent.plan.placement import Tenants
 
 
 @dataclass(frozen=True, slots=True)
 class DrainPolicy:
-    """What may be evicted without asking, in kubectl's classes; the pod annotation ``warmslice.dev/evict`` overrides it."""
+    """What may be evicted without asking, in kubectl's classes. The cluster autoscaler's pod annotation ``safe-to-evict``
+    overrides it, and ``warmslice.dev/evict`` both. ``spares_jobs``: pods of a Job are left to their end for now."""
 
     unmanaged: bool = False
     disk_scratch: bool = False
+    spares_jobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +62,27 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, operation: Operation
     fixed: dict[Part, tuple[str, ...]] = {}
     leaving: dict[Part, tuple[str, ...]] = {}
     for part, compute, device in _slices(gpu):
-        pods, reasons, strangers = census.holders([device])
-        if not (pods or reasons or strangers):
-            strangers = _processes(gpu, *compute)
-        if strangers:
+        there = census.holders(device, _processes(gpu, *compute), whole=False)
+        if there.strangers:
             found.add(part)
-        if midway and part not in begun_with:
-            leaving[part] = strangers
-        else:
-            reasons += strangers
-        if pods:
-            movable[part] = pods
-        if reasons:
-            fixed[part] = reasons
-    whole, whole_reasons, whole_strangers = census.holders([gpu.uuid])
-    if not gpu.mig_enabled:
-        whole_strangers += _on_the_whole(gpu, seen, held=bool(whole or whole_reasons or whole_strangers))
+        stays = () if midway and part not in begun_with else there.strangers
+        goes = there.ending if stays else there.strangers + there.ending
+        if there.pods:
+            movable[part] = there.pods
+        if there.fixed or stays:
+            fixed[part] = there.fixed + stays
+        if goes:
+            leaving[part] = goes
+    on_gpu = [process for process in gpu.processes if process.gpu_instance is None and not gpu.mig_enabled]
+    undivided = census.holders(gpu.uuid, on_gpu, whole=True)
     tenants = Tenants(
         fixed=frozenset(fixed),
         pods=movable,
         spent=census.spent,
-        whole=whole,
-        whole_fixed=whole_reasons if midway else whole_reasons + whole_strangers,
+        whole=undivided.pods,
+        whole_fixed=undivided.fixed if midway else undivided.fixed + undivided.strangers,
         leaving=leaving,
-        whole_leaving=whole_strangers if midway else (),
+        whole_leaving=undivided.strangers + undivided.ending if midway else undivided.ending,
     )
     return Holdings(tenants, fixed, frozenset(found))
 
@@ -97,24 +103,13 @@ def _slices(gpu: Gpu) -> Iterator[tuple[Part, tuple[int, int | None], str]]:
             yield Part(instance.placement, compute.start), (instance.id, compute.id), compute.uuid
 
 
-def _processes(gpu: Gpu, instance: int | None, compute: int | None) -> tuple[str, ...]:
-    """Processes there, in words. One that names no compute instance may use any of its GPU instance."""
-    return tuple(
-        _in_words(process)
+def _processes(gpu: Gpu, instance: int | None, compute: int | None) -> list[GpuProcess]:
+    """Processes there. One that names no compute instance may use any of its GPU instance."""
+    return [
+        process
         for process in gpu.processes
         if process.gpu_instance == instance and (compute is None or process.compute_instance in (None, compute))
-    )
-
-
-def _on_the_whole(gpu: Gpu, seen: Snapshot, *, held: bool) -> tuple[str, ...]:
-    """Processes that nobody accounts for; where somebody holds the GPU they are that one's, but for the server of MPS."""
-    # See Note [The server of MPS].
-    ends = seen.node.labels.get(DEVICE_PLUGIN, "false") != "false"
-    return tuple(
-        _in_words(process)
-        for process in gpu.processes
-        if process.gpu_instance is None and (not ends if _is_mps_server(process) else not held)
-    )
+    ]
 
 
 def _is_mps_server(process: GpuProcess) -> bool:
@@ -122,36 +117,74 @@ def _is_mps_server(process: GpuProcess) -> bool:
 
 
 def _in_words(process: GpuProcess) -> str:
-    return f"process {process.pid} ({process.command or 'unknown command'}) outside any pod"
+    """A process that is in no pod of the API server's."""
+    what = f"process {process.pid} ({process.command or 'unknown command'}"
+    match process.pod:
+        case None:
+            return f"{what}), which cannot be seen from here: without hostPID nobody knows whose it is"
+        case "":
+            return f"{what}{f', user {process.user}' if process.user else ''}) outside any pod"
+        case uid:
+            return f"{what}) of pod {uid}, which the API server does not know"
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """Who is on one device: pods that can be moved, those that cannot and why, those that no pod of the API server accounts
+    for, and what finished pods leave behind for a moment."""
+
+    pods: frozenset[PodRef]
+    fixed: tuple[str, ...]
+    strangers: tuple[str, ...]
+    ending: tuple[str, ...]
 
 
 class _Census:
-    """Who is on this node, looked up by device."""
+    """Who is on this node, looked up by device and by process. See Note [Two witnesses]."""
 
     def __init__(self, seen: Snapshot, policy: DrainPolicy) -> None:
         self._seen = seen
         self._policy = policy
         self._pods = {(pod.ref.namespace, pod.ref.name): pod for pod in seen.pods}
+        self._by_uid = {pod.ref.uid: pod for pod in seen.pods}
         self._owners = _owners_by_device(seen)
         self.spent = frozenset(
             pod.ref for pod in seen.pods if any(budget.disruptions_allowed < 1 for budget in _covering(pod, seen))
         )
 
-    def holders(self, devices: Iterable[str]) -> tuple[frozenset[PodRef], tuple[str, ...], tuple[str, ...]]:
-        """(pods that can be moved, those that cannot and why, those that only the kubelet knows)."""
-        names = sorted({name for device in devices for name in self._owners.get(device, ())})
-        known = [pod for name in names if (pod := self._pods.get(name)) is not None and not pod.finished]
-        why = {pod.ref: _why_fixed(pod, self._seen, self._policy) for pod in known}
-        strangers = tuple(
-            f"{'/'.join(name)} (the kubelet lists it, the API server does not)"
-            for name in names
-            if name not in self._pods
-        )
-        return (
+    def holders(self, device: str, processes: Iterable[GpuProcess], *, whole: bool) -> _There:
+        """Whoever has the device by the kubelet or runs a process there; ``whole``: it is a GPU that is not divided."""
+        names = sorted(self._owners.get(device, ()))
+        pods = {pod.ref: pod for name in names if (pod := self._pods.get(name)) is not None and not pod.finished}
+        ghosts = [name for name in names if name not in self._pods]
+        strangers = [f"{'/'.join(name)} (the kubelet lists it, the API server does not)" for name in ghosts]
+        ending = []
+        for process in processes:
+            pod = self._by_uid.get(process.pod or "")
+            if self._ends_with_the_clients(process, pod, whole=whole):
+                continue
+            if pod is not None and pod.finished:
+                ending.append(f"process {process.pid} of {pod.ref}, which has finished")
+            elif pod is not None:
+                pods[pod.ref] = pod
+            elif process.pod is None and (pods or ghosts) and not _is_mps_server(process):
+                continue
+            elif not (process.pod and ghosts):
+                strangers.append(_in_words(process))
+        why = {ref: _why_fixed(pods[ref], self._seen, self._policy) for ref in sorted(pods)}
+        return _There(
             frozenset(ref for ref, reason in why.items() if not reason),
             tuple(reason for reason in why.values() if reason),
-            strangers,
+            tuple(strangers),
+            tuple(ending),
         )
+
+    def _ends_with_the_clients(self, process: GpuProcess, pod: Pod | None, *, whole: bool) -> bool:
+        """Whether it is a GPU client's that a change pauses before it touches anything."""
+        if _is_mps_server(process):
+            # See Note [The server of MPS].
+            return self._seen.node.labels.get(DEVICE_PLUGIN, "false") != "false"
+        return pod is not None and is_paused_by_label(pod, self._seen.node, mode=whole)
 
 
 def unlisted(seen: Snapshot) -> tuple[Pod, ...]:
@@ -162,6 +195,19 @@ def unlisted(seen: Snapshot) -> tuple[Pod, ...]:
         for pod in seen.pods
         if pod.gpus and not pod.finished and not pod.terminating and (pod.ref.namespace, pod.ref.name) not in listed
     )
+
+
+def in_the_way(refs: Iterable[PodRef], seen: Snapshot) -> str:
+    """Pods that have to go and are here still, with what a person needs to see to it: owner and budgets."""
+    known = {pod.ref: pod for pod in seen.pods}
+    return "; ".join(_with_ties(known[ref], seen) if ref in known else str(ref) for ref in sorted(refs))
+
+
+def _with_ties(pod: Pod, seen: Snapshot) -> str:
+    ties = [f"{pod.owner_kind} {pod.owner_name}" if pod.owner_kind else "no controller"]
+    ties += [f"budget {budget.name} allows {budget.disruptions_allowed}" for budget in _covering(pod, seen)]
+    ties += ["it is ending"] if pod.terminating else []
+    return f"{pod.ref} ({', '.join(ties)})"
 
 
 def _owners_by_device(seen: Snapshot) -> dict[str, set[tuple[str, str]]]:
@@ -191,13 +237,18 @@ def _why_fixed(pod: Pod, seen: Snapshot, policy: DrainPolicy) -> str:
     if pod.ref.namespace == "kube-system":
         return f"{where} (namespace kube-system)"
     if wish in ("false", "wait"):
-        return f"{where} (annotation {EVICT}={wish})"
+        return f"{where} (annotation {EVICT}={wish}{': until it ends by itself' if wish == 'wait' else ''})"
     if len(names) > 1:
         return f"{where} (two disruption budgets, {names[0]} and {names[1]}: the eviction API refuses that)"
     if wish == "true":
         return ""
-    if not pod.owner_kind and not policy.unmanaged:
+    safe = pod.annotations.get(SAFE_TO_EVICT)
+    if safe == "false":
+        return f"{where} (annotation {SAFE_TO_EVICT}=false; allow with {EVICT}=true)"
+    if not pod.owner_kind and not policy.unmanaged and safe != "true":
         return f"{where} (no controller would start it again; allow with {EVICT}=true)"
-    if pod.disk_scratch and not policy.disk_scratch:
+    if pod.disk_scratch and not policy.disk_scratch and safe != "true":
         return f"{where} (emptyDir data on disk would be lost; allow with {EVICT}=true)"
+    if pod.owner_kind == "Job" and policy.spares_jobs:
+        return f"{where} (Job {pod.owner_name})"
     return ""

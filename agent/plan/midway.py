@@ -9,7 +9,6 @@ from typing import Literal
 from agent.model import labels
 from agent.model.desired import Desired, Refusal, Unasked, Wish
 from agent.model.labels import PLUGIN_CONFIG
-from agent.model.node import PodRef
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus
 from agent.model.snapshot import Snapshot
@@ -37,6 +36,7 @@ from agent.model.steps import (
 from agent.plan import advertise, reboot
 from agent.plan.casualties import failed_since_boot
 from agent.plan.clients import stopping, with_clients_paused, with_newcomers
+from agent.plan.drain import in_the_way
 from agent.plan.sharing import DISCOVERY_SECONDS, config_on, config_towards, hint, in_words, word
 from agent.plan.upgrade import upgrading
 from agent.plan.way import Memory, Policy, Way, occupants, starting_pods, way_to
@@ -46,6 +46,9 @@ DONE = Change(())
 
 _TRIED = frozenset({"gpu-in-use", "driver-failing"})
 """Waits for something that a step on the hardware ran into."""
+
+_DRAINS = frozenset({"draining", "budget", "eviction-failing", "refused"})
+"""Waits for pods that have to go."""
 
 _MOST_SHARES = 3
 """So often the device plugin's configuration is chosen in one operation; who takes it away each time has the last word."""
@@ -134,7 +137,12 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
         return Waiting("kubelet-unreachable", f"who holds which slice is not known: {seen.owners_error}", change)
     ending = {pod.ref for pod in seen.pods if pod.terminating}
     if change.moves:
-        evictions: tuple[Step, ...] = tuple(Evict(ref) for ref in _by_priority(change, seen) if ref not in ending)
+        if _has_drained_too_long(seen, policy, memory, operation):
+            words = f"pods did not go within {policy.drain_seconds:.0f} s: {in_the_way(change.moves, seen)}"
+            if operation.failure:
+                return _not_put_back(seen, operation, words)
+            return Plan(change, (Turn(operation.failed(f"{operation.layout!r}: {words}", "drain-timeout")),))
+        evictions: tuple[Step, ...] = tuple(one for one in _by_priority(change, seen) if one.pod not in ending)
         if evictions:
             return Plan(change, evictions)
         return Waiting("draining", f"waiting for pods to end: {', '.join(map(str, change.moves))}", change)
@@ -164,6 +172,15 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     return Plan(change, hardware_steps(reboot.yet_to_ask(operation, seen, change), others))
 
 
+def _has_drained_too_long(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> bool:
+    """By the record where draining is all that was done since the begin, else since this process waits for pods."""
+    if not policy.drain_seconds:
+        return False
+    if not operation.touched and operation.begun_for == operation.revision:
+        return seen.now - operation.started >= policy.drain_seconds
+    return memory.waits_for in _DRAINS and seen.now - memory.waits_since >= policy.drain_seconds
+
+
 def hardware_steps(change: Change, others: tuple[tuple[str, str], ...]) -> tuple[Step, ...]:
     """Modes first, since a switch may end in a reboot or take other GPUs' instances; before each what is in its way. Then per
     GPU what is in the way of new instances, and these, the largest first. ``others``: who is on each GPU."""
@@ -183,9 +200,9 @@ def _clearing(gpu: GpuChange) -> list[Step]:
     return [*destroy, *(Trim(gpu.gpu, trim.placement, trim.profile, trim.parts) for trim in gpu.trim)]
 
 
-def _by_priority(change: Change, seen: Snapshot) -> list[PodRef]:
+def _by_priority(change: Change, seen: Snapshot) -> list[Evict]:
     priority = {pod.ref: pod.priority for pod in seen.pods}
-    return sorted(change.moves, key=lambda ref: (priority.get(ref, 0), ref))
+    return sorted((Evict(ref, priority.get(ref, 0)) for ref in change.moves), key=lambda one: (one.priority, one.pod))
 
 
 def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome:

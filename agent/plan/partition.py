@@ -40,13 +40,15 @@ from agent.plan.owners import second_owner
 from agent.plan.placement import Ask, Tenants, choose
 from agent.plan.sharing import config_for, config_on, in_words, word
 from agent.plan.upgrade import upgrading
-from agent.plan.way import Memory, Policy, gpu_unknown, starting_pods, way_to
+from agent.plan.way import Memory, Policy, gpu_unknown, overdue_pods, starting_pods, way_to
 
 
 def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
     """The outcome of this pass."""
     if isinstance(wish, Desired):
         wish = as_applied(wish, seen.gpus, memory.last)
+        waits = policy.wait_for_jobs_seconds
+        policy = policy.sparing_jobs(waits > 0 and not memory.waited_for_jobs(wish.revision, waits, seen.now))
     if memory.operation is not None:
         return midway(wish, seen, policy, memory, memory.operation)
     match wish:
@@ -81,14 +83,16 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Out
     refusal = reboot.still_required(wish, seen, policy, last, ideal)
     if refusal is not None:
         return refusal
-    waiting = drifted(wish, seen, last, ideal) or _not_now(wish, seen, last, ideal)
+    waiting = drifted(wish, seen, last, ideal) or _not_now(wish, seen, memory, ideal)
     if waiting is not None:
         return waiting
     way = way_to(wish.wishes, seen, policy, None)
     if way.blockers:
-        return Waiting(
-            "blocked", f"{wish.layout!r} needs slices that cannot be freed: {'; '.join(way.blockers)}", ideal
-        )
+        names = "; ".join(way.blockers)
+        if policy.drain.spares_jobs and not way_to(wish.wishes, seen, policy.sparing_jobs(False), None).blockers:
+            words = f"to end by themselves, for {policy.wait_for_jobs_seconds:.0f} s at most"
+            return Waiting("job-running", f"{wish.layout!r} waits for pods of Jobs {words}: {names}", ideal)
+        return Waiting("blocked", f"{wish.layout!r} needs slices that cannot be freed: {names}", ideal)
     change = replace(way.change, sharing=sharing)
     if seen.node.annotations.get(labels.DRY_RUN) == "true":
         return Waiting("dry-run", f"dry run of {wish.layout!r}: see annotation {labels.PLAN}", change, 60.0)
@@ -120,7 +124,7 @@ def _settled(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> O
     tried = memory.last is not None and (memory.last.state, memory.last.reason) == ("failed", "not-advertised")
     asked_only = seen.node.annotations.get(labels.DRY_RUN) == "true"
     if memory.waited("not-advertised", policy.advertise_seconds, seen.now) and not (tried or asked_only):
-        later = _not_now(wish, seen, memory.last, DONE)
+        later = _not_now(wish, seen, memory, DONE)
         if later is not None:
             return later
         operation = with_clients_paused(seen, _operation(wish, seen, policy, DONE, memory.last), DONE)
@@ -128,8 +132,9 @@ def _settled(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> O
     return Waiting("not-advertised", f"the GPUs have the layout, but the node does not show it: {wrong}")
 
 
-def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Change) -> Waiting | None:
+def _not_now(wish: Desired, seen: Snapshot, memory: Memory, ideal: Change) -> Waiting | None:
     """Reasons to begin later that have nothing to do with who holds which slice."""
+    last = memory.last
     upgrade = upgrading(seen.node)
     if upgrade:
         return Waiting("driver-upgrade", f"a driver upgrade runs on this node ({upgrade})", ideal)
@@ -140,7 +145,7 @@ def _not_now(wish: Desired, seen: Snapshot, last: NodeStatus | None, ideal: Chan
         return Waiting("back-off", f"the last attempt failed{why}; the next is in {rest:.0f} s", ideal, rest)
     if seen.owners is None:
         return Waiting("kubelet-unreachable", f"who holds which slice is not known: {seen.owners_error}", ideal)
-    return starting_pods(seen, ideal)
+    return overdue_pods(seen, ideal, memory) or starting_pods(seen, ideal)
 
 
 def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change, last: NodeStatus | None) -> Operation:

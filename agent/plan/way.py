@@ -14,13 +14,20 @@ from agent.model.steps import Change, Waiting
 from agent.plan.drain import DrainPolicy, Holdings, holdings, unlisted
 from agent.plan.placement import Ask, Tenants, choose, moves, not_free, solve
 
+_LONGEST_ADMISSION_SECONDS = 30.0
+"""A kubelet gives devices when it admits a pod, before it pulls images; this is many times what that takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What an administrator may set about a change. ``prepares``: there are commands that come before one. ``reboots``: there
-    is a command that reboots the machine, which has gone ``reboot_seconds`` later at the latest."""
+    """What an administrator may set about a change. ``wait_for_jobs_seconds`` is how long pods of Jobs are waited for before they
+    are moved; ``drain_seconds`` is how long pods have to go, 0 for as long as they take. ``prepares``: there are commands that
+    come before a change. ``reboots``: there is a command that reboots the machine, which has gone ``reboot_seconds`` later at the
+    latest."""
 
     drain: DrainPolicy = field(default_factory=DrainPolicy)
+    wait_for_jobs_seconds: float = 0.0
+    drain_seconds: float = 3600.0
     clients_stop_seconds: float = 60.0
     patience_seconds: float = 300.0
     advertise_seconds: float = 300.0
@@ -28,11 +35,16 @@ class Policy:
     reboots: bool = False
     reboot_seconds: float = 600.0
 
+    def sparing_jobs(self, spared: bool) -> Policy:
+        """The same, with pods of Jobs left to their end, or moved as any."""
+        return replace(self, drain=replace(self.drain, spares_jobs=spared))
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What is known besides the world of now: the journal, the status last written (for back-off), and since when (seconds
-    since the epoch) this process has been waiting for what. The last is lost with the process; then the wait begins anew.
+    since the epoch) this process has been waiting for what, and for which pods that are about to take a slice. The last two are
+    lost with the process; then the wait begins anew.
     """
 
     operation: Operation | None = None
@@ -40,6 +52,12 @@ class Memory:
     waits_for: str = ""
     waits_since: float = 0.0
     waits_message: str = ""
+    starting: Mapping[PodRef, float] = field(default_factory=dict)
+
+    def waited_for_jobs(self, revision: str, seconds: float, now: float) -> bool:
+        """Whether that wish has waited that long for pods of Jobs."""
+        jobs = self.last.jobs if self.last is not None else None
+        return jobs is not None and jobs.revision == revision and now - jobs.since >= seconds
 
     def waited(self, reason: str, seconds: float, now: float) -> bool:
         """Whether this has been waited for that long."""
@@ -119,6 +137,20 @@ def starting_pods(seen: Snapshot, change: Change) -> Waiting | None:
         return None
     names = ", ".join(str(pod.ref) for pod in starting)
     return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", change, 2.0)
+
+
+def overdue_pods(seen: Snapshot, change: Change, memory: Memory) -> Waiting | None:
+    """Pods that the kubelet gives nothing for longer than admitting one takes: they may come to hold any slice, or never."""
+    overdue = [
+        pod for pod in unlisted(seen) if seen.now - memory.starting.get(pod.ref, seen.now) >= _LONGEST_ADMISSION_SECONDS
+    ]
+    if not overdue:
+        return None
+    names = ", ".join(str(pod.ref) for pod in overdue)
+    words = (
+        f"bound to this node and asking for a GPU, but given none by the kubelet for {_LONGEST_ADMISSION_SECONDS:.0f} s"
+    )
+    return Waiting("blocked", f"{words}, so they may take any slice: {names}", change)
 
 
 def gpu_unknown(unread: tuple[Gpu, ...]) -> Waiting:

@@ -22,7 +22,7 @@ from agent.model.errors import (
     RefusedError,
     RetryError,
 )
-from agent.model.node import Node
+from agent.model.node import Node, PodRef
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
 from agent.model.snapshot import Snapshot
@@ -47,6 +47,7 @@ from agent.model.steps import (
 )
 from agent.observe.cluster import node_of
 from agent.observe.world import World
+from agent.plan.drain import unlisted
 from agent.plan.geometry import feasible
 from agent.plan.partition import decide
 from agent.plan.reboot import met
@@ -148,6 +149,7 @@ class PartitionPass:
         self._waits_since = 0.0
         self._waits_message = ""
         self._told: deque[tuple[object, ...]] = deque(maxlen=_MOST_TOLD)
+        self._starting: dict[PodRef, float] = {}
         self._faulty_since: float | None = None
         self._evictions = Evictions(hands, counts, now)
         self._rebooting = Rebooting(hands)
@@ -200,7 +202,9 @@ class PartitionPass:
             operation = _operation(node)
         except BadInputError as error:
             return Waiting("operation-unreadable", str(error), look_again_seconds=60.0), wish, seen
-        memory = Memory(operation, last, self._waits_for, self._waits_since, self._waits_message)
+        if seen.owners is not None:
+            self._starting = {pod.ref: self._starting.get(pod.ref, seen.now) for pod in unlisted(seen)}
+        memory = Memory(operation, last, self._waits_for, self._waits_since, self._waits_message, dict(self._starting))
         outcome = decide(wish, seen, self._rules.policy, memory)
         change = outcome.change if isinstance(outcome, Plan | Waiting) else None
         if is_dry_run(node) or (change is not None and change.moves):

@@ -12,6 +12,8 @@ def policy_of(settings: Settings) -> Policy:
     drain = DrainPolicy(settings.evict_unmanaged, settings.evict_disk_scratch)
     return Policy(
         drain,
+        wait_for_jobs_seconds=settings.wait_for_jobs_seconds,
+        drain_seconds=settings.drain_seconds,
         patience_seconds=settings.patience_seconds,
         advertise_seconds=settings.advertise_seconds,
         prepares=bool(settings.before_commands),

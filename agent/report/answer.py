@@ -109,10 +109,13 @@ def _name(instance: GpuInstance) -> str:
 
 
 def _holders(gpu: Gpu, instance: GpuInstance, seen: Snapshot) -> tuple[str, ...]:
-    """Pods by the kubelet; where it knows of none, processes."""
+    """Pods by the kubelet and by what runs there, and processes outside any pod."""
     by_slice = holders_by_slice(seen.owners or ())
-    pods = {f"{space}/{pod}" for part in instance.compute for space, pod, _ in by_slice.get(part.uuid, ())}
-    if pods:
-        return tuple(sorted(pods))
-    running = sorted((p.pid, p.command) for p in gpu.processes if p.gpu_instance == instance.id)
-    return tuple(f"process {pid} ({command or 'unknown command'})"[:_LONGEST_HOLDER] for pid, command in running)
+    listed = {f"{space}/{pod}" for part in instance.compute for space, pod, _ in by_slice.get(part.uuid, ())}
+    known = {pod.ref.uid: str(pod.ref) for pod in seen.pods}
+    running = [process for process in gpu.processes if process.gpu_instance == instance.id]
+    pods = listed | {known[p.pod] for p in running if p.pod is not None and p.pod in known}
+    # A process of which nobody can say whose it is counts as that of the pod that has the slice.
+    others = sorted((p.pid, p.command) for p in running if p.pod not in known and not (listed and p.pod != ""))
+    words = (f"process {pid} ({command or 'unknown command'})"[:_LONGEST_HOLDER] for pid, command in others)
+    return (*sorted(pods), *words)

@@ -10,7 +10,7 @@ from agent.model.desired import Desired, Refusal, Wish
 from agent.model.drift import found_drift
 from agent.model.mig import Gpu
 from agent.model.node import Node
-from agent.model.report import SINCE_BOOT, NodeStatus, State
+from agent.model.report import SINCE_BOOT, JobsWait, NodeStatus, State
 from agent.model.snapshot import Snapshot
 from agent.model.steps import AnnounceReboot, Change, End, Outcome, Plan, Settled, Waiting
 from agent.report.events import node_event
@@ -20,7 +20,7 @@ LAST_RETRY_SECONDS = 3600.0
 _MOST_DOUBLINGS = 10
 _NOT_BY_TIME = frozenset({"reboot-required", "reboot-did-not-help"})
 """Failures that only a reboot, or another wish, leads out of."""
-_NAMING = frozenset({"blocked", "budget", "draining", "device-busy", "gpu-unknown", "second-owner"})
+_NAMING = frozenset({"blocked", "job-running", "budget", "draining", "device-busy", "gpu-unknown", "second-owner"})
 """Waits whose sentence says for whom: another name is news."""
 
 
@@ -42,6 +42,10 @@ def status_of(outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | N
         case Waiting(reason="drift"):
             status = _status("pending", outcome.reason, outcome.message, layout, revision, last, now)
             return replace(status, drift=found_drift(status.drift, now))
+        case Waiting(reason="job-running"):
+            status = _status("pending", outcome.reason, outcome.message, layout, revision, last, now)
+            begun = status.jobs is not None and status.jobs.revision == revision
+            return status if begun else replace(status, jobs=JobsWait(revision, now))
         case Waiting():
             # What an operation has given up on stays failed while it is still so.
             given_up = last is not None and (last.state, last.reason) == ("failed", outcome.reason)
@@ -101,6 +105,7 @@ def _status(
         owed=last.owed if last is not None else {},
         owed_in=last.owed_in if last is not None else "",
         reboot=last.reboot if last is not None else None,
+        jobs=last.jobs if last is not None and state != "success" else None,
     )
 
 
@@ -176,6 +181,7 @@ def _expected(status: NodeStatus) -> bool:
     """Waits that belong to any change."""
     return status.reason in (
         "changing",
+        "job-running",
         "draining",
         "clients-stopping",
         "clients-restarting",

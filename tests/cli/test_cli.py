@@ -52,6 +52,8 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         (["run", "--layouts-file", "x", "--resync-seconds", "soon"], "resync_seconds"),
         (["run", "--resync-seconds", "0", "--node-name", "n"], "resync_seconds is 0"),
         (["run", "--resync-seconds", ".nan", "--node-name", "n"], "resync_seconds is nan"),
+        (["run", "--drain-seconds", "-1", "--node-name", "n"], "drain_seconds is -1"),
+        (["run", "--wait-for-jobs-seconds", "-1", "--node-name", "n"], "wait_for_jobs_seconds is -1"),
         (["cache", "ls", "--cache-budget-bytes=-5"], "cache_budget_bytes is -5; it must be 0 or more"),
         (["run", "--cache-reserve-ratio", "1.5", "--node-name", "n"], "cache_reserve_ratio is 1.5"),
         (["run", "--settings", "/nonexistent.yaml"], "settings file /nonexistent.yaml"),

@@ -19,7 +19,8 @@ from kubernetes.aio.client.configuration import Configuration
 from agent.adapters import command
 from agent.adapters.kube import Kube
 from agent.adapters.watch import Watch
-from agent.model.errors import RetryError
+from agent.model.errors import RefusedError, RetryError
+from agent.model.node import PodRef
 from agent.reconcile import loop
 from tests.fakes.simgpu import SimulatedGpus
 
@@ -54,6 +55,36 @@ async def test_a_page_that_is_no_utf8_is_a_passing_fault() -> None:
         with pytest.raises(RetryError, match="HTTP 502"):
             async with kube.stream("/api/v1/nodes", {}):
                 raise AssertionError
+
+
+async def test_an_evicted_pod_has_the_time_that_it_asked_for() -> None:
+    """Options that name no grace period leave the pod its own."""
+    asked: list[object] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append((await request.json())["deleteOptions"])
+        return web.json_response({"kind": "Status"}, status=201)
+
+    async with _server(answer) as kube:
+        await kube.evict(PodRef("default", "serve", "uid-1"))
+    assert asked == [{"preconditions": {"uid": "uid-1"}}]
+
+
+async def test_a_namespace_that_ends_is_a_passing_fault_of_its_evictions() -> None:
+    """Its pods go with it; a plain 403 is somebody's mistake."""
+    messages = [
+        'pods "serve" is forbidden: unable to create new content in namespace x because it is being terminated',
+        "no",
+    ]
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"kind": "Status", "message": messages.pop(0)}, status=403)
+
+    async with _server(answer) as kube:
+        with pytest.raises(RetryError, match="being terminated"):
+            await kube.evict(PodRef("default", "serve", "uid-1"))
+        with pytest.raises(RefusedError):
+            await kube.evict(PodRef("default", "serve", "uid-1"))
 
 
 @pytest.mark.parametrize("body", [{"ok": True}, [], {"metadata": {}, "items": [{}]}], ids=str)

@@ -51,6 +51,7 @@ class AgentNode:
             "kubeconfig": self.cluster.kubeconfig(),
             "layouts-file": self.layouts,
             "pod-resources-socket": self.kubelet.socket,
+            "proc-directory": self.kubelet.proc,
             "partition-listen": "127.0.0.1:0",
             "cache-listen": "127.0.0.1:0",
             "telemetry-period-seconds": "0.2",

@@ -21,6 +21,7 @@ async def _plan(node: AgentNode, *words: str) -> dict[str, Any]:
 async def _told(node: AgentNode, *words: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "agent", *words, "--json", "--kubeconfig", str(node.cluster.kubeconfig())]
     command += ["--node-name", NODE, "--pod-resources-socket", str(node.kubelet.socket)]
+    command += ["--proc-directory", str(node.kubelet.proc)]
     process = await asyncio.create_subprocess_exec(
         *command, env={**os.environ, **node.gpus.env()}, stdout=asyncio.subprocess.PIPE
     )

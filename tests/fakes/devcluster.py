@@ -47,6 +47,11 @@ class SimulatedKubelet:
         """Where PodResources is served."""
         return self.settings.socket
 
+    @property
+    def proc(self) -> Path:
+        """A /proc of its pods' processes."""
+        return self.settings.run_dir / "proc"
+
     def set_devices(self, devices: Devices) -> None:
         """What the hardware has now; the plugin does not notice before it starts again."""
         self.devices_file.write_text(json.dumps(devices))

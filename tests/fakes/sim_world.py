@@ -13,6 +13,7 @@ from agent.adapters.nvml import Hardware
 from agent.execute.mig import Gpus
 from agent.model import labels
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Shape
+from agent.model.node import Origin
 from tests.fakes.simgpu import SimulatedGpus
 from tests.fakes.world import MemoryGpus, NodeWorld
 
@@ -118,6 +119,10 @@ class SimWorld(NodeWorld):
         if not found.mig_enabled:
             return ("MIG off",)
         return tuple(f"{i.shape or f'orphan {i.profile}'}@{i.placement}" for i in found.instances)
+
+    def origin(self, pid: int) -> Origin | None:
+        """In which pod a process runs; those of the pods that have ended are nobody's."""
+        return Origin(tuple(uid for uid, own in self._holding.items() if own == pid))
 
     def _follow_pods(self) -> None:
         """Attach and detach processes, so that pods that hold a device run one there."""

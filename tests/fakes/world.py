@@ -31,7 +31,7 @@ from agent.model.errors import (
     RetryError,
 )
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Profile, Shape, Slot, arrange
-from agent.model.node import Boot, DeviceOwner, PodRef
+from agent.model.node import Boot, DeviceOwner, Origin, PodRef
 from agent.model.report import PartitionReport
 from agent.model.sharing import Sharing, named_by
 from agent.model.steps import Step
@@ -321,9 +321,10 @@ class NodeWorld:
     ``remains`` for how many seconds more its process stays.
 
     ``ghosts`` are pods with their devices that only the kubelet still lists, ``strangers`` processes outside every pod, by
-    GPU. ``freeze_plugin``: the device plugin runs and tells nothing. ``lacking``: entries that the plugin's ConfigMap has not;
-    it has every other of ours. ``foreign``: replicas by resource of the other entries there. ``on_reboot_command`` is what the
-    hook does: the machine goes a moment after it.
+    GPU. ``unlisted`` pods, by UID, have their devices past the kubelet: only what runs there shows it; ``blind``: the kernel
+    cannot be asked in which pod that is. ``freeze_plugin``: the device plugin runs and tells nothing. ``lacking``: entries that
+    the plugin's ConfigMap has not; it has every other of ours. ``foreign``: replicas by resource of the other entries there.
+    ``on_reboot_command`` is what the hook does: the machine goes a moment after it.
     """
 
     def __init__(self, *gpus: Gpu, deploy_labels: bool = True, plugin: bool = True, strategy: str = "") -> None:
@@ -340,7 +341,10 @@ class NodeWorld:
         self.grace: dict[str, float] = {}
         self.remains: dict[str, float] = {}
         self._ends: dict[str, float] = {}
-        self._remaining: list[tuple[str, float]] = []
+        self._remaining: list[tuple[str, str, float]] = []
+        self.unlisted: set[str] = set()
+        self.blind = False
+        self._pids: dict[str, int] = {}
         self.budgets_list: list[dict[str, Any]] = []
         self.reports: list[PartitionReport] = []
         self.counts = NoCounts()
@@ -417,11 +421,17 @@ class NodeWorld:
                 p["metadata"]["namespace"], p["metadata"]["name"], "main", "nvidia.com/gpu", self.devices_of(uid)
             )
             for uid, p in self.pods.items()
-            if uid in self.devices
+            if uid in self.devices and uid not in self.unlisted
         ) + tuple(
             DeviceOwner(p["metadata"]["namespace"], p["metadata"]["name"], "main", "nvidia.com/gpu", (device,))
             for p, device in self.ghosts
         )
+
+    def origin(self, pid: int) -> Origin | None:
+        """In which pod a process runs."""
+        if self.blind:
+            return None
+        return Origin(tuple(uid for uid, own in self._pids.items() if own == pid))
 
     async def budgets(self) -> list[dict[str, Any]]:
         if self.budgets_down:
@@ -495,7 +505,7 @@ class NodeWorld:
         for uid, pod in list(self.pods.items()):
             if "deletionTimestamp" in pod["metadata"] and self._ends.setdefault(uid, self.time) <= self.time:
                 self._end(uid)
-        self._remaining = [(device, until) for device, until in self._remaining if until > self.time]
+        self._remaining = [one for one in self._remaining if one[-1] > self.time]
         self.node["status"]["nodeInfo"]["bootID"] = self.boot.id
         self._follow_pods()
         self._device_plugin()
@@ -513,7 +523,7 @@ class NodeWorld:
 
     def _end(self, uid: str) -> None:
         if uid in self.remains and uid not in self.idle:
-            self._remaining += [(device, self.time + self.remains[uid]) for device in self.devices_of(uid)]
+            self._remaining += [(uid, device, self.time + self.remains[uid]) for device in self.devices_of(uid)]
         del self.pods[uid]
         self.devices.pop(uid, None)
         self.further.pop(uid, None)
@@ -551,18 +561,20 @@ class NodeWorld:
 
     def _follow_pods(self) -> None:
         """Pods that hold a slice run a process there."""
-        held = {device for uid in self.devices if uid not in self.idle for device in self.devices_of(uid)}
-        held |= {device for device, _ in self._remaining}
+        held = [(uid, device) for uid in self.devices if uid not in self.idle for device in self.devices_of(uid)]
+        held += [(uid, device) for uid, device, _ in self._remaining]
+        running = [(self._pids.setdefault(uid, 1000 + len(self._pids)), device) for uid, device in held]
         for uuid, gpu in self.gpus.gpus.items():
             self.gpus.set_processes(
                 uuid,
                 tuple(
-                    GpuProcess(1000 + 10 * i.id + c.id, i.id, c.id, 1, "serve")
+                    GpuProcess(pid, i.id, c.id, 1, "serve")
                     for i in gpu.instances
                     for c in i.compute
-                    if c.uuid in held
+                    for pid, device in running
+                    if c.uuid == device
                 )
-                + ((GpuProcess(999, None, None, 1, "serve"),) if uuid in held else ())
+                + tuple(GpuProcess(pid, None, None, 1, "serve") for pid, device in running if uuid == device)
                 + self.strangers.get(uuid, ()),
             )
 
@@ -779,6 +791,7 @@ def agent_on(
             _View(sees_pods or (lambda: world.pods.values())),
             world.gpus,
             world,
+            world.origin,
             world.budgets,
             lambda: world.boot,
             lambda: world.time,

@@ -258,7 +258,9 @@ class Kubelet:
         return self.settings.plugin_needs_pod and label in labels_of(pod).items()
 
     def _processes_of(self, record: Path, name: str) -> PodProcesses:
-        return PodProcesses(record, self._lifeline_path(), simgpu_of(self.settings), name)
+        return PodProcesses(
+            record, self._lifeline_path(), simgpu_of(self.settings), self.settings.run_dir / "proc", name
+        )
 
     def _lifeline_path(self) -> Path:
         if self._own_lifeline is not None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -54,11 +55,13 @@ class Simgpu:
 @dataclass(slots=True)
 class PodProcesses:
     """One process per pod, which reads a lifeline, so that none outlives the cluster. ``record`` lets a restarted
-    kubelet find them again; ``name`` is what NVML says of them."""
+    kubelet find them again; ``name`` is what NVML says of them. ``proc`` is a /proc of these processes alone, in which each is in
+    the cgroup of its pod, as on a node whose kubelet makes them."""
 
     record: Path
     lifeline: Path
     simgpu: Simgpu | None
+    proc: Path
     name: str = "serve"
     _pids: dict[str, int] = field(default_factory=dict)
     _children: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
@@ -84,6 +87,7 @@ class PodProcesses:
         )  # fmt: skip
         self._pids[pod_uid], self._children[pod_uid] = child.pid, child
         self._save()
+        self._show(pod_uid, child.pid)
         try:
             for device in devices:
                 await self.simgpu.attach(device.partition("::")[0], child.pid, memory_mib)
@@ -103,7 +107,15 @@ class PodProcesses:
             await child.wait()
         if self.simgpu is not None:
             await self.simgpu.detach(pid)
+        shutil.rmtree(self.proc / str(pid), ignore_errors=True)
         self._save()
+
+    def _show(self, pod_uid: str, pid: int) -> None:
+        folder = self.proc / str(pid)
+        folder.mkdir(parents=True, exist_ok=True)
+        pod = f"kubepods-besteffort-pod{pod_uid.replace('-', '_')}.slice"
+        path = f"/kubepods.slice/kubepods-besteffort.slice/{pod}/cri-containerd-{pid:064x}.scope"
+        (folder / "cgroup").write_text(f"0::{path}\n")
 
     def _is_ours(self, pid: int) -> bool:
         """Whether the pid is still the process we started: pids are used again."""

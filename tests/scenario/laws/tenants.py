@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from agent.model.labels import EVICT
+from agent.model.labels import EVICT, SAFE_TO_EVICT
 from agent.model.mig import GpuProcess
 from tests.fakes.world import NodeWorld
 
@@ -17,15 +17,19 @@ STAYS = "stays"
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of pod. ``name`` begins with what has to become of it: it ``goes`` when it must, or ``stays``."""
+    """One kind of pod. ``name`` begins with what has to become of it: it ``goes`` when it must, or ``stays``. ``unlisted``: it
+    has its devices past the kubelet, and only what runs there shows it.
+    """
 
     name: str
     owner: str = "ReplicaSet"
     evict: str = ""
+    safe: str = ""
     namespace: str = "default"
     mirror: bool = False
     scratch: bool = False
     budgets: tuple[str, ...] = ()
+    unlisted: bool = False
 
 
 MOVABLE = (
@@ -35,6 +39,9 @@ MOVABLE = (
     Kind("goes-by-budget", budgets=("a",)),
     Kind("goes-by-shared-budget", budgets=("b",)),
     Kind("goes-with-stateful-set", owner="StatefulSet", evict="true"),
+    Kind("goes-as-safe", owner="", scratch=True, safe="true"),
+    Kind("goes-safe-or-not", safe="false", evict="true"),
+    Kind("goes-unlisted", unlisted=True),
 )
 FIXED = (
     Kind("stays-daemon", owner="DaemonSet"),
@@ -42,10 +49,13 @@ FIXED = (
     Kind("stays-alone", owner=""),
     Kind("stays-as-told", evict="false"),
     Kind("stays-to-its-end", evict="wait"),
+    Kind("stays-as-unsafe", safe="false"),
+    Kind("stays-safe-or-not", safe="true", evict="false"),
     Kind("stays-in-the-system", namespace="kube-system"),
     Kind("stays-mirrored", owner="Node", mirror=True),
     Kind("stays-with-scratch", scratch=True),
     Kind("stays-by-two-budgets", budgets=("a", "b")),
+    Kind("stays-unlisted", owner="DaemonSet", unlisted=True),
 )
 
 
@@ -136,18 +146,20 @@ def settle_in(world: NodeWorld, found: Tenants) -> None:
 def add(world: NodeWorld, tenant: Tenant, number: int) -> str:
     """One pod and what it holds."""
     kind = tenant.kind
-    annotations = ({EVICT: kind.evict} if kind.evict else {}) | (
-        {"kubernetes.io/config.mirror": "x"} if kind.mirror else {}
-    )
+    told = {EVICT: kind.evict, SAFE_TO_EVICT: kind.safe, "kubernetes.io/config.mirror": "x" if kind.mirror else ""}
+    annotations = {key: value for key, value in told.items() if value}
     labels = dict.fromkeys(kind.budgets, "covered")
     device = tenant.devices[0] if tenant.devices else None
-    uid = world.add_pod(f"{kind.name}-{number}", device, kind.owner, annotations, labels, kind.namespace, 1)
+    wants = 0 if kind.unlisted else 1
+    uid = world.add_pod(f"{kind.name}-{number}", device, kind.owner, annotations, labels, kind.namespace, wants)
     pod: dict[str, Any] = world.pods[uid]
     if kind.scratch:
         pod["spec"]["volumes"] = [{"name": "scratch", "emptyDir": {}}]
     if tenant.devices[1:]:
         world.further[uid] = tenant.devices[1:]
-    if tenant.idle:
+    if kind.unlisted:
+        world.unlisted.add(uid)
+    elif tenant.idle:
         world.idle.add(uid)
     world.grace[uid], world.remains[uid] = tenant.grace, tenant.remains
     if tenant.ending:

@@ -71,13 +71,13 @@ def _doubtful(slot: Slot, members: Mapping[str, Member], still: float) -> bool:
     return slot.granted and not member.changing and still >= SILENT_SECONDS
 
 
-def is_free(slot: Slot, member: Member | None) -> bool:
+def is_free(slot: Slot, member: Member | None, still: float) -> bool:
     """Whether nothing speaks for a slot that was looked into. ``member`` is its node as just read, None where it is gone."""
-    return member is None or (slot.granted and not member.changing)
+    return member is None or (slot.granted and not member.changing and still >= SILENT_SECONDS)
 
 
 def why(word: Word | None, slot: Slot, now: float) -> str:
-    """What a node that asked at ``slot.since`` waits for. ``word`` is the leader's last, None where nobody leads."""
+    """What a node that asked at ``slot.since`` waits for. ``word`` is the last of a leader, None before the first."""
     since = f"waits since {_stamp(slot.since)} for a slot"
     if word is None:
         return f"{since}: no leader yet"
@@ -132,6 +132,9 @@ class Sighting:
 
     def next_look(self, waiting: int, clock: float) -> float:
         """After how many seconds to look again, on the average of all: soon, while it may be dead."""
+        if not self.mark[0]:
+            # Somebody else was quicker just now.
+            return LOOK_SECONDS
         if not self.renewing:
             return min(LOOK_SECONDS, max(0.1, self.since + LEASE_SECONDS - clock))
         return min(_LONGEST_LOOK_SECONDS, max(LOOK_SECONDS, waiting / _LOOKS_PER_SECOND))

@@ -71,7 +71,7 @@ class Board:
 
     @property
     def word(self) -> Word | None:
-        """The leader's last word."""
+        """The last word of a leader; None before the first."""
         return self._word
 
     def waits(self, waiting: bool) -> None:
@@ -80,15 +80,11 @@ class Board:
             self._wake_fleet()
         self._waiting = waiting
 
-    def tell(self, word: Word | None) -> None:
+    def tell(self, word: Word) -> None:
         """Said by whoever has heard of the leader. How many wait is no news to the node."""
         before, self._word = self._word, word
-        if self._waiting and _without_queue(before) != _without_queue(word):
+        if self._waiting and (before is None or replace(before, waiting=word.waiting) != word):
             self._wake_partition()
-
-
-def _without_queue(word: Word | None) -> Word | None:
-    return replace(word, waiting=0) if word is not None else None
 
 
 class OwnSlot:

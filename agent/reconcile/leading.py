@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from agent.execute.fleet import FleetHands
 from agent.model.errors import AgentError, ConflictError, GoneError
-from agent.model.fleet import LEADER, Leader, Limit, Member, Slot, Window, Word, slot_name
+from agent.model.fleet import LEADER, Leader, Limit, Slot, Window, Word, slot_name
 from agent.observe.fleet import leader_of, member_of, slot_of
-from agent.plan.fleet import ACT_SECONDS, RENEW_SECONDS, Orders, Sighting, is_free, opens, orders
+from agent.plan.fleet import ACT_SECONDS, RENEW_SECONDS, UNSEEN_SECONDS, Orders, Sighting, is_free, opens, orders
 from agent.reconcile.fleet import Board
 
 log = logging.getLogger("warmslice.fleet")
@@ -91,6 +91,7 @@ class FleetPass:
         self._looked = float("-inf")
         self._needed = 0.0
         self._unchanged: dict[str, tuple[str, float]] = {}
+        self._looked_into: dict[str, float] = {}
 
     async def __call__(self) -> float:
         """One pass; after how many seconds to look again at the latest."""
@@ -120,10 +121,10 @@ class FleetPass:
             found = None
         self._sighting = self._sighting.then(found, self._clock())
         if self._sighting.vacant(self._clock()):
-            self._board.tell(None)
             if await self._elected(found):
                 return 0.0
-        elif found is not None:
+        elif found is not None and found.word is not None:
+            # One that has just begun says nothing yet; what was said before it stands.
             self._board.tell(found.word)
         waiting = found.word.waiting if found is not None and found.word is not None else 0
         wait = self._sighting.next_look(waiting, self._clock()) * random.uniform(0.75, 1.25)
@@ -192,17 +193,23 @@ class FleetPass:
         elif self._clock() - self._needed >= _LINGER_SECONDS:
             await self.resign()
             return _IDLE_SECONDS
-        await self._carry_out(self._orders(slots))
+        still = self._still(slots)
+        said = self._orders(slots, still)
+        self._word = said.word
+        self._board.tell(said.word)
+        for slot in said.grant:
+            await self._grant(slot)
+        for slot in said.look:
+            await self._look_into(slot, still[slot.uid])
         return max(0.0, term.began + RENEW_SECONDS - self._clock())
 
-    def _orders(self, slots: tuple[Slot, ...]) -> Orders:
+    def _orders(self, slots: tuple[Slot, ...], still: Mapping[str, float]) -> Orders:
         members = [member_of(item, self._rules.label_key) for item in self._view.nodes]
         opening = opens(self._rules.window, self._now())
-        still = self._still(slots)
         return orders(slots, {member.name: member for member in members}, still, self._rules.limit, opening)
 
     def _still(self, slots: tuple[Slot, ...]) -> dict[str, float]:
-        """For how long each slot has been seen unchanged, by UID, since it was looked into last."""
+        """For how long each slot has been seen unchanged, by UID."""
         clock = self._clock()
         before = self._unchanged
         seen = {slot.uid: (slot.version, before.get(slot.uid, ("", clock))) for slot in slots}
@@ -210,16 +217,6 @@ class FleetPass:
             uid: last if last[0] == version else (version, clock) for uid, (version, last) in seen.items()
         }
         return {uid: clock - since for uid, (_, since) in self._unchanged.items()}
-
-    async def _carry_out(self, said: Orders) -> None:
-        self._word = said.word
-        self._board.tell(said.word)
-        for slot in said.grant:
-            await self._grant(slot)
-        for slot in said.look:
-            self._unchanged.pop(slot.uid, None)
-            if is_free(slot, await self._member(slot.node)):
-                await self._take(slot)
 
     async def _grant(self, slot: Slot) -> None:
         """What the view does not show yet, and may be granted, must not be granted to another one too."""
@@ -235,13 +232,18 @@ class FleetPass:
             self._end_term(f"whether {slot.node} has its slot is not known: {error}")
             raise
 
-    async def _member(self, name: str) -> Member | None:
+    async def _look_into(self, slot: Slot, still: float) -> None:
+        """Read its node anew; one that is not to be freed is left for a while."""
+        if self._clock() - self._looked_into.get(slot.uid, float("-inf")) < UNSEEN_SECONDS:
+            return
+        self._looked_into = {uid: at for uid, at in self._looked_into.items() if uid in self._unchanged}
+        self._looked_into[slot.uid] = self._clock()
         try:
-            return member_of(await self._view.node(name), self._rules.label_key)
+            member = member_of(await self._view.node(slot.node), self._rules.label_key)
         except GoneError:
-            return None
-
-    async def _take(self, slot: Slot) -> None:
+            member = None
+        if not is_free(slot, member, still):
+            return
         try:
             await self._hands.take(slot)
         except ConflictError:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -82,7 +82,8 @@ class MemoryLeases:
 
     async def _asked(self, verb: str, name: str) -> None:
         self.requests.append((verb, name))
-        await asyncio.sleep(self._seconds)
+        if self._seconds:
+            await asyncio.sleep(self._seconds)
         if self.away:
             raise RetryError("connection refused")
 
@@ -108,22 +109,22 @@ class LeasesOf:
         return await self._leases.get(name)
 
     async def create(self, name: str, lease: Object) -> Object:
-        made: Object = await self._effect("lease.create", self._leases.create(name, lease))
+        made: Object = await self._effect("lease.create", lambda: self._leases.create(name, lease))
         return made
 
     async def patch(self, name: str, patch: Object) -> Object:
-        lease: Object = await self._effect("lease.patch", self._leases.patch(name, patch))
+        lease: Object = await self._effect("lease.patch", lambda: self._leases.patch(name, patch))
         return lease
 
     async def delete(self, name: str, preconditions: Object) -> None:
-        await self._effect("lease.delete", self._leases.delete(name, preconditions))
+        await self._effect("lease.delete", lambda: self._leases.delete(name, preconditions))
 
-    async def _effect(self, name: str, act: Any) -> Any:
-        """The doors of memory never wait, so that the effect happens in one go."""
-        return self._effects.happen(name, lambda: _at_once(act))
+    async def _effect(self, name: str, act: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        return self._effects.happen(name, lambda: _at_once(act()))
 
 
-def _at_once(act: Any) -> Any:
+def _at_once(act: Coroutine[Any, Any, Any]) -> Any:
+    """Memory that takes no time never waits, so that the effect happens in one go."""
     try:
         act.send(None)
     except StopIteration as done:
@@ -165,23 +166,27 @@ class Agent:
     fleet: FleetPass
     own: OwnLease
     view: View
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    wake: asyncio.Event
+    wake_fleet: asyncio.Event
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
 
 class Fleet:
-    """``nodes`` by name. ``most`` is the largest number of nodes that were cordoned at once."""
+    """``nodes`` by name. ``most`` is the largest number of nodes that were cordoned at once. ``counted``: writes of Leases count
+    among the effects of their node, and take no time."""
 
-    def __init__(self, limit: str, *worlds: NodeWorld, window: Window | None = None) -> None:
+    def __init__(self, limit: str, *worlds: NodeWorld, window: Window | None = None, counted: bool = False) -> None:
         self.limit = Limit.parse(limit)
         self.window = window
         self.nodes = {world.node["metadata"]["name"]: world for world in worlds}
-        self.leases = MemoryLeases(self.now)
+        self.counted = counted
+        self.leases = MemoryLeases(self.now, 0.0 if counted else 0.01)
         self.agents: dict[str, Agent] = {}
         self.most = 0
         self.began: list[str] = []
         self.shown: dict[str, Object] = {}
         self._serial = itertools.count(1)
+        self._seconds = 0
         for name, world in self.nodes.items():
             world.node["metadata"]["uid"] = f"uid-of-{name}"
             world.effects.then["patch"] = self._count
@@ -197,25 +202,29 @@ class Fleet:
         self.began += [name for name in self.cordoned if name not in self.began]
         self.most = max(self.most, len(self.cordoned))
 
-    def start(self, name: str) -> Agent:
-        """Another process of the agent on that node."""
+    def build(self, name: str) -> Agent:
+        """Another process of the agent on that node, before its loops start."""
         world, wake, wake_fleet = self.nodes[name], asyncio.Event(), asyncio.Event()
         world.gpus.restarted()
         holder = f"{name}_{next(self._serial)}"
-        hands = FleetHands(self.leases, LEASE_SECONDS, self.now)
+        leases = LeasesOf(self.leases, world.effects) if self.counted else self.leases
+        hands = FleetHands(leases, LEASE_SECONDS, self.now)
         board = Board(wake.set, wake_fleet.set)
         own = OwnLease(self.leases, name, wake.set)
         view = View(self, wake_fleet.set)
-        clock = asyncio.get_running_loop().time
         rules = FleetRules(self.limit, self.window, labels.CONFIG)
-        fleet = FleetPass(holder, hands, view, board, rules, self.now, clock)
+        fleet = FleetPass(holder, hands, view, board, rules, self.now, asyncio.get_running_loop().time)
         partition, steps = agent_on(world, slots=OwnSlot(name, hands, own, board, self.now))
-        agent = Agent(holder, partition, steps, fleet, own, view, wake)
+        self.agents[name] = Agent(holder, partition, steps, fleet, own, view, wake, wake_fleet)
+        return self.agents[name]
+
+    def start(self, name: str) -> Agent:
+        """The same, with its loops."""
+        agent = self.build(name)
         agent.tasks = [
-            asyncio.create_task(keep_passing("partition", partition, wake, asyncio.Event())),
-            asyncio.create_task(keep_passing("fleet", fleet, wake_fleet, asyncio.Event())),
+            asyncio.create_task(keep_passing("partition", agent.partition, agent.wake, asyncio.Event())),
+            asyncio.create_task(keep_passing("fleet", agent.fleet, agent.wake_fleet, asyncio.Event())),
         ]
-        self.agents[name] = agent
         return agent
 
     async def kill(self, name: str) -> None:
@@ -223,22 +232,28 @@ class Fleet:
         agent = self.agents.pop(name)
         for task in agent.tasks:
             task.cancel()
-        await asyncio.wait(agent.tasks)
+        if agent.tasks:
+            await asyncio.wait(agent.tasks)
         agent.own.stop()
         agent.view.close()
 
     async def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         """Time passes; nodes and their pods follow every second."""
-        for second in range(round(seconds)):
+        for _ in range(round(seconds)):
             if until():
                 return
-            await asyncio.sleep(1.0)
-            for name, world in self.nodes.items():
-                world.tick(1.0)
-                if name in self.agents and world.node["metadata"]["annotations"].get(labels.OPERATION):
-                    self.agents[name].wake.set()
-            if second % 2:
-                self.shown = {name: copy.deepcopy(world.node) for name, world in self.nodes.items()}
+            await self.second()
+
+    async def second(self) -> None:
+        """One second passes."""
+        await asyncio.sleep(1.0)
+        for name, world in self.nodes.items():
+            world.tick(1.0)
+            if name in self.agents and labels.OPERATION in world.node["metadata"]["annotations"]:
+                self.agents[name].wake.set()
+        self._seconds += 1
+        if self._seconds % 2:
+            self.shown = {name: copy.deepcopy(world.node) for name, world in self.nodes.items()}
 
     def label(self, layout: str | None) -> None:
         """All nodes at once."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import copy
 import itertools
+import random
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -132,6 +133,36 @@ def _at_once(act: Coroutine[Any, Any, Any]) -> Any:
     raise AssertionError("it waits")
 
 
+class Line:
+    """The same Leases, asked by one node: one that is cut off gets no answer, and learns so late."""
+
+    def __init__(self, fleet: Fleet, name: str, leases: MemoryLeases | LeasesOf) -> None:
+        self._fleet = fleet
+        self._name = name
+        self._leases = leases
+
+    async def get(self, name: str) -> Object:
+        await self._through()
+        return await self._leases.get(name)
+
+    async def create(self, name: str, lease: Object) -> Object:
+        await self._through()
+        return await self._leases.create(name, lease)
+
+    async def patch(self, name: str, patch: Object) -> Object:
+        await self._through()
+        return await self._leases.patch(name, patch)
+
+    async def delete(self, name: str, preconditions: Object) -> None:
+        await self._through()
+        await self._leases.delete(name, preconditions)
+
+    async def _through(self) -> None:
+        if self._name in self._fleet.cut_off:
+            await asyncio.sleep(30.0)
+            raise RetryError("no answer")
+
+
 class OwnLease:
     """The watch of one Lease."""
 
@@ -173,13 +204,22 @@ class Agent:
 
 class Fleet:
     """``nodes`` by name. ``most`` is the largest number of nodes that were cordoned at once. ``counted``: writes of Leases count
-    among the effects of their node, and take no time."""
+    among the effects of their node, and take no time. The agents' clocks are wrong by up to ``skew`` seconds."""
 
-    def __init__(self, limit: str, *worlds: NodeWorld, window: Window | None = None, counted: bool = False) -> None:
+    def __init__(
+        self,
+        limit: str,
+        *worlds: NodeWorld,
+        window: Window | None = None,
+        counted: bool = False,
+        skew: float = 0.0,
+    ) -> None:
         self.limit = Limit.parse(limit)
         self.window = window
         self.nodes = {world.node["metadata"]["name"]: world for world in worlds}
         self.counted = counted
+        self.skew = skew
+        self.cut_off: set[str] = set()
         self.leases = MemoryLeases(self.now, 0.0 if counted else 0.01)
         self.agents: dict[str, Agent] = {}
         self.most = 0
@@ -207,14 +247,19 @@ class Fleet:
         world, wake, wake_fleet = self.nodes[name], asyncio.Event(), asyncio.Event()
         world.gpus.restarted()
         holder = f"{name}_{next(self._serial)}"
-        leases = LeasesOf(self.leases, world.effects) if self.counted else self.leases
-        hands = FleetHands(leases, LEASE_SECONDS, self.now)
+        leases = Line(self, name, LeasesOf(self.leases, world.effects) if self.counted else self.leases)
+        behind = self.skew * random.uniform(-1, 1)
+
+        def now() -> float:
+            return self.now() + behind
+
+        hands = FleetHands(leases, LEASE_SECONDS, now)
         board = Board(wake.set, wake_fleet.set)
         own = OwnLease(self.leases, name, wake.set)
         view = View(self, wake_fleet.set)
         rules = FleetRules(self.limit, self.window, labels.CONFIG)
-        fleet = FleetPass(holder, hands, view, board, rules, self.now, asyncio.get_running_loop().time)
-        partition, steps = agent_on(world, slots=OwnSlot(name, hands, own, board, self.now))
+        fleet = FleetPass(holder, hands, view, board, rules, now, asyncio.get_running_loop().time)
+        partition, steps = agent_on(world, slots=OwnSlot(name, hands, own, board, now))
         self.agents[name] = Agent(holder, partition, steps, fleet, own, view, wake, wake_fleet)
         return self.agents[name]
 

@@ -28,8 +28,9 @@ def _status(world: NodeWorld) -> tuple[str, str]:
 
 
 async def test_fifty_nodes_three_at_once_the_leader_and_two_holders_killed_on_the_way() -> None:
-    """Never more than three are cordoned, all are done, and the two that died in mid-change go on where they were."""
-    fleet = Fleet("3", *_nodes(50))
+    """Never more than three are cordoned, all are done, and the two that died in mid-change go on where they were. No two
+    agents have the same time."""
+    fleet = Fleet("3", *_nodes(50), skew=86400.0)
     for name in fleet.nodes:
         fleet.start(name)
     fleet.label("2x3g.40gb")
@@ -200,6 +201,24 @@ async def test_nothing_begins_before_the_window_opens_and_what_has_begun_goes_on
     assert 1 < len(begun) < 20
     await fleet.run(600)
     assert (fleet.began, sorted(fleet.done()), fleet.most) == (begun, sorted(begun), 1)
+    await fleet.end()
+
+
+async def test_a_leader_that_is_cut_off_is_followed_and_grants_nothing_when_it_is_back() -> None:
+    """Its requests hang, and fail after the other one leads."""
+    fleet = Fleet("2", *_nodes(30))
+    for name in fleet.nodes:
+        fleet.start(name)
+    fleet.label("2x3g.40gb")
+    await fleet.run(60, lambda: len(fleet.done()) >= 3 and fleet.leader in fleet.leases.slots())
+    old = fleet.leader
+    fleet.cut_off.add(old)
+    await fleet.run(30, lambda: fleet.leader != old)
+    assert fleet.leader not in ("", old)
+    await fleet.run(25)
+    fleet.cut_off.clear()
+    await fleet.run(1000, lambda: len(fleet.done()) == 30)
+    assert (len(fleet.done()), fleet.most) == (30, 2)
     await fleet.end()
 
 

@@ -41,7 +41,7 @@ class MemoryLeases:
         self.away = False
         self.watching: dict[object, Callable[[str], None]] = {}
         self._now = now
-        self._seconds = seconds
+        self.seconds = seconds
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
 
@@ -83,8 +83,8 @@ class MemoryLeases:
 
     async def _asked(self, verb: str, name: str) -> None:
         self.requests.append((verb, name))
-        if self._seconds:
-            await asyncio.sleep(self._seconds)
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
         if self.away:
             raise RetryError("connection refused")
 

@@ -238,6 +238,26 @@ async def test_while_leases_cannot_be_had_nobody_begins_and_who_has_begun_ends()
     await fleet.end()
 
 
+async def test_more_grants_than_a_term_has_time_for_are_made_in_several() -> None:
+    """Two hundred wishes of nodes that are only names, a tenth of a second each: the same leader grants them all."""
+    (one,) = _nodes(1)
+    fleet = Fleet("500", one)
+    fleet.leases.seconds = 0.1
+    hands = FleetHands(fleet.leases, 15.0, fleet.now)
+    for number in range(200):
+        await hands.ask(f"name-{number}")
+    fleet.start("gpu-00")
+    fleet.label("2x3g.40gb")
+    began = fleet.now()
+    granted = [("patch", slot_name(f"name-{number}")) for number in range(200)]
+    await fleet.run(60, lambda: set(granted) <= set(fleet.leases.requests))
+    assert 20 < fleet.now() - began < 40
+    await fleet.run(60, lambda: fleet.leases.slots() == [])
+    assert fleet.leases.slots() == [], "there are no such nodes"
+    assert fleet.leases.items[LEADER]["spec"]["leaseTransitions"] == 0
+    await fleet.end()
+
+
 async def test_ten_per_cent_of_twenty_are_two_at_once() -> None:
     fleet = Fleet("10%", *_nodes(20))
     for name in fleet.nodes:

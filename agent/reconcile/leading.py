@@ -151,12 +151,22 @@ class FleetPass:
         began = self._clock()
         try:
             lease = leader_of(await self._hands.lead(term.lease, self._holder, self._word))
-        except (ConflictError, GoneError):
+        except GoneError:
             return None
+        except ConflictError:
+            return await self._found_ours(term)
         except AgentError as error:
             log.warning("fleet.not-renewed", extra={"error": str(error)})
             return term
         return _Term(lease, began)
+
+    async def _found_ours(self, term: _Term) -> _Term | None:
+        """A renewal whose answer was lost is ours all the same; when it was made is not known."""
+        try:
+            found = leader_of(await self._hands.find(LEADER))
+        except GoneError:
+            return None
+        return _Term(found, term.began) if found.holder == self._holder else None
 
     def _end_term(self, why: str) -> None:
         if self._term is None:

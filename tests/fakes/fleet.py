@@ -134,7 +134,8 @@ def _at_once(act: Coroutine[Any, Any, Any]) -> Any:
 
 
 class Line:
-    """The same Leases, asked by one node: one that is cut off gets no answer, and learns so late."""
+    """The same Leases, asked by one node: one that is ``cut_off`` gets no answer, and learns so late. Of those ``lost`` the
+    answer to the next patch does not arrive."""
 
     def __init__(self, fleet: Fleet, name: str, leases: MemoryLeases | LeasesOf) -> None:
         self._fleet = fleet
@@ -151,7 +152,11 @@ class Line:
 
     async def patch(self, name: str, patch: Object) -> Object:
         await self._through()
-        return await self._leases.patch(name, patch)
+        patched = await self._leases.patch(name, patch)
+        if name in self._fleet.lost:
+            self._fleet.lost.remove(name)
+            raise RetryError("the answer is lost")
+        return patched
 
     async def delete(self, name: str, preconditions: Object) -> None:
         await self._through()
@@ -220,6 +225,7 @@ class Fleet:
         self.counted = counted
         self.skew = skew
         self.cut_off: set[str] = set()
+        self.lost: list[str] = []
         self.leases = MemoryLeases(self.now, 0.0 if counted else 0.01)
         self.agents: dict[str, Agent] = {}
         self.most = 0

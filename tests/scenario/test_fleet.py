@@ -222,6 +222,32 @@ async def test_a_leader_that_is_cut_off_is_followed_and_grants_nothing_when_it_i
     await fleet.end()
 
 
+async def test_a_renewal_whose_answer_is_lost_does_not_end_the_lead() -> None:
+    fleet = Fleet("1", *_nodes(6))
+    for name in fleet.nodes:
+        fleet.start(name)
+    fleet.label("2x3g.40gb")
+    await fleet.run(3)
+    leader = fleet.leader
+    fleet.lost.append(LEADER)
+    await fleet.run(300, lambda: len(fleet.done()) == 6)
+    assert (len(fleet.done()), fleet.most, fleet.lost) == (6, 1, [])
+    assert (fleet.leader, fleet.leases.items[LEADER]["spec"]["leaseTransitions"]) == (leader, 0)
+    await fleet.end()
+
+
+async def test_a_grant_whose_answer_is_lost_is_not_made_to_another_one_too() -> None:
+    fleet = Fleet("2", *_nodes(12))
+    for name in fleet.nodes:
+        fleet.start(name)
+    fleet.label("2x3g.40gb")
+    await fleet.run(3)
+    fleet.lost += [slot_name(name) for name in fleet.leases.slots() if name not in fleet.cordoned]
+    await fleet.run(900, lambda: len(fleet.done()) == 12)
+    assert (len(fleet.done()), fleet.most) == (12, 2)
+    await fleet.end()
+
+
 async def test_while_leases_cannot_be_had_nobody_begins_and_who_has_begun_ends() -> None:
     fleet = Fleet("1", *_nodes(3))
     for name in fleet.nodes:

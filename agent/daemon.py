@@ -7,31 +7,40 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from agent.adapters import clock, command
 from agent.adapters.boot import this_boot
 from agent.adapters.cgroups import Processes
 from agent.adapters.files import TextFile, token_reader
-from agent.adapters.kube import Kube
+from agent.adapters.kube import Kube, node_path
 from agent.adapters.kubelet import PodResources
+from agent.adapters.leases import Leases
 from agent.adapters.nvml import Hardware
-from agent.adapters.watch import Watch
+from agent.adapters.watch import Metadata, Watch
 from agent.execute.fetch import FetchSupervisor
+from agent.execute.fleet import FleetHands
 from agent.execute.mig import Gpus
 from agent.execute.partition import Hands
+from agent.model import labels
 from agent.model.cache import CacheReport
 from agent.model.errors import BadInputError
+from agent.model.fleet import slot_name
 from agent.model.mig import Gpu
 from agent.model.node import Node
 from agent.model.report import PartitionReport
 from agent.observe.cluster import node_of
+from agent.observe.fleet import kept_of_member
 from agent.observe.telemetry import Telemetry
 from agent.observe.world import World
+from agent.plan.fleet import LEASE_SECONDS
 from agent.reconcile.cache import CachePass, CacheRules
+from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
+from agent.reconcile.leading import FleetPass, FleetRules
 from agent.reconcile.loop import keep_passing
 from agent.reconcile.partition import PartitionPass, Rules
 from agent.reconcile.policy import policy_of
@@ -48,6 +57,9 @@ _LONGEST_PASS_SECONDS = 1500.0
 """Eight GPUs that are reset one after the other, two minutes each, and some more."""
 _FILE_LOOK_SECONDS = 5.0
 _NODE_LOOK_SECONDS = 5.0
+_RESIGN_SECONDS = 5.0
+
+Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 def run(settings: Settings) -> int:
@@ -81,6 +93,8 @@ class _Agent:
         self._events = CountedEvents(kube)
         self._stopping = asyncio.Event()
         self._wakes = {role: asyncio.Event() for role in settings.roles}
+        self._fleet_wake = asyncio.Event()
+        self._fleet: FleetPass | None = None
         self._metrics = Metrics(version("warmslice"), clock.now)
         self._beats = Heartbeats(time.monotonic)
         parts = {"partition": "driver", "cache": "catalog"}
@@ -110,6 +124,7 @@ class _Agent:
             await self._stopping.wait()
             log.info("stopping")
             await asyncio.wait(loops)
+            await self._resign()
             for helper in helpers:
                 helper.cancel()
 
@@ -134,6 +149,7 @@ class _Agent:
                 telemetry.wake()
             self._ready.lacks("driver", report.error) if report.error else self._ready.ready("driver")
 
+        slots = self._start_fleet(tasks, helpers, loops)
         one_pass = PartitionPass(
             World(
                 self._node,
@@ -149,11 +165,47 @@ class _Agent:
             self._node,
             self._events,
             self._metrics,
+            slots,
             publish,
             Rules(settings.layouts_file, settings.mig_config_label, policy_of(settings), settings.resync_seconds),
             clock.now,
         )
         loops.append(self._start_loop(tasks, "partition", one_pass))
+
+    def _start_fleet(
+        self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]], loops: list[asyncio.Task[None]]
+    ) -> Slots:
+        """Without a limit there is no fleet to speak of."""
+        settings, name = self._settings, self._settings.node_name
+        if settings.limit.none:
+            return NoSlots()
+
+        def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            task = tasks.create_task(coroutine)
+            helpers.append(task)
+            task.add_done_callback(helpers.remove)
+            return task
+
+        leases = Leases(self._kube, settings.namespace)
+        hands = FleetHands(leases, LEASE_SECONDS, clock.now)
+        board = Board(self._wakes["partition"].set, self._fleet_wake.set)
+        followed = _Followed(self._kube, leases.path, slot_name(name), start, self._wakes["partition"].set)
+        rules = FleetRules(settings.limit, settings.window, settings.mig_config_label)
+        view = _FleetView(self._kube, leases.path, settings.mig_config_label, start, self._fleet_wake.set)
+        holder = f"{name}_{uuid4().hex[:8]}"
+        self._fleet = FleetPass(holder, hands, view, board, rules, clock.now, time.monotonic)
+        self._wakes["fleet"] = self._fleet_wake
+        loops.append(self._start_loop(tasks, "fleet", self._fleet))
+        return OwnSlot(name, hands, followed, board, clock.now)
+
+    async def _resign(self) -> None:
+        if self._fleet is None:
+            return
+        try:
+            async with asyncio.timeout(_RESIGN_SECONDS):
+                await self._fleet.resign()
+        except TimeoutError:
+            log.warning("fleet.not-resigned")
 
     def _start_cache(self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]]) -> asyncio.Task[None]:
         settings = self._settings
@@ -262,6 +314,90 @@ class _Agent:
     def _stop(self) -> None:
         self._stopping.set()
         self._wake_all()
+
+
+class _Followed:
+    """One Lease, watched while it is needed."""
+
+    def __init__(self, kube: Kube, path: str, name: str, start: Start, changed: Callable[[], None]) -> None:
+        self._kube = kube
+        self._path = path
+        self._name = name
+        self._start = start
+        self._changed = changed
+        self._watch: Watch | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def objects(self) -> tuple[dict[str, Any], ...]:
+        """None while nothing is watched."""
+        return self._watch.objects if self._watch is not None else ()
+
+    def put(self, item: dict[str, Any]) -> None:
+        """What the API server answered."""
+        if self._watch is not None:
+            self._watch.put(item)
+
+    def start(self) -> None:
+        """Watch anew."""
+        self._watch = Watch(self._kube, self._path, f"metadata.name={self._name}", self._changed, consistent=True)
+        self._task = self._start(self._watch.run())
+
+    def stop(self) -> None:
+        """Know nothing of it."""
+        if self._task is not None:
+            self._task.cancel()
+        self._watch = self._task = None
+
+
+class _FleetView:
+    """What the leader watches, and nobody else: all slots, and the metadata of the nodes of which an agent has said something."""
+
+    def __init__(self, kube: Kube, path: str, label_key: str, start: Start, changed: Callable[[], None]) -> None:
+        self._kube = kube
+        self._path = path
+        self._start = start
+        self._changed = changed
+        self._metadata = Metadata(labels.STATE, lambda item: kept_of_member(item, label_key))
+        self._watches: tuple[Watch, ...] = ()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def slots(self) -> tuple[dict[str, Any], ...]:
+        """Leases of the agents' namespace."""
+        return self._watches[0].objects if self._watches else ()
+
+    @property
+    def nodes(self) -> tuple[dict[str, Any], ...]:
+        """Of each what is kept."""
+        return self._watches[1].objects if self._watches else ()
+
+    @property
+    def synced(self) -> bool:
+        """Whether both have been listed."""
+        return bool(self._watches) and all(watch.synced for watch in self._watches)
+
+    def put(self, slot: dict[str, Any]) -> None:
+        """What the API server answered."""
+        if self._watches:
+            self._watches[0].put(slot)
+
+    def open(self) -> None:
+        """Begin to watch."""
+        slots = Watch(self._kube, self._path, "", self._changed, consistent=True)
+        nodes = Watch(self._kube, "/api/v1/nodes", "", self._changed, metadata=self._metadata)
+        self._watches = (slots, nodes)
+        self._tasks = [self._start(watch.run()) for watch in self._watches]
+
+    def close(self) -> None:
+        """Watch nothing more."""
+        for task in self._tasks:
+            task.cancel()
+        self._watches, self._tasks = (), []
+
+    async def node(self, name: str) -> dict[str, Any]:
+        """From the API server, not from what is watched."""
+        return await self._kube.metadata(node_path(name))
 
 
 class _Driver:

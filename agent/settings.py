@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from agent.model.errors import BadInputError
+from agent.model.fleet import Limit, Window
 from agent.model.text import read_yaml
 
 ENVIRONMENT_PREFIX = "WARMSLICE_"
@@ -82,6 +83,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     answer) before it goes back, and how long the way back waits before it ends without that GPU."""
     advertise_seconds: float = 300.0
     """How long a change waits for the node to show its layout before it is called failed."""
+    max_unavailable: int | str = 0
+    """Most nodes that are in change at once, a number or per cent of the labelled nodes (10%, at least one node); 0 is no
+    limit. The same on all nodes."""
+    maintenance_window: str = ""
+    """When changes may begin where max_unavailable is set, such as "Mon-Fri 22:00-06:00 Europe/Berlin"; days and zone (UTC) may
+    be left out. A change that has begun goes on."""
+    namespace: str = "warmslice"
+    """The agents' namespace, where their Leases are."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log that is written."""
 
@@ -89,6 +98,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def roles(self) -> frozenset[str]:
         """The loops that run here."""
         return frozenset({"partition", "cache"}) if self.role == "all" else frozenset({self.role})
+
+    @property
+    def limit(self) -> Limit:
+        """How many nodes may be in change at once."""
+        return Limit.parse(self.max_unavailable)
+
+    @property
+    def window(self) -> Window | None:
+        """When changes may begin; None for always."""
+        return Window.parse(self.maintenance_window) if self.maintenance_window else None
 
 
 def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
@@ -124,7 +143,21 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
     if not 0 <= settings.cache_reserve_ratio < 1:
         ratio = settings.cache_reserve_ratio
         raise BadInputError(f"settings: cache_reserve_ratio is {ratio}; it must be 0 or more and less than 1")
+    _check_fleet(settings)
     return settings
+
+
+def _check_fleet(settings: Settings) -> None:
+    try:
+        limit, window = settings.limit, settings.window
+    except BadInputError as error:
+        raise BadInputError(f"settings: {error}") from error
+    if limit.none and window is not None:
+        raise BadInputError(
+            "settings: maintenance_window is set and max_unavailable is 0; nobody grants anything without a limit, set one"
+        )
+    if not settings.namespace:
+        raise BadInputError("settings: namespace is empty; it must be that of the agents")
 
 
 def _from_file(file: str | None) -> dict[str, Any]:

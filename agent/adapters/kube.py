@@ -31,6 +31,9 @@ Object = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
 _PAGE = "500"
 """Items of a page, as kubectl asks for them."""
+JSON = "application/json"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=150)
 """Bookmarks come about once a minute, so two and a half silent periods mean a dead peer."""
@@ -81,9 +84,29 @@ class Kube:
                 return
             after = {"continue": token}
 
+    async def metadata(self, path: str, accept: str = METADATA, **query: str) -> Object:
+        """GET of one object or list the metadata alone."""
+        return await self._request("GET", path, query=query, accept=accept)
+
+    async def create(self, path: str, body: Object) -> Object:
+        """POST one object to its list; ConflictError where there is one of that name."""
+        return await self._request("POST", path, body)
+
+    async def patch(self, path: str, patch: Object) -> Object:
+        """Merge-patch; with ``metadata.resourceVersion`` in it a stale one is a ConflictError. Returns the object."""
+        return await self._request("PATCH", path, patch, content_type=MERGE_PATCH)
+
+    async def delete(self, path: str, preconditions: Object) -> None:
+        """DELETE one object; one that is gone is done. ConflictError where the preconditions do not hold."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
+        try:
+            await self._request("DELETE", path, options)
+        except GoneError:
+            return
+
     async def patch_node(self, name: str, patch: Object) -> Object:
         """Merge-patch the node; with ``metadata.resourceVersion`` in it a stale one is a ConflictError. Returns the node."""
-        return await self._request("PATCH", node_path(name), patch, content_type=MERGE_PATCH)
+        return await self.patch(node_path(name), patch)
 
     async def budgets(self) -> list[Object]:
         """Every PodDisruptionBudget of the cluster, from the API server's cache."""
@@ -106,10 +129,9 @@ class Kube:
 
     async def delete_pod(self, pod: PodRef) -> None:
         """Delete exactly this pod; one that is gone, or is another by now, is done."""
-        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": pod.uid}}
         try:
-            await self._request("DELETE", _pod_path(pod), options)
-        except (GoneError, ConflictError):
+            await self.delete(_pod_path(pod), {"uid": pod.uid})
+        except ConflictError:
             return
 
     async def create_event(self, namespace: str, event: Object) -> None:
@@ -122,11 +144,16 @@ class Kube:
         await self._request("PATCH", path, patch, content_type=MERGE_PATCH)
 
     @asynccontextmanager
-    async def stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.StreamReader]:
+    async def stream(
+        self, path: str, query: Mapping[str, str], accept: str = JSON
+    ) -> AsyncIterator[aiohttp.StreamReader]:
         """Open a watch; RetryError when it cannot be opened or is not JSON."""
         try:
             async with self._session().get(
-                self._url(path), params=dict(query), headers=await self._headers("GET", path), timeout=_WATCH_TIMEOUT
+                self._url(path),
+                params=dict(query),
+                headers=await self._headers("GET", path, accept),
+                timeout=_WATCH_TIMEOUT,
             ) as response:
                 if response.status != 200 or "json" not in response.content_type:
                     text = await response.text(errors="replace")
@@ -141,9 +168,10 @@ class Kube:
         path: str,
         body: Object | None = None,
         query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
     ) -> Object:
-        headers = await self._headers(method, path)
+        headers = await self._headers(method, path, accept)
         headers["Content-Type"] = content_type
         try:
             async with self._session().request(
@@ -175,9 +203,9 @@ class Kube:
     def _url(self, path: str) -> str:
         return f"{self._client.configuration.host}{path}"
 
-    async def _headers(self, method: str, path: str) -> dict[str, str]:
+    async def _headers(self, method: str, path: str, accept: str) -> dict[str, str]:
         """Accept, user agent and credentials; a token file is read again when its minute is over."""
-        headers = {"Accept": "application/json", "User-Agent": "warmslice"}
+        headers = {"Accept": accept, "User-Agent": "warmslice"}
         try:
             await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
         except Exception as error:

@@ -11,9 +11,10 @@ import json
 import logging
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from agent.adapters.kube import Kube, Object
+from agent.adapters.kube import JSON, METADATA, METADATA_LIST, Kube, Object
 from agent.model.errors import AgentError, RetryError
 
 log = logging.getLogger("warmslice.watch")
@@ -21,23 +22,39 @@ log = logging.getLogger("warmslice.watch")
 _BACKOFF_CAP_SECONDS = 60.0
 _MOST_DOUBLINGS = 10
 _RESYNC_SECONDS = 600.0
+_PAGE = "500"
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Of many objects: those with such labels, of them their metadata, and of that what ``keep`` keeps."""
+
+    labels: str
+    keep: Callable[[Object], Object]
 
 
 class Watch:
     """The objects of one path and selector, by UID. ``changed`` is called after each change; it carries no news.
 
     Lists come from the API server's cache, which may be behind; with ``consistent`` they are the newest there is, for the few
-    objects on which more rests.
+    objects on which more rests. Of ``metadata`` they come in pages: nobody holds ten thousand nodes as they are sent.
     """
 
     def __init__(
-        self, kube: Kube, path: str, field_selector: str, changed: Callable[[], None], consistent: bool = False
+        self,
+        kube: Kube,
+        path: str,
+        field_selector: str,
+        changed: Callable[[], None],
+        consistent: bool = False,
+        metadata: Metadata | None = None,
     ) -> None:
         self._kube = kube
         self._path = path
         self._selector = field_selector
         self._changed = changed
         self._consistent = consistent
+        self._metadata = metadata
         self._objects: dict[str, Object] = {}
         self._version = ""
         self._failures = 0
@@ -67,10 +84,11 @@ class Watch:
                 await self._back_off(RetryError(f"watch {self._path}: not what an API server says ({error!r})"))
 
     async def _list(self) -> None:
-        query = {} if self._consistent else {"resourceVersion": "0"}
-        if self._selector:
-            query["fieldSelector"] = self._selector
-        listed = await self._kube.get(self._path, **query)
+        if self._metadata is not None:
+            listed = await self._listed_in_pages(self._metadata)
+        else:
+            query = {} if self._consistent else {"resourceVersion": "0"}
+            listed = await self._kube.get(self._path, **query, **self._selectors())
         # Taken as it is, even where it is older than a write of ours: versions fall when etcd is restored, and a stale
         # one is refused at the next write.
         self._objects = {item["metadata"]["uid"]: item for item in listed.get("items") or []}
@@ -78,6 +96,21 @@ class Watch:
         self.synced = True
         self._failures = 0
         self._changed()
+
+    async def _listed_in_pages(self, metadata: Metadata) -> Object:
+        """The newest there is: a list from the API server's cache has no pages."""
+        items: list[Object] = []
+        query = {"limit": _PAGE, **self._selectors()}
+        while True:
+            page = await self._kube.metadata(self._path, METADATA_LIST, **query)
+            items += [metadata.keep(item) for item in page.get("items") or []]
+            if not page["metadata"].get("continue"):
+                return {"metadata": page["metadata"], "items": items}
+            query["continue"] = page["metadata"]["continue"]
+
+    def _selectors(self) -> dict[str, str]:
+        chosen = {"fieldSelector": self._selector, "labelSelector": self._metadata.labels if self._metadata else ""}
+        return {name: selector for name, selector in chosen.items() if selector}
 
     async def _follow(self) -> None:
         """Watch from the list's version, again and again, until the server wants a new list or the resync is due."""
@@ -89,10 +122,10 @@ class Watch:
                 "allowWatchBookmarks": "true",
                 "resourceVersion": self._version,
                 "timeoutSeconds": str(max(1, int(rest))),
+                **self._selectors(),
             }
-            if self._selector:
-                query["fieldSelector"] = self._selector
-            async with self._kube.stream(self._path, query) as lines:
+            accept = JSON if self._metadata is None else METADATA
+            async with self._kube.stream(self._path, query, accept) as lines:
                 async for line in lines:
                     if not line.endswith(b"\n"):
                         break
@@ -117,7 +150,7 @@ class Watch:
         if kind == "DELETED":
             self._objects.pop(uid, None)
         elif uid not in self._objects or not _newer(self._objects[uid], item):
-            self._objects[uid] = item
+            self._objects[uid] = item if self._metadata is None else self._metadata.keep(item)
         self._changed()
         return True
 

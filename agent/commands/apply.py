@@ -29,6 +29,7 @@ from agent.model.mig import Gpu
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
 from agent.observe.world import World
+from agent.reconcile.fleet import NoSlots
 from agent.reconcile.partition import PartitionPass, Rules
 from agent.reconcile.policy import policy_of
 from agent.settings import Settings
@@ -198,6 +199,7 @@ def _engine(settings: Settings, node: HostNode, hardware: Hardware, chosen: froz
         node,
         _NoEvents(),
         _NoCounts(),
+        NoSlots(),
         _nothing_published,
         Rules(settings.layouts_file, settings.mig_config_label, policy, settings.resync_seconds),
         clock.now,

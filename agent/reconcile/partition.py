@@ -54,6 +54,7 @@ from agent.plan.reboot import met
 from agent.plan.upgrade import driver_leaves, upgrading
 from agent.plan.way import Memory, Policy
 from agent.reconcile.evictions import Evictions
+from agent.reconcile.fleet import Slots
 from agent.reconcile.foretell import DryRun, is_dry_run
 from agent.reconcile.rebooting import Rebooting
 from agent.reconcile.sources import sources_of
@@ -79,6 +80,9 @@ _MOST_TOLD = 50
 
 _ANSWER_SECONDS = 30.0
 """A node that asks for a dry run is looked at so often: budgets change without an event of ours."""
+
+_SLOT_IS_KEPT = frozenset({"pod-starting", "kubelet-unreachable"})
+"""Waits that pass by themselves: who has asked for a slot keeps its place meanwhile."""
 
 _FAILING: dict[type[Step], str] = {
     SetMode: "driver-failing",
@@ -133,6 +137,7 @@ class PartitionPass:
         store: NodeStore,
         events: EventSink,
         counts: Counts,
+        slots: Slots,
         publish: Callable[[PartitionReport], None],
         rules: Rules,
         now: Callable[[], float],
@@ -142,6 +147,7 @@ class PartitionPass:
         self._store = store
         self._events = events
         self._counts = counts
+        self._slots = slots
         self._publish = publish
         self._rules = rules
         self._now = now
@@ -150,6 +156,7 @@ class PartitionPass:
         self._waits_message = ""
         self._told: deque[tuple[object, ...]] = deque(maxlen=_MOST_TOLD)
         self._starting: dict[PodRef, float] = {}
+        self._decided_on = ("", 0.0, "")
         self._faulty_since: float | None = None
         self._evictions = Evictions(hands, counts, now)
         self._rebooting = Rebooting(hands)
@@ -176,9 +183,12 @@ class PartitionPass:
         last = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
         if last is not None and self._now() - last.since < _SAID_AGAIN_SECONDS and _words(last) not in self._told:
             await self._tell(node, last)
-        outcome, wish, seen = await self._decide(node, last)
+        decided, wish, seen = await self._decide(node, last)
+        outcome = await self._with_slot(decided, node)
         if isinstance(outcome, Plan):
             outcome = await self._carry_out(outcome, wish, seen, node, last)
+            if _begins(decided) and isinstance(outcome, Waiting) and outcome.reason == "refused":
+                await self._slots.give_back()
         else:
             log.debug("pass.outcome", extra={"outcome": type(outcome).__name__})
         self._remember(outcome)
@@ -204,13 +214,24 @@ class PartitionPass:
             return Waiting("operation-unreadable", str(error), look_again_seconds=60.0), wish, seen
         if seen.owners is not None:
             self._starting = {pod.ref: self._starting.get(pod.ref, seen.now) for pod in unlisted(seen)}
-        memory = Memory(operation, last, self._waits_for, self._waits_since, self._waits_message, dict(self._starting))
+        memory = Memory(operation, last, *self._decided_on, dict(self._starting))
         outcome = decide(wish, seen, self._rules.policy, memory)
         change = outcome.change if isinstance(outcome, Plan | Waiting) else None
         if is_dry_run(node) or (change is not None and change.moves):
             seen = replace(seen, budgets=await self._world.budgets())
             outcome = decide(wish, seen, self._rules.policy, memory)
         return outcome, wish, seen
+
+    async def _with_slot(self, outcome: Outcome, node: Node) -> Outcome:
+        """The same, unless a change would begin and the fleet has to wait for others. A change that is under way has its slot."""
+        if labels.OPERATION in node.annotations:
+            return outcome
+        if isinstance(outcome, Plan) and _begins(outcome):
+            waiting = await self._slots.may_begin()
+            return outcome if waiting is None else replace(waiting, change=outcome.change)
+        if not (isinstance(outcome, Waiting) and outcome.reason in _SLOT_IS_KEPT):
+            await self._slots.give_back()
+        return outcome
 
     async def _stand_aside(self, node: Node) -> bool:
         """While the driver is being replaced no session of ours may keep it loaded."""
@@ -339,6 +360,10 @@ class PartitionPass:
     def _remember(self, outcome: Outcome) -> None:
         reason = outcome.reason if isinstance(outcome, Waiting) else ""
         self._waits_message = outcome.message if isinstance(outcome, Waiting) else ""
+        if reason != "fleet-slot":
+            # What led to the wish to begin has to stand as long as the slot is waited for.
+            before, since, _ = self._decided_on
+            self._decided_on = (reason, since if reason == before else self._now(), self._waits_message)
         if reason == self._waits_for:
             return
         if self._waits_for in ("draining", "clients-stopping", "not-advertised"):
@@ -430,6 +455,10 @@ def _operation(node: Node) -> Operation | None:
 
 def _words(status: NodeStatus) -> tuple[object, ...]:
     return status.state, status.reason, status.message, status.since
+
+
+def _begins(outcome: Outcome) -> bool:
+    return isinstance(outcome, Plan) and any(isinstance(step, Begin) for step in outcome.steps)
 
 
 def _goes_back(node: Node) -> bool:

@@ -20,7 +20,9 @@ LAST_RETRY_SECONDS = 3600.0
 _MOST_DOUBLINGS = 10
 _NOT_BY_TIME = frozenset({"reboot-required", "reboot-did-not-help"})
 """Failures that only a reboot, or another wish, leads out of."""
-_NAMING = frozenset({"blocked", "job-running", "budget", "draining", "device-busy", "gpu-unknown", "second-owner"})
+_NAMING = frozenset(
+    {"blocked", "job-running", "budget", "draining", "device-busy", "gpu-unknown", "second-owner", "fleet-slot"}
+)
 """Waits whose sentence says for whom: another name is news."""
 
 
@@ -190,4 +192,5 @@ def _expected(status: NodeStatus) -> bool:
         "gpu-in-use",
         "rebooting",
         "dry-run",
+        "fleet-slot",
     )

@@ -56,6 +56,20 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         (["run", "--wait-for-jobs-seconds", "-1", "--node-name", "n"], "wait_for_jobs_seconds is -1"),
         (["cache", "ls", "--cache-budget-bytes=-5"], "cache_budget_bytes is -5; it must be 0 or more"),
         (["run", "--cache-reserve-ratio", "1.5", "--node-name", "n"], "cache_reserve_ratio is 1.5"),
+        (
+            ["run", "--max-unavailable", "some", "--node-name", "n"],
+            "max_unavailable is 'some'; it must be a number of nodes",
+        ),
+        (
+            ["run", "--max-unavailable", "3", "--maintenance-window", "at night"],
+            "maintenance_window is 'at night'; it must",
+        ),
+        (
+            ["run", "--max-unavailable", "3", "--maintenance-window", "22:00-06:00 Mars/Base"],
+            "knows no zone 'Mars/Base'",
+        ),
+        (["run", "--maintenance-window", "22:00-06:00", "--node-name", "n"], "max_unavailable is 0; nobody grants"),
+        (["run", "--namespace", "", "--node-name", "n"], "namespace is empty"),
         (["run", "--settings", "/nonexistent.yaml"], "settings file /nonexistent.yaml"),
     ],
 )

@@ -15,10 +15,11 @@ import pytest
 import pytest_asyncio
 
 from agent.model import labels
+from agent.model.fleet import SLOT_PREFIX
 from hack.devcluster import kinds
 from hack.devcluster.kubeconfig import write_pod_kubeconfig
 from hack.devcluster.kubelet.pod_identity import identity_folder
-from hack.devcluster.objects import Object, uid_of
+from hack.devcluster.objects import Object, name_of, uid_of
 from hack.kubectl import NoKubectlError, carried
 from tests.e2e.agent_node import NODE, AgentNode, agent_node
 from tests.fakes.devcluster import bare_node, is_running
@@ -98,6 +99,36 @@ async def test_what_is_shipped_is_enough_for_a_change_that_moves_pods(installed:
     assert [(entry.user, entry.verb, entry.status) for entry in evictions] == [(ACCOUNT, "create", 201)]
 
 
+async def test_what_is_shipped_is_enough_for_slots_of_the_fleet(installed: Installed) -> None:
+    """Every verb on Leases that is given is used, and none is missing: asked for, granted to itself, given back, resigned."""
+    node = installed.node
+    node.wish("mixed")
+    await node.start(kubeconfig=installed.kubeconfig, max_unavailable="50%", namespace="warmslice")
+    await node.until("success", "mixed")
+    await node.cluster_until(lambda: slots(node) == [], "the slot is given back")
+    await node.stop()
+    asked = node.cluster.requests(user_agent="warmslice")
+    assert [(entry.verb, entry.object, entry.status) for entry in asked if entry.status in (401, 403, 422)] == []
+    of_leases = {entry.verb for entry in asked if "/leases" in entry.path}
+    assert of_leases == {"get", "list", "watch", "create", "patch", "delete"}
+    (leader,) = node.cluster.api.all(kinds.LEASES, "warmslice")
+    assert leader["spec"].get("holderIdentity") is None
+
+
+def slots(node: AgentNode) -> list[str]:
+    """Leases that ask for a slot, or have one."""
+    names = [name_of(lease) for lease in node.cluster.api.all(kinds.LEASES, "warmslice")]
+    return [name for name in names if name.startswith(SLOT_PREFIX)]
+
+
+async def test_without_a_limit_no_lease_is_asked_for(installed: Installed) -> None:
+    node = installed.node
+    node.wish("mixed")
+    await node.start(kubeconfig=installed.kubeconfig)
+    await node.until("success", "mixed")
+    assert [entry for entry in node.cluster.requests(user_agent="warmslice") if "leases" in entry.path] == []
+
+
 async def test_a_pod_finds_its_account_where_it_looks_for_it(installed: Installed) -> None:
     assert (installed.identity / "namespace").read_text() == "warmslice"
     assert (installed.identity / "ca.crt").read_text() == installed.node.cluster.control_plane.authority.pem
@@ -118,10 +149,13 @@ async def test_kubectl_says_of_the_agents_token_what_the_manifest_gives_and_no_m
         "pods": "[get list watch delete]",
         "pods/eviction": "[create]",
         "poddisruptionbudgets.policy": "[list]",
+        "leases.coordination.k8s.io": "[get list watch create patch delete]",
     }
     for verb in ("create", "patch"):
         code, said = await installed.kubectl("auth", "can-i", verb, "events", "--namespace", "default", *token)
         assert (code, said) == (0, "yes\n"), verb
+    code, said = await installed.kubectl("auth", "can-i", "get", "leases", "--namespace", "kube-node-lease", *token)
+    assert code == 1, said
     for asked in ("get secrets", "patch nodes --subresource=status", "create pods", "delete nodes"):
         code, said = await installed.kubectl("auth", "can-i", *asked.split(), "--namespace", "warmslice", *token)
         assert (code, said.splitlines()[-1]) == (1, "no"), asked

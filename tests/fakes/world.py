@@ -38,6 +38,7 @@ from agent.model.steps import Step
 from agent.observe.paper import gpu_on_paper, instance_on_paper
 from agent.observe.world import World
 from agent.plan.way import Policy
+from agent.reconcile.fleet import NoSlots, Slots
 from agent.reconcile.partition import PartitionPass, Rules
 
 Moment = Literal["before", "after", "middle"]
@@ -327,7 +328,9 @@ class NodeWorld:
     ``on_reboot_command`` is what the hook does: the machine goes a moment after it.
     """
 
-    def __init__(self, *gpus: Gpu, deploy_labels: bool = True, plugin: bool = True, strategy: str = "") -> None:
+    def __init__(
+        self, *gpus: Gpu, deploy_labels: bool = True, plugin: bool = True, strategy: str = "", name: str = "gpu-1"
+    ) -> None:
         self.effects = Effects()
         self.gpus = MemoryGpus(self.effects, gpus)
         self.time = 1_000_000.0
@@ -368,11 +371,11 @@ class NodeWorld:
         deploy = {labels.DEVICE_PLUGIN: "true", "nvidia.com/gpu.deploy.dcgm-exporter": "true"} if deploy_labels else {}
         self.node: dict[str, Any] = {
             "metadata": {
-                "name": "gpu-1",
+                "name": name,
                 "uid": "node-uid",
                 "resourceVersion": "1",
                 "labels": {
-                    "kubernetes.io/hostname": "gpu-1",
+                    "kubernetes.io/hostname": name,
                     **deploy,
                     **({labels.STRATEGY: strategy} if strategy else {}),
                 },
@@ -386,7 +389,7 @@ class NodeWorld:
     # -- what the agent writes ------------------------------------------------------------------------------------
 
     async def patch_node(self, name: str, patch: dict[str, Any]) -> dict[str, Any]:
-        assert name == "gpu-1"
+        assert name == self.node["metadata"]["name"]
         node: dict[str, Any] = self.effects.happen("patch", lambda: self._patch(patch), patch)
         return node
 
@@ -780,9 +783,10 @@ def agent_on(
     policy: Policy | None = None,
     sees: Callable[[], dict[str, Any]] | None = None,
     sees_pods: Callable[[], Iterable[dict[str, Any]]] | None = None,
+    slots: Slots | None = None,
 ) -> tuple[PartitionPass, Steps]:
     """A freshly started agent: it knows nothing but what the world tells. ``sees`` is the node as its watch shows it,
-    ``sees_pods`` are the pods."""
+    ``sees_pods`` are the pods; ``slots`` where the fleet has a limit."""
     hands = Steps(world)
     view = _View(lambda: [sees() if sees is not None else world.node])
     partition = PartitionPass(
@@ -800,6 +804,7 @@ def agent_on(
         view,
         world,
         world.counts,
+        slots or NoSlots(),
         world.reports.append,
         Rules(world.layouts_file, labels.CONFIG, policy or Policy(), 300.0),
         lambda: world.time,

@@ -43,7 +43,8 @@ def test_everything_is_in_the_agents_namespace_but_the_right_to_write_node_event
 
 
 def test_the_agent_may_do_what_its_code_does_and_nothing_more() -> None:
-    rules = only("ClusterRole")["rules"] + only("Role")["rules"]
+    names = ("warmslice-node-events", "warmslice-leases")
+    rules = only("ClusterRole")["rules"] + [rule for name in names for rule in only("Role", name)["rules"]]
     granted = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
     assert granted == {
         "nodes": {"get", "list", "watch", "patch"},
@@ -51,6 +52,7 @@ def test_the_agent_may_do_what_its_code_does_and_nothing_more() -> None:
         "pods/eviction": {"create"},
         "poddisruptionbudgets": {"list"},
         "events": {"create", "patch"},
+        "leases": {"get", "list", "watch", "create", "patch", "delete"},
     }
     assert not any("*" in part for rule in rules for part in (*rule["apiGroups"], *rule["resources"], *rule["verbs"]))
 

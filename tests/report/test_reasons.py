@@ -14,6 +14,7 @@ SOURCES = (
     "agent/plan/applied.py",
     "agent/reconcile/partition.py",
     "agent/reconcile/evictions.py",
+    "agent/reconcile/fleet.py",
     "agent/desired/resolve.py",
     "agent/desired/sharing.py",
     "agent/report/status.py",

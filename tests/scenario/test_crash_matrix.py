@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -67,6 +68,8 @@ class Story:
     later: Callable[[NodeWorld], None] = lambda world: None
 
     def agent_on(self, world: NodeWorld) -> PartitionPass:
+        # Evictions are asked for with jitter; a cell is an effect by its number.
+        random.seed(1)
         return agent_on(world, Policy(reboots=self.commanded, prepares=self.prepares))[0]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from agent.model import labels
-from agent.model.mig import Gpu, Part
+from agent.model.mig import Gpu, GpuProcess, Part
 from agent.model.node import PodRef
 from tests.scenario.laws import oracle
 from tests.scenario.laws.oracle import Asked
@@ -111,15 +112,22 @@ class Judge:
         gpu = self._world.gpus.gpus[uuid]
         held = {device for uid in self._world.devices for device in self._world.devices_of(uid)}
         held |= {device for _, device in self._world.ghosts}
-        for process in gpu.processes:
-            held |= {gpu.uuid} if process.gpu_instance is None else set()
-            held |= {
+        held |= self._under(gpu, gpu.processes)
+        return held & set(self._devices()[uuid])
+
+    @staticmethod
+    def _under(gpu: Gpu, processes: Iterable[GpuProcess]) -> set[str]:
+        """Devices that these processes are on."""
+        found: set[str] = set()
+        for process in processes:
+            found |= {gpu.uuid} if process.gpu_instance is None else set()
+            found |= {
                 c.uuid
                 for i in gpu.instances
                 for c in i.compute
                 if i.id == process.gpu_instance and process.compute_instance in (None, c.id)
             }
-        return held & set(self._devices()[uuid])
+        return found
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -160,6 +168,8 @@ class Judge:
         """Devices of pods that may be moved, and of nobody else."""
         mine: set[str] = set()
         others: set[str] = {device for _, device in self._world.ghosts}
+        for gpu in self._world.gpus.gpus.values():
+            others |= self._under(gpu, self._world.strangers.get(gpu.uuid, ()))
         for uid in self._world.devices:
             goes = self._world.pods[uid]["metadata"]["name"].startswith(GOES)
             (mine if goes else others).update(self._world.devices_of(uid))

@@ -30,6 +30,7 @@ class Kind:
     scratch: bool = False
     budgets: tuple[str, ...] = ()
     unlisted: bool = False
+    priority: int = 0
 
 
 MOVABLE = (
@@ -41,6 +42,9 @@ MOVABLE = (
     Kind("goes-with-stateful-set", owner="StatefulSet", evict="true"),
     Kind("goes-as-safe", owner="", scratch=True, safe="true"),
     Kind("goes-safe-or-not", safe="false", evict="true"),
+    Kind("goes-with-job", owner="Job"),
+    Kind("goes-first", priority=-10),
+    Kind("goes-last", priority=1000),
     Kind("goes-unlisted", unlisted=True),
 )
 FIXED = (
@@ -57,6 +61,9 @@ FIXED = (
     Kind("stays-by-two-budgets", budgets=("a", "b")),
     Kind("stays-unlisted", owner="DaemonSet", unlisted=True),
 )
+
+
+PAST_THE_KUBELET = tuple(kind for kind in (*MOVABLE, *FIXED) if kind.unlisted)
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class Tenants:
 
 @st.composite
 def tenants(draw: st.DrawFn, world: NodeWorld) -> Tenants:
-    """Somebody on every second or third slice."""
+    """Somebody on every second or third slice; now and then somebody else too, whom the kubelet does not list."""
     found = Tenants(budgets={name: draw(st.sampled_from((9, 9, 1, 0))) for name in "ab"})
     crowd = draw(st.sampled_from((0, 1, 3)))
     free: list[str] = []
@@ -103,6 +110,11 @@ def tenants(draw: st.DrawFn, world: NodeWorld) -> Tenants:
                 found.ghosts.append(device)
             else:
                 found.pods.append(draw(_pods((device,))))
+                other = draw(st.integers(0, 15))
+                if other == 14:
+                    found.pods.append(Tenant(draw(st.sampled_from(PAST_THE_KUBELET)), (device,)))
+                elif other == 15:
+                    found.strangers.append((gpu.uuid, instance, compute))
     while len(free) > 1 and draw(st.integers(0, 2)) == 0:
         devices = draw(st.lists(st.sampled_from(free), min_size=2, max_size=3, unique=True))
         free = [device for device in free if device not in devices]
@@ -153,6 +165,7 @@ def add(world: NodeWorld, tenant: Tenant, number: int) -> str:
     wants = 0 if kind.unlisted else 1
     uid = world.add_pod(f"{kind.name}-{number}", device, kind.owner, annotations, labels, kind.namespace, wants)
     pod: dict[str, Any] = world.pods[uid]
+    pod["spec"]["priority"] = kind.priority
     if kind.scratch:
         pod["spec"]["volumes"] = [{"name": "scratch", "emptyDir": {}}]
     if tenant.devices[1:]:

@@ -42,6 +42,9 @@ from agent.plan.sharing import config_for, config_on, in_words, word
 from agent.plan.upgrade import upgrading
 from agent.plan.way import Memory, Policy, gpu_unknown, overdue_pods, starting_pods, way_to
 
+_MOST_RESTARTS = 2
+"""So often GPU clients are started anew for a node that does not show the layout that it has."""
+
 
 def decide(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
     """The outcome of this pass."""
@@ -116,12 +119,17 @@ def _called_off(wish: Desired | Unasked, seen: Snapshot, policy: Policy, last: N
 
 
 def _settled(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
-    """The hardware is as wished. A node that does not show it has its GPU clients started anew, once: a call of ours that came
-    back late may have changed the GPUs behind them."""
+    """The hardware is as wished. A node that does not show it has its GPU clients started anew, twice at most: a call of ours
+    that came back late may have changed the GPUs behind them, and a change that ended so may not have seen which of them ran."""
     wrong = advertise.difference(seen.node, seen.gpus, word(None, seen.node))
     if not wrong or not advertise.has_advertiser(seen):
         return Settled(advertise.applied(seen))
-    tried = memory.last is not None and (memory.last.state, memory.last.reason) == ("failed", "not-advertised")
+    last = memory.last
+    tried = (
+        last is not None
+        and (last.state, last.reason) == ("failed", "not-advertised")
+        and last.attempts >= _MOST_RESTARTS
+    )
     asked_only = seen.node.annotations.get(labels.DRY_RUN) == "true"
     if memory.waited("not-advertised", policy.advertise_seconds, seen.now) and not (tried or asked_only):
         later = _not_now(wish, seen, memory, DONE)

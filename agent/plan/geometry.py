@@ -24,7 +24,10 @@ def completions(gpu: Gpu, shapes: tuple[Shape, ...], held: frozenset[Part] = fro
         taken = 0
         for slot in placed:
             taken |= mask_of(slot.placement)
-        yield from _place(gpu, [(shape, rest[shape]) for shape in todo], taken, placed)
+        if todo:
+            yield from _place([(_seats(gpu, shape), rest[shape]) for shape in todo], 0, taken, placed)
+        else:
+            yield tuple(sorted(placed, key=_start))
 
 
 def _pin(
@@ -73,24 +76,38 @@ def media_allowed(gpu: Gpu, shapes: tuple[Shape, ...]) -> bool:
     return media["me"] <= 1
 
 
-def _place(gpu: Gpu, todo: list[tuple[Shape, int]], taken: int, placed: Layout, floor: int = -1) -> Iterator[Layout]:
-    """Place the first kind in rising order of start (equal slices are not told apart), then the next kind."""
-    if not todo:
-        yield tuple(sorted(placed))
-        return
-    (shape, count), rest = todo[0], todo[1:]
+_Seat = tuple[int, int, Slot]
+"""A slot with its memory slices as bits and where it starts."""
+
+
+def _seats(gpu: Gpu, shape: Shape) -> list[_Seat]:
     profile = gpu.profile(shape.profile)
-    for place in profile.placements if profile is not None else ():
-        if place.start <= floor or taken & mask_of(place):
+    places = profile.placements if profile is not None else ()
+    return [(mask_of(place), place.start, Slot(place, shape)) for place in places]
+
+
+def _place(
+    todo: list[tuple[list[_Seat], int]], number: int, taken: int, placed: Layout, floor: int = -1, seated: int = 0
+) -> Iterator[Layout]:
+    """Place one kind in rising order of start (equal slices are not told apart), then the next kind. This is where planning
+    spends its time: everything is looked up before."""
+    seats, count = todo[number]
+    kind_is_done = seated + 1 == count
+    for mask, start, slot in seats:
+        if start <= floor or taken & mask:
             continue
-        last = count == 1
-        yield from _place(
-            gpu,
-            rest if last else [(shape, count - 1), *rest],
-            taken | mask_of(place),
-            (*placed, Slot(place, shape)),
-            -1 if last else place.start,
-        )
+        now = (*placed, slot)
+        if not kind_is_done:
+            yield from _place(todo, number, taken | mask, now, start, seated + 1)
+        elif number + 1 < len(todo):
+            yield from _place(todo, number + 1, taken | mask, now)
+        else:
+            yield tuple(sorted(now, key=_start))
+
+
+def _start(slot: Slot) -> int:
+    """The order of slots that do not overlap."""
+    return slot.placement.start
 
 
 def mask_of(place: Placement) -> int:

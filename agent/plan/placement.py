@@ -208,27 +208,18 @@ class _Group:
 
     def _menu(self, ask: Ask) -> _Menu:
         """What this GPU offers; nothing where every way would touch a fixed slice."""
-        have, tenants, shared = ask.gpu.layout, ask.tenants, frozenset(self._shared)
         rooms = _rooms(ask.gpu, self._kinds)
-        parts = _parts(ask.gpu)
-        everybody = ask.movable if ask.switches else None
+        seen = _Disruptions(ask, self._shared)
         menu: dict[int, _Way] = {}
-        disruptions: dict[int, Cost] = {}
+        least: dict[int, Cost] = {}
         for target in _targets(ask):
-            layout, kept = target
-            changed = [slot for slot in have if slot not in layout]
-            gone = [part for slot in changed for part in parts[slot.placement] if part not in kept]
-            moved = _holders(tenants, gone) if everybody is None else everybody
-            own = moved - shared
-            bits = self._bits(moved & shared)
-            disruption = _packed(len(own & tenants.spent), len(own), len(gone))
-            if disruption > disruptions.get(bits, disruption):
+            bits, disruption, calls = seen.of(target)
+            if disruption > least.get(bits, disruption):
                 continue
             # What only breaks ties is looked at only where there is one.
-            calls = len(gone if kept else changed) + sum(1 for slot in layout if slot not in have)
-            way = _Way(_packed(disruption, *_blocked(rooms, layout), calls), target)
+            way = _Way(_packed(disruption, *_blocked(rooms, target.layout), calls), target)
             if bits not in menu or way < menu[bits]:
-                menu[bits], disruptions[bits] = way, disruption
+                menu[bits], least[bits] = way, disruption
         return _without_needless(menu)
 
     def _jointly(self, menus: list[_Menu], most_joined: int) -> list[_Target] | None:
@@ -273,9 +264,57 @@ class _Group:
         return sum(1 << number for number, pod in enumerate(self._shared) if pod in pods)
 
 
+class _Disruptions:
+    """What the targets of one GPU cost its pods. Pods are bits: first the shared ones, as the group numbers them."""
+
+    def __init__(self, ask: Ask, shared: Sequence[PodRef]) -> None:
+        number = {pod: bit for bit, pod in enumerate(shared)}
+        for pod in sorted(ask.movable):
+            number.setdefault(pod, len(number))
+        self._shared = (1 << len(shared)) - 1
+        self._spent = sum(1 << number[pod] for pod in ask.tenants.spent if pod in number)
+        self._everybody = sum(1 << number[pod] for pod in ask.movable) if ask.switches else None
+        parts = _parts(ask.gpu)
+        pods = {part: sum(1 << number[pod] for pod in held) for part, held in ask.tenants.pods.items()}
+        self._have = [(slot, [(part, pods.get(part, 0)) for part in parts[slot.placement]]) for slot in ask.gpu.layout]
+        self._by_start = {slot.placement.start: (1 << bit, slot) for bit, (slot, _) in enumerate(self._have)}
+        self._known: dict[tuple[int, tuple[Part, ...]], tuple[int, Cost, int]] = {}
+
+    def of(self, target: _Target) -> tuple[int, Cost, int]:
+        """(shared pods that it moves, cost of what it moves and takes away, calls)."""
+        staying = new = 0
+        for slot in target.layout:
+            bit, there = self._by_start.get(slot.placement.start, (0, None))
+            if there == slot:
+                staying |= bit
+            else:
+                new += 1
+        found = self._known.get((staying, target.kept))
+        if found is None:
+            found = self._known[staying, target.kept] = self._count(staying, target.kept)
+        bits, disruption, calls = found
+        return bits, disruption, calls + new
+
+    def _count(self, staying: int, kept: tuple[Part, ...]) -> tuple[int, Cost, int]:
+        """The same for all targets in which these slots and slices stay; calls without those that make something."""
+        changed = [parts for bit, (_, parts) in enumerate(self._have) if not staying >> bit & 1]
+        gone = [pods for parts in changed for part, pods in parts if part not in kept]
+        moved = 0
+        for pods in gone:
+            moved |= pods
+        if self._everybody is not None:
+            moved = self._everybody
+        own = moved & ~self._shared
+        disruption = _packed((own & self._spent).bit_count(), own.bit_count(), len(gone))
+        return moved & self._shared, disruption, len(gone if kept else changed)
+
+
 def _targets(ask: Ask) -> Iterator[_Target]:
     """The ways to fulfil the wish that touch nothing fixed."""
     split = {i.placement: i for i in ask.gpu.instances if len(i.compute) > 1 or i.rooms}
+    if not split:
+        yield from (_Target(layout, ()) for layout in _layouts(ask))
+        return
     for layout in _layouts(ask):
         resplit = [
             (slot.placement, sets)
@@ -331,10 +370,6 @@ def _without_needless(menu: _Menu) -> _Menu:
         if not any(other & ~bits == 0 for other in kept):
             kept[bits] = way
     return kept
-
-
-def _holders(tenants: Tenants, parts: Iterable[Part]) -> Pods:
-    return Pods().union(*(tenants.pods.get(part, Pods()) for part in parts)) if tenants.pods else Pods()
 
 
 def _rooms(gpu: Gpu, kinds: Sequence[Kind]) -> list[list[int]]:

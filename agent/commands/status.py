@@ -25,7 +25,7 @@ async def print_status(node: str, settings: Settings, as_json: bool) -> tuple[in
     known, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     status = NodeStatus.from_json(annotations.get(labels.STATUS, "null"))
     operation = annotations.get(labels.OPERATION)
-    models = {k.removeprefix(labels.MODEL_PREFIX): v for k, v in known.items() if k.startswith(labels.MODEL_PREFIX)}
+    models = labels.models_of(known)
     code = 1 if status is not None and status.state == "failed" else 0
     if as_json:
         return code, json.dumps(_document(status, operation, models), indent=2)

@@ -14,7 +14,7 @@ from agent.desired.layout_file import Entry, Layouts
 from agent.desired.sharing import Part, node_sharing, single_refusal
 from agent.model.desired import Desired, Refusal, Unasked, Wish
 from agent.model.errors import BadInputError
-from agent.model.labels import GPU_LAYOUT_PREFIX, GPU_LAYOUT_SUFFIX, STRATEGY
+from agent.model.labels import GPU_LAYOUT_PREFIX, GPU_LAYOUT_SUFFIX, STRATEGY, own_layouts
 from agent.model.mig import Gpu, GpuWish, Profile, Shape
 
 Fits = Callable[[Gpu, tuple[Shape, ...]], bool]
@@ -47,11 +47,7 @@ class _Asked:
 def resolve(sources: Sources, gpus: tuple[Gpu, ...], fits: Fits) -> Wish:
     """The node's wish. ``fits`` says whether an empty GPU can have some instances together (the planner's geometry)."""
     name = sources.labels.get(sources.label_key, "")
-    overrides = {
-        key.removeprefix(GPU_LAYOUT_PREFIX).removesuffix(GPU_LAYOUT_SUFFIX): value
-        for key, value in sources.labels.items()
-        if key.startswith(GPU_LAYOUT_PREFIX) and key.endswith(GPU_LAYOUT_SUFFIX) and value
-    }
+    overrides = own_layouts(sources.labels)
     if not name and not overrides:
         return Unasked()
     known = [gpu for gpu in gpus if not gpu.unknown]

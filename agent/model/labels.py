@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,3 +105,21 @@ KEYS: tuple[Key, ...] = (
     Key(EVICT, "pod annotation", False, '"true", "false" or "wait"'),
     Key(SAFE_TO_EVICT, "pod annotation", False, '"true" or "false", where the one above says nothing'),
 )
+
+
+def gpu_named_by(key: str) -> str | None:
+    """The GPU that a layout label of its own names, by index or by the first 8 hexadecimal digits of its UUID; None for any other
+    label."""
+    if not (key.startswith(GPU_LAYOUT_PREFIX) and key.endswith(GPU_LAYOUT_SUFFIX)):
+        return None
+    return key.removeprefix(GPU_LAYOUT_PREFIX).removesuffix(GPU_LAYOUT_SUFFIX)
+
+
+def own_layouts(known: Mapping[str, str]) -> dict[str, str]:
+    """The layouts that a node's labels ask for single GPUs, by what names the GPU."""
+    return {which: value for key, value in known.items() if value and (which := gpu_named_by(key)) is not None}
+
+
+def models_of(known: Mapping[str, str]) -> dict[str, str]:
+    """How the models stand by a node's labels, by their name."""
+    return {key.removeprefix(MODEL_PREFIX): value for key, value in known.items() if key.startswith(MODEL_PREFIX)}

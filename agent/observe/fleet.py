@@ -44,7 +44,7 @@ def member_of(item: Object, label_key: str) -> Member:
     there = metadata.get("labels") or {}
     return Member(
         metadata["name"],
-        any(key == label_key or _names_gpu(key) for key in there),
+        any(_asks(key, label_key) for key in there),
         labels.OPERATION in (metadata.get("annotations") or {}),
     )
 
@@ -58,11 +58,11 @@ def kept_of_member(item: Object, label_key: str) -> dict[str, Any]:
             "name": metadata["name"],
             "uid": metadata["uid"],
             "resourceVersion": metadata.get("resourceVersion", ""),
-            "labels": {key: "" for key in there if key == label_key or _names_gpu(key)},
+            "labels": {key: "" for key in there if _asks(key, label_key)},
             "annotations": {labels.OPERATION: ""} if labels.OPERATION in notes else {},
         }
     }
 
 
-def _names_gpu(key: str) -> bool:
-    return key.startswith(labels.GPU_LAYOUT_PREFIX) and key.endswith(labels.GPU_LAYOUT_SUFFIX)
+def _asks(key: str, label_key: str) -> bool:
+    return key == label_key or labels.gpu_named_by(key) is not None

@@ -30,15 +30,9 @@ class FleetNode:
 
 def fleet_node(node: Node, asked: Mapping[str, int], label_key: str) -> FleetNode | None:
     """None for a node that nobody asks anything of, and of which no agent speaks. ``asked`` are the requests of its pods."""
-    own = {
-        f"gpu-{key.removeprefix(labels.GPU_LAYOUT_PREFIX).removesuffix(labels.GPU_LAYOUT_SUFFIX)}={value}"
-        for key, value in node.labels.items()
-        if key.startswith(labels.GPU_LAYOUT_PREFIX) and key.endswith(labels.GPU_LAYOUT_SUFFIX) and value
-    }
-    layout = ", ".join(filter(None, (node.labels.get(label_key, ""), *sorted(own))))
-    models = {
-        k.removeprefix(labels.MODEL_PREFIX): v for k, v in node.labels.items() if k.startswith(labels.MODEL_PREFIX)
-    }
+    own = sorted(f"gpu-{which}={value}" for which, value in labels.own_layouts(node.labels).items())
+    layout = ", ".join(filter(None, (node.labels.get(label_key, ""), *own)))
+    models = labels.models_of(node.labels)
     status = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
     if not (layout or models or labels.STATUS in node.annotations):
         return None

@@ -17,7 +17,8 @@ from agent.adapters import clock, command
 from agent.adapters.boot import this_boot
 from agent.adapters.cgroups import Processes
 from agent.adapters.files import TextFile, token_reader
-from agent.adapters.kube import Kube, node_path
+from agent.adapters.fleet import FleetView, FollowedLease
+from agent.adapters.kube import Kube
 from agent.adapters.kubelet import PodResources
 from agent.adapters.leases import Leases
 from agent.adapters.nvml import Hardware
@@ -40,6 +41,7 @@ from agent.observe.world import World
 from agent.plan.fleet import LEASE_SECONDS
 from agent.reconcile.cache import CachePass, CacheRules
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
+from agent.reconcile.host import HostCommands
 from agent.reconcile.leading import FleetPass, FleetRules
 from agent.reconcile.loop import keep_passing
 from agent.reconcile.partition import PartitionPass, Rules
@@ -58,8 +60,6 @@ _LONGEST_PASS_SECONDS = 1500.0
 _FILE_LOOK_SECONDS = 5.0
 _NODE_LOOK_SECONDS = 5.0
 _RESIGN_SECONDS = 5.0
-
-Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 def run(settings: Settings) -> int:
@@ -161,7 +161,7 @@ class _Agent:
                 lambda: this_boot(settings.boot_id_file),
                 clock.now,
             ),
-            Hands(self._kube, Gpus(hardware, driver.release, command.reset_gpus), _Host(settings)),
+            Hands(self._kube, Gpus(hardware, driver.release, command.reset_gpus), HostCommands(settings)),
             self._node,
             self._events,
             self._metrics,
@@ -180,18 +180,14 @@ class _Agent:
         if settings.limit.none:
             return NoSlots()
 
-        def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-            task = tasks.create_task(coroutine)
-            helpers.append(task)
-            task.add_done_callback(helpers.remove)
-            return task
-
+        start = _starter(tasks, helpers)
         leases = Leases(self._kube, settings.namespace)
         hands = FleetHands(leases, LEASE_SECONDS, clock.now)
         board = Board(self._wakes["partition"].set, self._fleet_wake.set)
-        followed = _Followed(self._kube, leases.path, slot_name(name), start, self._wakes["partition"].set)
+        followed = FollowedLease(self._kube, leases.path, slot_name(name), start, self._wakes["partition"].set)
         rules = FleetRules(settings.limit, settings.window, settings.mig_config_label)
-        view = _FleetView(self._kube, leases.path, settings.mig_config_label, start, self._fleet_wake.set)
+        members = Metadata(labels.STATE, lambda item: kept_of_member(item, settings.mig_config_label))
+        view = FleetView(self._kube, leases.path, members, start, self._fleet_wake.set)
         holder = f"{name}_{uuid4().hex[:8]}"
         self._fleet = FleetPass(holder, hands, view, board, rules, clock.now, time.monotonic)
         self._wakes["fleet"] = self._fleet_wake
@@ -212,13 +208,8 @@ class _Agent:
         wake = self._wakes["cache"]
         cache = Path(settings.cache_directory)
 
-        def start_fetch(coroutine: Any) -> asyncio.Task[Any]:
-            task = tasks.create_task(coroutine)
-            helpers.append(task)
-            task.add_done_callback(helpers.remove)
-            return task
-
-        fetches = FetchSupervisor(cache, start_fetch, wake.set, token_reader(settings.hub_token_file), clock.now)
+        start = _starter(tasks, helpers)
+        fetches = FetchSupervisor(cache, start, wake.set, token_reader(settings.hub_token_file), clock.now)
         rules = CacheRules(cache, settings.hub_endpoint, settings.cache_budget_bytes, settings.cache_reserve_ratio)
         news = CacheNews(self._events, self._our_node, clock.now)
 
@@ -316,90 +307,6 @@ class _Agent:
         self._wake_all()
 
 
-class _Followed:
-    """One Lease, watched while it is needed."""
-
-    def __init__(self, kube: Kube, path: str, name: str, start: Start, changed: Callable[[], None]) -> None:
-        self._kube = kube
-        self._path = path
-        self._name = name
-        self._start = start
-        self._changed = changed
-        self._watch: Watch | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def objects(self) -> tuple[dict[str, Any], ...]:
-        """None while nothing is watched."""
-        return self._watch.objects if self._watch is not None else ()
-
-    def put(self, item: dict[str, Any]) -> None:
-        """What the API server answered."""
-        if self._watch is not None:
-            self._watch.put(item)
-
-    def start(self) -> None:
-        """Watch anew."""
-        self._watch = Watch(self._kube, self._path, f"metadata.name={self._name}", self._changed, consistent=True)
-        self._task = self._start(self._watch.run())
-
-    def stop(self) -> None:
-        """Know nothing of it."""
-        if self._task is not None:
-            self._task.cancel()
-        self._watch = self._task = None
-
-
-class _FleetView:
-    """What the leader watches, and nobody else: all slots, and the metadata of the nodes of which an agent has said something."""
-
-    def __init__(self, kube: Kube, path: str, label_key: str, start: Start, changed: Callable[[], None]) -> None:
-        self._kube = kube
-        self._path = path
-        self._start = start
-        self._changed = changed
-        self._metadata = Metadata(labels.STATE, lambda item: kept_of_member(item, label_key))
-        self._watches: tuple[Watch, ...] = ()
-        self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def slots(self) -> tuple[dict[str, Any], ...]:
-        """Leases of the agents' namespace."""
-        return self._watches[0].objects if self._watches else ()
-
-    @property
-    def nodes(self) -> tuple[dict[str, Any], ...]:
-        """Of each what is kept."""
-        return self._watches[1].objects if self._watches else ()
-
-    @property
-    def synced(self) -> bool:
-        """Whether both have been listed."""
-        return bool(self._watches) and all(watch.synced for watch in self._watches)
-
-    def put(self, slot: dict[str, Any]) -> None:
-        """What the API server answered."""
-        if self._watches:
-            self._watches[0].put(slot)
-
-    def open(self) -> None:
-        """Begin to watch."""
-        slots = Watch(self._kube, self._path, "", self._changed, consistent=True)
-        nodes = Watch(self._kube, "/api/v1/nodes", "", self._changed, metadata=self._metadata)
-        self._watches = (slots, nodes)
-        self._tasks = [self._start(watch.run()) for watch in self._watches]
-
-    def close(self) -> None:
-        """Watch nothing more."""
-        for task in self._tasks:
-            task.cancel()
-        self._watches, self._tasks = (), []
-
-    async def node(self, name: str) -> dict[str, Any]:
-        """From the API server, not from what is watched."""
-        return await self._kube.metadata(node_path(name))
-
-
 class _Driver:
     """NVML's session, which both the loop and telemetry use: it is closed for both or for none."""
 
@@ -425,23 +332,18 @@ class _Driver:
             self._telemetry.resume()
 
 
-class _Host:
-    """The configured commands."""
+def _starter(
+    tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]]
+) -> Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]:
+    """Starts tasks that are helpers as long as they run."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def start(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = tasks.create_task(coroutine)
+        helpers.append(task)
+        task.add_done_callback(helpers.remove)
+        return task
 
-    async def prepare(self) -> None:
-        """Have the host's services let go of the GPUs."""
-        await command.run_all(self._settings.before_commands, self._settings.command_timeout_seconds)
-
-    async def refresh(self) -> None:
-        """Make capability nodes, CDI and the host's services follow the slices."""
-        await command.run_all(self._settings.refresh_commands, self._settings.command_timeout_seconds)
-
-    async def reboot(self) -> None:
-        """Reboot this machine."""
-        await command.reboot(self._settings.reboot_command, self._settings.reboot_timeout_seconds)
+    return start
 
 
 def _changed_at(file: Path) -> tuple[int, int] | None:

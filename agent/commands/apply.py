@@ -30,6 +30,7 @@ from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
 from agent.observe.world import World
 from agent.reconcile.fleet import NoSlots
+from agent.reconcile.host import HostCommands
 from agent.reconcile.partition import PartitionPass, Rules
 from agent.reconcile.policy import policy_of
 from agent.settings import Settings
@@ -195,7 +196,7 @@ def _engine(settings: Settings, node: HostNode, hardware: Hardware, chosen: froz
             boot,
             clock.now,
         ),
-        SayingHands(node, changes, _Host(settings), gpus.index_of, say),
+        SayingHands(node, changes, _ByHand(settings), gpus.index_of, say),
         node,
         _NoEvents(),
         _NoCounts(),
@@ -248,16 +249,7 @@ class _NoCounts:
     def drifted(self) -> None: ...
 
 
-class _Host:
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    async def prepare(self) -> None:
-        await command.run_all(self._settings.before_commands, self._settings.command_timeout_seconds)
-
-    async def refresh(self) -> None:
-        await command.run_all(self._settings.refresh_commands, self._settings.command_timeout_seconds)
-
+class _ByHand(HostCommands):
     async def reboot(self) -> None:
         raise RefusedError("a change by hand reboots nothing")
 

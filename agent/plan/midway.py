@@ -39,10 +39,7 @@ from agent.plan.clients import stopping, with_clients_paused, with_newcomers
 from agent.plan.drain import in_the_way
 from agent.plan.sharing import DISCOVERY_SECONDS, config_on, config_towards, hint, in_words, word
 from agent.plan.upgrade import upgrading
-from agent.plan.way import Memory, Policy, Way, occupants, starting_pods, way_to
-
-DONE = Change(())
-"""Nothing is left to change on the hardware."""
+from agent.plan.way import DONE, Memory, Policy, Way, occupants, starting_pods, way_to
 
 _TRIED = frozenset({"gpu-in-use", "driver-failing"})
 """Waits for something that a step on the hardware ran into."""

@@ -35,12 +35,12 @@ from agent.plan import advertise, reboot
 from agent.plan.applied import as_applied, drifted
 from agent.plan.clients import client_pods, with_clients_paused
 from agent.plan.drain import holdings
-from agent.plan.midway import DONE, midway
+from agent.plan.midway import midway
 from agent.plan.owners import second_owner
 from agent.plan.placement import Ask, Tenants, choose
 from agent.plan.sharing import config_for, config_on, in_words, word
 from agent.plan.upgrade import upgrading
-from agent.plan.way import Memory, Policy, gpu_unknown, overdue_pods, starting_pods, way_to
+from agent.plan.way import DONE, Memory, Policy, gpu_unknown, overdue_pods, starting_pods, way_to
 
 _MOST_RESTARTS = 2
 """So often GPU clients are started anew for a node that does not show the layout that it has."""

@@ -20,12 +20,10 @@ from agent.model.reboot import RebootRecord
 from agent.model.report import NodeStatus
 from agent.model.snapshot import Snapshot
 from agent.model.steps import AnnounceReboot, Change, GpuChange, Outcome, Plan, Reboot, Step, Turn, Waiting
-from agent.plan.way import Policy
+from agent.plan.way import DONE, Policy
 
 _LEAVES_PENDING = frozenset({"reboot-required", "reboot-failed"})
 """Ends that leave a mode to whoever reboots the machine."""
-
-NOTHING = Change(())
 
 
 def met(operation: Operation, wish: Wish, seen: Snapshot, gpu: str, enabled: bool) -> Operation:
@@ -79,10 +77,10 @@ def under_way(wish: Wish, seen: Snapshot, policy: Policy, operation: Operation) 
         return None
     if seen.now - record.asked >= policy.reboot_seconds:
         failure = f"{_not_gone(policy)}; {_pending(seen, modes)}"
-        return Plan(NOTHING, (Turn(operation.failed(failure, "reboot-failed")),))
+        return Plan(DONE, (Turn(operation.failed(failure, "reboot-failed")),))
     if not record.called:
-        return Plan(NOTHING, _run(operation, record))
-    return Waiting("rebooting", _asks(seen, modes), NOTHING)
+        return Plan(DONE, _run(operation, record))
+    return Waiting("rebooting", _asks(seen, modes), DONE)
 
 
 def _is_unreadable(wish: Wish) -> bool:

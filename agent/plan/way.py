@@ -17,6 +17,9 @@ from agent.plan.placement import Ask, Tenants, choose, moves, not_free, solve
 _LONGEST_ADMISSION_SECONDS = 30.0
 """A kubelet gives devices when it admits a pod, before it pulls images; this is many times what that takes."""
 
+DONE = Change(())
+"""Nothing is left to change on the hardware."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

@@ -214,7 +214,7 @@ class PartitionPass:
             return Waiting("operation-unreadable", str(error), look_again_seconds=60.0), wish, seen
         if seen.owners is not None:
             self._starting = {pod.ref: self._starting.get(pod.ref, seen.now) for pod in unlisted(seen)}
-        memory = Memory(operation, last, *self._decided_on, dict(self._starting))
+        memory = Memory(operation, last, *self._decided_on, self._starting)
         outcome = decide(wish, seen, self._rules.policy, memory)
         change = outcome.change if isinstance(outcome, Plan | Waiting) else None
         if is_dry_run(node) or (change is not None and change.moves):

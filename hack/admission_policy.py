@@ -36,8 +36,20 @@ def start_of(name: str) -> str:
 
 def manifest() -> str:
     """The file's text."""
-    return _TEMPLATE.format(account=ACCOUNT, own_label=own("label"), own_annotation=own("annotation"))
+    bindings = {f"{name}_binding": _BINDING.format(name=name) for name in ("node", "pods", "evictions", "events")}
+    return _TEMPLATE.format(account=ACCOUNT, own_label=own("label"), own_annotation=own("annotation"), **bindings)
 
+
+_BINDING = """\
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: warmslice-{name}
+spec:
+  policyName: warmslice-{name}
+  validationActions: [Deny]
+"""
 
 _TEMPLATE = """\
 # Made by `python -m hack.admission_policy` from the table of keys in agent/model/labels.py. Kubernetes 1.30 or later.
@@ -107,15 +119,7 @@ spec:
       expression: >-
         has(object.status) == has(oldObject.status)
         && (!has(object.status) || object.status == oldObject.status)
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicyBinding
-metadata:
-  name: warmslice-node
-spec:
-  policyName: warmslice-node
-  validationActions: [Deny]
----
+{node_binding}---
 # GPU clients are restarted by deleting their pods; the other pods that the agent moves are evicted.
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
@@ -138,15 +142,7 @@ spec:
   validations:
     - message: an agent deletes pods of the node that its own pod runs on, and no others
       expression: variables.node != '' && oldObject.spec.?nodeName.orValue('') == variables.node
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicyBinding
-metadata:
-  name: warmslice-pods
-spec:
-  policyName: warmslice-pods
-  validationActions: [Deny]
----
+{pods_binding}---
 # An Eviction does not say which node its pod is on, so that evictions cannot be held to one node. Asking for the pod's UID
 # keeps a mistaken or replayed request from hitting a pod of the same name that came later.
 apiVersion: admissionregistration.k8s.io/v1
@@ -171,15 +167,7 @@ spec:
       expression: object.?deleteOptions.?preconditions.?uid.orValue('') != ''
     - message: an agent evicts nothing from kube-system
       expression: request.namespace != 'kube-system'
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicyBinding
-metadata:
-  name: warmslice-evictions
-spec:
-  policyName: warmslice-evictions
-  validationActions: [Deny]
----
+{evictions_binding}---
 # What an agent says it says of its own node, and it counts on no Event but its own that it is said again.
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
@@ -208,15 +196,7 @@ spec:
       expression: >-
         request.operation == 'CREATE' || (oldObject.involvedObject.?name.orValue('') == variables.node
         && oldObject.?reportingComponent.orValue('') == 'warmslice.dev/agent')
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicyBinding
-metadata:
-  name: warmslice-events
-spec:
-  policyName: warmslice-events
-  validationActions: [Deny]
-"""
+{events_binding}"""
 
 
 def main() -> int:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agent.model import labels
 from agent.model.errors import AgentError
 from agent.model.steps import End, Step
-from tests.fakes.world import NodeWorld, agent_on, settle
+from tests.fakes.world import NodeWorld, agent_on, h100, settle
+
+SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +122,22 @@ class Story:
             frozenset(uid for uid in self.world.pods if uid not in self.world.uids("nvidia-device-plugin")),
             {name: int(count) for name, count in self.world.node["status"]["allocatable"].items() if count != "0"},
         )
+
+
+def drained(deploy_labels: bool = True, cordoned: bool = False) -> NodeWorld:
+    """Seven small slices; one pod must go, one must stay, on the way to 4x1g + 1x3g."""
+    world = NodeWorld(h100(SEVEN), deploy_labels=deploy_labels)
+    world.add_pod("stays", world.device(0, 1))
+    world.add_pod("goes", world.device(0, 5))
+    if cordoned:
+        world.cordon()
+    world.label(value="4x1g.10gb_1x3g.40gb")
+    return world
+
+
+def mode_on() -> NodeWorld:
+    """A GPU outside MIG that a pod has as a whole, on the way to 4x1g + 1x3g."""
+    world = NodeWorld(replace(h100(), mig_enabled=False, mig_pending=False))
+    world.add_pod("whole", next(iter(world.gpus.gpus)))
+    world.label(value="1x3g.40gb_4x1g.10gb")
+    return world

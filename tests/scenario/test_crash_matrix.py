@@ -23,12 +23,12 @@ from agent.model.mig import Gpu
 from agent.plan.way import Policy
 from agent.reconcile.partition import PartitionPass
 from tests.fakes.world import Fault, Kill, Killed, Moment, NodeWorld, agent_on, cut, h100
-
-SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
-
+from tests.scenario.story import SEVEN, drained, mode_on
 
 API = ("patch", "evict", "delete")
 AWAY_SECONDS = 90.0
+AWAY_TIMES = 10**6
+"""So many requests fail while the API server is away: all of them."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Disturbance:
             case "fails":
                 effects.faults.append(Fault(frozenset(API), RetryError, self.moment, 1, self.number))
             case "away":
-                effects.faults.append(Fault(frozenset(API), RetryError, "before", 10**6, self.number))
+                effects.faults.append(Fault(frozenset(API), RetryError, "before", AWAY_TIMES, self.number))
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,9 @@ class Story:
         return agent_on(world, Policy(reboots=self.commanded, prepares=self.prepares))[0]
 
 
-def _drained(deploy_labels: bool = True, cordoned: bool = False) -> NodeWorld:
-    """Seven small slices; one pod must go, one must stay, on the way to 4x1g + 1x3g."""
-    world = NodeWorld(h100(SEVEN), deploy_labels=deploy_labels)
-    world.add_pod("stays", world.device(0, 1))
-    world.add_pod("goes", world.device(0, 5))
-    if cordoned:
-        world.cordon()
-    world.label(value="4x1g.10gb_1x3g.40gb")
-    return world
-
-
 def _idle() -> NodeWorld:
     world = NodeWorld(h100(SEVEN), h100("7g.80gb@0:8", index=1))
     world.label(value="2x3g.40gb")
-    return world
-
-
-def _mode_on() -> NodeWorld:
-    world = NodeWorld(replace(h100(), mig_enabled=False, mig_pending=False))
-    world.add_pod("whole", next(iter(world.gpus.gpus)))
-    world.label(value="1x3g.40gb_4x1g.10gb")
     return world
 
 
@@ -109,7 +91,7 @@ def _guest(layout: str, wish: str, forgetful: bool = False) -> NodeWorld:
 
 def _blocked() -> NodeWorld:
     """A disruption budget lets nobody go for half a minute."""
-    world = _drained()
+    world = drained()
     for pod in world.pods.values():
         if pod["metadata"]["name"].startswith("goes"):
             pod["metadata"]["labels"] = {"app": "goes"}
@@ -144,7 +126,7 @@ def _resplit() -> NodeWorld:
 
 
 def _rolled_back() -> NodeWorld:
-    world = _drained()
+    world = drained()
     world.gpus.failures["3g.40gb", "4:4"] = HardwareError("creating 3g.40gb at 4:4: Insufficient Resources")
     world.gpus.failures["3g.40gb", "0:4"] = HardwareError("creating 3g.40gb at 0:4: Insufficient Resources")
     return world
@@ -189,22 +171,22 @@ HALVES = ("3g.20gb@0:4", "3g.20gb@4:4")
 QUARTERS, HALVED = "warmslice-time-slicing_1g.10gb-4", "warmslice-time-slicing_1g.10gb-2"
 MIXED = ("1g.10gb@0:1", "1g.10gb@1:1", "1g.10gb@2:1", "1g.10gb@3:1", "3g.40gb@4:4")
 STORIES = (
-    Story("drain", _drained, MIXED, "success"),
-    Story("no deploy labels", lambda: _drained(deploy_labels=False), MIXED, "success"),
-    Story("cordoned before", lambda: _drained(cordoned=True), MIXED, "success", cordoned=True),
+    Story("drain", drained, MIXED, "success"),
+    Story("no deploy labels", lambda: drained(deploy_labels=False), MIXED, "success"),
+    Story("cordoned before", lambda: drained(cordoned=True), MIXED, "success", cordoned=True),
     Story("two idle GPUs", _idle, ("3g.40gb@0:4", "3g.40gb@4:4") * 2, "success"),
-    Story("mode on", _mode_on, MIXED, "success"),
+    Story("mode on", mode_on, MIXED, "success"),
     Story("mode by reboot", lambda: _guest("3g.20gb@4:4", "2x3g.20gb"), HALVES * 2, "success", commanded=True),
     Story("mode off by reboot", lambda: _guest("3g.20gb@4:4", "disabled"), (), "success", commanded=True),
     Story("reboot required", lambda: _guest("1g.5gb@3:1", "disabled"), ("1g.5gb@3:1",), "failed"),
     Story("reboot in vain", lambda: _guest("3g.20gb@4:4", "2x3g.20gb", True), HALVES[1:], "failed", commanded=True),
     Story("another split", _resplit, ("2c+1c.3g.40gb@0:4", "3g.40gb@4:4"), "success"),
     Story("create fails", _rolled_back, tuple(SEVEN.split()), "failed"),
-    Story("services stopped", _drained, MIXED, "success", prepares=True),
+    Story("services stopped", drained, MIXED, "success", prepares=True),
     Story("services stopped, create fails", _rolled_back, tuple(SEVEN.split()), "failed", prepares=True),
-    Story("services stopped, mode on", _mode_on, MIXED, "success", prepares=True),
+    Story("services stopped, mode on", mode_on, MIXED, "success", prepares=True),
     Story("drain blocked", _blocked, MIXED, "success", later=_opens),
-    Story("withdrawn", _drained, tuple(SEVEN.split()), "failed", later=_withdrawn),
+    Story("withdrawn", drained, tuple(SEVEN.split()), "failed", later=_withdrawn),
     Story("shared alone", _shared_alone, tuple(SEVEN.split()), "success", config=QUARTERS),
     Story("shared anew", _shared_anew, MIXED, "success", config=HALVED),
     Story("shared anew, no deploy labels", lambda: _shared_anew(False), MIXED, "success", config=HALVED),
@@ -228,7 +210,7 @@ async def settle_or_back_off(story: Story, world: NodeWorld, partition: Partitio
                 return
         world.tick(min(max(wait, 0.5), 5.0))
         story.later(world)
-        if away is None and any(fault.times not in (0, 1, 10**6) for fault in world.effects.faults):
+        if away is None and any(1 < fault.times < AWAY_TIMES for fault in world.effects.faults):
             away = world.time
         if away is not None and world.time >= away + AWAY_SECONDS:
             world.effects.faults.clear()

@@ -5,15 +5,13 @@ comes to its end after it. See Note [A driver upgrade in mid-change] in agent/pl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 
 from agent.model import labels
 from tests.fakes.world import NodeWorld, h100
-from tests.scenario.story import Story
+from tests.scenario.story import SEVEN, Story, drained, mode_on
 
-SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
 OURS = f"{labels.DEPLOY_PREFIX}mig-manager"
 PAUSED = "paused-for-driver-upgrade"
 MIXED = ["1g.10gb@0:1", "1g.10gb@1:1", "1g.10gb@2:1", "1g.10gb@3:1", "3g.40gb@4:4"]
@@ -118,23 +116,8 @@ class Upgrade(Story):
         self.world.tick(2.0)
 
 
-def _drained() -> NodeWorld:
-    world = NodeWorld(h100(SEVEN))
-    world.add_pod("stays", world.device(0, 1))
-    world.add_pod("goes", world.device(0, 5))
-    world.label(value="4x1g.10gb_1x3g.40gb")
-    return world
-
-
-def _mode_on() -> NodeWorld:
-    world = NodeWorld(replace(h100(), mig_enabled=False, mig_pending=False))
-    world.add_pod("whole", next(iter(world.gpus.gpus)))
-    world.label(value="4x1g.10gb_1x3g.40gb")
-    return world
-
-
 @pytest.mark.parametrize("ours", [False, True], ids=["we stay", "we are paused"])
-@pytest.mark.parametrize("build", [_drained, _mode_on])
+@pytest.mark.parametrize("build", [drained, mode_on])
 @pytest.mark.parametrize("begins", range(14))
 async def test_it_goes_through_at_any_moment_of_a_change(
     begins: int, build: Callable[[], NodeWorld], ours: bool

@@ -332,7 +332,8 @@ async def test_the_hub_is_a_program_of_its_own(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
     try:
         assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+        async with asyncio.timeout(20):
+            line = (await process.stdout.readline()).decode()
         endpoint = line.split()[1]
         info = json.loads((await ask("GET", f"{endpoint}/api/models/acme/own")).body)
         assert [sibling["rfilename"] for sibling in info["siblings"]] == ["config.json"]

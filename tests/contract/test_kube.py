@@ -375,7 +375,8 @@ class TestDevelopmentServer(KubeContract):
         async with kube.session.get(f"{kube.url}/api/v1/nodes", params={"watch": "1"}) as response:
             await response.content.readline()
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(response.content.readline(), 0.2)
+                async with asyncio.timeout(0.2):
+                    await response.content.readline()
 
     async def test_a_restart_breaks_watches_off_and_forgets_the_past(self, kube: Kube, cluster: DevCluster) -> None:
         old = cluster.create(kinds.NODES, bare_node("a"))["metadata"]["resourceVersion"]

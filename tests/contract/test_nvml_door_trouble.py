@@ -125,3 +125,21 @@ async def test_what_waits_behind_a_call_that_hangs_is_asked_again_and_not_left_b
     assert await hardware.on_reader("something else", lambda: 2) == 2
     node.clear_faults()
     await hardware.release()
+
+
+async def test_a_caller_cancelled_in_the_moment_of_the_answer_ends(node: SimulatedGpus) -> None:
+    """Else what asks again and again, as telemetry does, would never end, and the agent with it."""
+    hardware = Hardware()
+    later = threading.Event()
+    asking = asyncio.create_task(hardware.on_reader("the first", lambda: "answer"))
+    behind = asyncio.create_task(hardware.on_reader("the next", later.set))
+    await asyncio.sleep(0)
+    assert later.wait(
+        5
+    )  # one thread asks in turn: the first answer is there, and its caller has not had its turn since
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await behind
+    await hardware.release()

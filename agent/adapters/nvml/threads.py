@@ -29,7 +29,9 @@ class Threads:
         pool = self._threads[thread]
         future = pool.submit(function)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+            # Not asyncio.wait_for: that of Python 3.11 forgets to be cancelled where the answer comes in the same moment.
+            async with asyncio.timeout(seconds):
+                return await asyncio.wrap_future(future)
         except TimeoutError as error:
             # Whoever comes next gets another thread; one that only stood in the queue is cancelled, and has left nothing.
             if self._threads.get(thread) is pool:

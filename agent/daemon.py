@@ -16,6 +16,7 @@ from uuid import uuid4
 from agent.adapters import clock, command
 from agent.adapters.boot import this_boot
 from agent.adapters.cgroups import Processes
+from agent.adapters.dra import Dra
 from agent.adapters.files import TextFile, token_reader
 from agent.adapters.fleet import FleetView, FollowedLease
 from agent.adapters.kube import Kube
@@ -34,6 +35,7 @@ from agent.model.fleet import slot_name
 from agent.model.mig import Gpu
 from agent.model.node import Node
 from agent.model.report import PartitionReport
+from agent.observe.claims import Claims
 from agent.observe.cluster import node_of
 from agent.observe.fleet import kept_of_member
 from agent.observe.telemetry import Telemetry
@@ -149,6 +151,7 @@ class _Agent:
                 telemetry.wake()
             self._ready.lacks("driver", report.error) if report.error else self._ready.ready("driver")
 
+        dra = Dra(self._kube, settings.node_name, _starter(tasks, helpers), self._wakes["partition"].set)
         slots = self._start_fleet(tasks, helpers, loops)
         one_pass = PartitionPass(
             World(
@@ -156,6 +159,7 @@ class _Agent:
                 pods,
                 driver,
                 PodResources(settings.pod_resources_socket),
+                Claims(dra),
                 Processes(settings.proc_directory).origin,
                 self._kube.budgets,
                 lambda: this_boot(settings.boot_id_file),

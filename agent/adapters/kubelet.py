@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from grpclib.client import Channel, UnaryUnaryMethod
@@ -9,7 +10,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from agent.adapters import podresources_pb2 as messages
 from agent.model.errors import RetryError
-from agent.model.node import DeviceOwner
+from agent.model.node import DRA_DRIVER, DeviceOwner
 
 _SECONDS = 5.0
 
@@ -21,7 +22,8 @@ class PodResources:
         self._socket = socket
 
     async def owners(self) -> tuple[DeviceOwner, ...]:
-        """Every container that has nvidia.com devices. RetryError when the kubelet does not answer: then nobody is free."""
+        """Every container that has nvidia.com devices, and every claim of a container. RetryError when the kubelet does not
+        answer: then nobody is free."""
         channel = Channel(path=self._socket)
         method: UnaryUnaryMethod[messages.ListPodResourcesRequest, messages.ListPodResourcesResponse] = (
             UnaryUnaryMethod(
@@ -38,12 +40,28 @@ class PodResources:
         finally:
             channel.close()
         return tuple(
-            DeviceOwner(pod.namespace, pod.name, container.name, devices.resource_name, tuple(devices.device_ids))
+            owner
             for pod in answer.pod_resources
             for container in pod.containers
-            for devices in container.devices
-            if devices.resource_name.startswith("nvidia.com/")
+            for owner in (*_by_plugin(pod, container), *_by_claim(pod, container))
         )
+
+
+def _by_plugin(pod: messages.PodResources, container: messages.ContainerResources) -> Iterator[DeviceOwner]:
+    for devices in container.devices:
+        if devices.resource_name.startswith("nvidia.com/"):
+            yield DeviceOwner(pod.namespace, pod.name, container.name, devices.resource_name, tuple(devices.device_ids))
+
+
+def _by_claim(pod: messages.PodResources, container: messages.ContainerResources) -> Iterator[DeviceOwner]:
+    for resource in container.dynamic_resources:
+        for driver in sorted({one.driver_name for one in resource.claim_resources}):
+            named = tuple(
+                f"{one.pool_name}/{one.device_name}"
+                for one in resource.claim_resources
+                if one.driver_name == driver == DRA_DRIVER
+            )
+            yield DeviceOwner(pod.namespace, pod.name, container.name, driver, claim=resource.claim_name, claimed=named)
 
 
 class KubeletIfAny:

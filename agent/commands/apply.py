@@ -18,6 +18,7 @@ from typing import Any
 from agent.adapters import clock, command
 from agent.adapters.boot import this_boot
 from agent.adapters.cgroups import Processes
+from agent.adapters.dra import DraOnce
 from agent.adapters.host_node import HostNode
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
@@ -28,6 +29,7 @@ from agent.model.errors import AgentError, BadInputError, InUseError, RefusedErr
 from agent.model.mig import Gpu
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
+from agent.observe.claims import Claims
 from agent.observe.world import World
 from agent.reconcile.fleet import NoSlots
 from agent.reconcile.host import HostCommands
@@ -191,6 +193,7 @@ def _engine(settings: Settings, node: HostNode, hardware: Hardware, chosen: froz
             _NoPods(),
             gpus,
             KubeletIfAny(settings.pod_resources_socket),
+            Claims(DraOnce(None, "")),
             Processes(settings.proc_directory).origin,
             _no_budgets,
             boot,

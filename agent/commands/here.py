@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from agent.adapters import clock
 from agent.adapters.cgroups import Processes
+from agent.adapters.dra import DraOnce
 from agent.adapters.kube import Kube, node_path
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
@@ -17,8 +18,10 @@ from agent.model.errors import BadInputError, GoneError, RetryError
 from agent.model.mig import Gpu
 from agent.model.node import DeviceOwner, Node
 from agent.model.snapshot import Snapshot
+from agent.observe.claims import Claims
 from agent.observe.cluster import budget_of, node_of, pod_of
 from agent.observe.processes import with_origins
+from agent.observe.world import owners_of
 from agent.reconcile.paper import node_on_paper
 from agent.settings import Settings
 
@@ -35,6 +38,7 @@ class Here:
         self._name = settings.node_name or os.environ.get("NODE_NAME") or socket.gethostname().lower()
         self._hardware = Hardware()
         self._kubelet = KubeletIfAny(settings.pod_resources_socket)
+        self._claims = Claims(DraOnce(kube, self._name))
         self._processes = Processes(settings.proc_directory)
 
     @classmethod
@@ -63,8 +67,8 @@ class Here:
     async def look(self) -> Snapshot:
         """All of it, now."""
         gpus = await self._hardware.read()
-        owners, error = await self._owners()
         if self._kube is None:
+            owners, error = await owners_of(self._kubelet, self._claims, (), None)
             gpus = with_origins(gpus, (), self._processes.origin)
             return Snapshot(clock.now(), node_on_paper({}, self._name), gpus, (), owners, error)
         node = await self._node(self._kube)
@@ -72,7 +76,9 @@ class Here:
         budgets = tuple(budget_of(item) for item in await self._kube.budgets())
         found = tuple(map(pod_of, pods.get("items", [])))
         gpus = with_origins(gpus, found, self._processes.origin)
-        return Snapshot(clock.now(), node, gpus, found, owners, error, budgets)
+        offers = await self._claims.offers(found)
+        owners, error = await owners_of(self._kubelet, self._claims, found, offers)
+        return Snapshot(clock.now(), node, gpus, found, owners, error, budgets, offers=offers)
 
     async def gpus(self) -> tuple[tuple[Gpu, ...], tuple[DeviceOwner, ...]]:
         """GPUs and who holds what. RetryError where the kubelet is there and does not say."""
@@ -81,12 +87,6 @@ class Here:
     async def hardware_released(self) -> None:
         """Close NVML: the command ends."""
         await self._hardware.release()
-
-    async def _owners(self) -> tuple[tuple[DeviceOwner, ...] | None, str]:
-        try:
-            return await self._kubelet.owners(), ""
-        except RetryError as error:
-            return None, str(error)
 
     async def _node(self, kube: Kube) -> Node:
         try:

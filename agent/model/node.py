@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+DRA_DRIVER = "gpu.nvidia.com"
+"""The name under which NVIDIA's DRA driver offers GPUs and slices (its public source, end of 2025)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Boot:
@@ -47,7 +50,8 @@ class Pod:
     ``reported`` when its status was last told (seconds since the epoch), as far as the object shows it.
 
     ``gates``: by container, the feature gates that its environment turns on (``FEATURE_GATES``, written as Kubernetes'
-    own components take them).
+    own components take them). ``claims``: the ResourceClaims of its namespace that its containers use. ``dra_driver``: it is
+    NVIDIA's DRA driver, and offers GPUs.
     """
 
     ref: PodRef
@@ -64,6 +68,8 @@ class Pod:
     reason: str = ""
     reported: float | None = None
     gates: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    claims: frozenset[str] = frozenset()
+    dra_driver: bool = False
 
     @property
     def finished(self) -> bool:
@@ -134,10 +140,35 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class DeviceOwner:
-    """What the kubelet says: this pod has these devices. The kubelet gives no UID."""
+    """What the kubelet says: this pod has these devices. The kubelet gives no UID.
+
+    Devices that it has by claims (DRA) have names of a driver's making: ``claimed`` are those that no ResourceSlice has, written
+    ``pool/device``. ``resource`` is that driver then, and ``claim`` the ResourceClaim.
+    """
 
     namespace: str
     name: str
     container: str
     resource: str
     devices: tuple[str, ...] = field(default=())
+    claim: str = ""
+    claimed: tuple[str, ...] = ()
+
+    @property
+    def of_gpus(self) -> bool:
+        """Whether this speaks of GPUs; of other drivers' devices only their claims are of interest."""
+        return self.resource.startswith("nvidia.com/") or self.resource == DRA_DRIVER
+
+    @property
+    def unread(self) -> bool:
+        """Whether the claim does not tell its devices, yet or at this time."""
+        return bool(self.claim) and self.of_gpus and not self.devices and not self.claimed
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What NVIDIA's DRA driver offers of this node in its ResourceSlices: ``devices`` maps ``pool/device`` to the UUID of a GPU
+    or MIG device. ``whole``: the newest generation of each pool is all there."""
+
+    devices: Mapping[str, str]
+    whole: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.model.mig import Gpu
-from agent.model.node import Budget, DeviceOwner, Node, Pod
+from agent.model.node import Budget, DeviceOwner, Node, Offers, Pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +13,7 @@ class Snapshot:
     """What a pass decides on. ``now`` and ``boot_began`` are seconds since the epoch, the latter 0 where it is not known.
 
     ``owners`` is None when the kubelet could not be asked; ``owners_error`` says why. Then nobody is known to be free.
+    ``offers`` is None where nobody needs to know them, and while they are not known yet.
     """
 
     now: float
@@ -23,3 +24,4 @@ class Snapshot:
     owners_error: str = ""
     budgets: tuple[Budget, ...] = ()
     boot_began: float = 0.0
+    offers: Offers | None = None

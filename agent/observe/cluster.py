@@ -41,13 +41,15 @@ def pod_of(item: Object) -> Pod:
         owner_name=owner.get("name", ""),
         labels=dict(metadata.get("labels") or {}),
         annotations=annotations,
-        gpus=_requests([*(spec.get("containers") or []), *(spec.get("initContainers") or [])]),
+        gpus=_requests(_all_containers(spec)),
         priority=spec.get("priority") or 0,
         mirror="kubernetes.io/config.mirror" in annotations,
         disk_scratch=any("emptyDir" in v and (v["emptyDir"] or {}).get("medium") != "Memory" for v in volumes),
         reason=status.get("reason") or "",
         reported=_reported(metadata, status),
         gates={c["name"]: gates for c in spec.get("containers") or [] if (gates := _gates(c))},
+        claims=_claims(spec, status),
+        dra_driver=owner.get("kind") == "DaemonSet" and _is_dra_driver(metadata, spec),
     )
 
 
@@ -92,6 +94,31 @@ def _gates(container: Object) -> frozenset[str]:
     text = next((e.get("value") or "" for e in container.get("env") or [] if e.get("name") == "FEATURE_GATES"), "")
     pairs = (pair.partition("=") for pair in text.split(","))
     return frozenset(name.strip() for name, _, value in pairs if value.strip().lower() == "true")
+
+
+def _claims(spec: Object, status: Object) -> frozenset[str]:
+    """By name, those of a template and that of an extended resource included. One that no container uses gives no device."""
+    used = {c["name"] for one in _all_containers(spec) for c in (one.get("resources") or {}).get("claims") or []}
+    made = {s["name"]: s.get("resourceClaimName") for s in status.get("resourceClaimStatuses") or []}
+    names = {
+        entry.get("resourceClaimName") or made.get(entry["name"])
+        for entry in spec.get("resourceClaims") or []
+        if entry["name"] in used
+    }
+    names.add((status.get("extendedResourceClaimStatus") or {}).get("resourceClaimName"))
+    return frozenset(name for name in names if name)
+
+
+def _all_containers(spec: Object) -> list[Object]:
+    return [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
+
+
+def _is_dra_driver(metadata: Object, spec: Object) -> bool:
+    """By the labels of its Helm chart (read in November 2026), of which the first part is the chart's name. Its other container,
+    for compute domains, offers no GPU."""
+    labels = metadata.get("labels") or {}
+    component = any(key.endswith("-component") and value == "kubelet-plugin" for key, value in labels.items())
+    return component and any(c.get("name") == "gpus" for c in spec.get("containers") or [])
 
 
 def _reported(metadata: Object, status: Object) -> float | None:

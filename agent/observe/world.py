@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from agent.model.errors import RetryError
 from agent.model.mig import Gpu
-from agent.model.node import Boot, Budget, DeviceOwner, Node
+from agent.model.node import Boot, Budget, DeviceOwner, Node, Offers, Pod
 from agent.model.snapshot import Snapshot
+from agent.observe.claims import Claims
 from agent.observe.cluster import budget_of, node_of, pod_of
 from agent.observe.paper import with_other_names
 from agent.observe.processes import OriginOf, with_origins
@@ -53,6 +54,7 @@ class World:
         pods: Known,
         gpus: Gpus,
         kubelet: Kubelet,
+        claims: Claims,
         origin_of: OriginOf,
         budgets: Callable[[], Any],
         boot: Callable[[], Boot],
@@ -62,6 +64,7 @@ class World:
         self._pods = pods
         self._gpus = gpus
         self._kubelet = kubelet
+        self._claims = claims
         self._origin_of = origin_of
         self._budgets = budgets
         self._boot = boot
@@ -80,10 +83,11 @@ class World:
         if not self._pods.synced:
             raise RetryError("the pods of this node are not known yet")
         gpus = tuple(with_other_names(gpu) for gpu in await self._gpus.read())
-        owners, owners_error = await self._owners()
         pods = tuple(pod_of(item) for item in self._pods.objects)
+        offers = await self._claims.offers(pods)
+        owners, error = await owners_of(self._kubelet, self._claims, pods, offers)
         gpus = with_origins(gpus, pods, self._origin_of)
-        return Snapshot(self._now(), node, gpus, pods, owners, owners_error, boot_began=self._boot().began)
+        return Snapshot(self._now(), node, gpus, pods, owners, error, boot_began=self._boot().began, offers=offers)
 
     async def budgets(self) -> tuple[Budget, ...]:
         """Every disruption budget of the cluster."""
@@ -93,11 +97,15 @@ class World:
         """Close NVML, so that a driver can be unloaded."""
         await self._gpus.release()
 
-    async def _owners(self) -> tuple[tuple[DeviceOwner, ...] | None, str]:
-        try:
-            return await self._kubelet.owners(), ""
-        except RetryError as error:
-            return None, str(error)
+
+async def owners_of(
+    kubelet: Kubelet, claims: Claims, pods: tuple[Pod, ...], offers: Offers | None
+) -> tuple[tuple[DeviceOwner, ...] | None, str]:
+    """(who has which device, why that is not known)."""
+    try:
+        return await claims.owners(await kubelet.owners(), pods, offers), ""
+    except RetryError as error:
+        return None, str(error)
 
 
 def read_layouts(path: str) -> tuple[str, str]:

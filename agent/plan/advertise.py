@@ -8,24 +8,39 @@ from dataclasses import dataclass
 
 from agent.model.labels import CLIENTS, DEVICE_PLUGIN, STRATEGY
 from agent.model.mig import Gpu
-from agent.model.node import Node, Pod
+from agent.model.node import Node, Offers, Pod
 from agent.model.sharing import Sharing
 from agent.model.snapshot import Snapshot
 
 _PLUGIN_APPS = next(client.apps for client in CLIENTS if client.label == DEVICE_PLUGIN)
 
 
-def has_advertiser(seen: Snapshot) -> bool:
-    """Whether NVIDIA's device plugin runs, is asked for, or has ever advertised here."""
-    asked = seen.node.labels.get(DEVICE_PLUGIN, "false") != "false"
-    return asked or any(is_plugin(pod) for pod in seen.pods) or any(map(_ours, seen.node.capacity))
-
-
 def applied(seen: Snapshot) -> str:
     """Whose word an applied layout has."""
-    if has_advertiser(seen):
+    if _has_plugin(seen) or _has_driver(seen):
         return "applied"
-    return "applied; no device plugin runs here, so the hardware's word alone counts"
+    return "applied; neither a device plugin nor a DRA driver runs here, so the hardware's word alone counts"
+
+
+def not_shown(seen: Snapshot, word: Word) -> str:
+    """In words how what is advertised here differs from the layout; empty where it does not, or nobody advertises."""
+    wrong = [difference(seen.node, seen.gpus, word)] if _has_plugin(seen) else []
+    wrong += [not_offered(seen.offers, seen.gpus)] if _has_driver(seen) else []
+    return "; ".join(filter(None, wrong))
+
+
+def _has_plugin(seen: Snapshot) -> bool:
+    """Whether NVIDIA's device plugin runs, is asked for, or has ever advertised here. What it leaves behind on a node that has
+    changed to a DRA driver is no sign of it."""
+    asked = seen.node.labels.get(DEVICE_PLUGIN, "false") != "false"
+    if asked or any(is_plugin(pod) for pod in seen.pods):
+        return True
+    return any(_ours(name) and (count or not _has_driver(seen)) for name, count in seen.node.capacity.items())
+
+
+def _has_driver(seen: Snapshot) -> bool:
+    """Whether NVIDIA's DRA driver offers GPUs here, or is about to."""
+    return any(pod.dra_driver for pod in seen.pods) or bool(seen.offers is not None and seen.offers.devices)
 
 
 def is_plugin(pod: Pod) -> bool:
@@ -62,6 +77,25 @@ def difference(node: Node, gpus: tuple[Gpu, ...], word: Word) -> str:
         # Whatever is shown beside is that GPU's.
         return ""
     return f"allocatable shows {_words(shown)}, the layout is {_words(wanted[0])}"
+
+
+def not_offered(offers: Offers | None, gpus: tuple[Gpu, ...]) -> str:
+    """In words what the ResourceSlices of NVIDIA's DRA driver offer and what they should: every compute instance, and every GPU
+    outside MIG mode, by UUID."""
+    if offers is None:
+        return "the ResourceSlices of this node are not known yet"
+    if not offers.whole:
+        return "the ResourceSlices of this node are being written"
+    read = [gpu for gpu in gpus if not gpu.unknown]
+    wanted = {gpu.uuid for gpu in read if not gpu.mig_enabled}
+    wanted |= {one.uuid for gpu in read if gpu.mig_enabled for i in gpu.instances for one in i.compute}
+    shown = set(offers.devices.values())
+    # What is shown beside may be a GPU's that cannot be read.
+    over = shown - wanted if len(read) == len(gpus) else set()
+    if wanted <= shown and not over:
+        return ""
+    more = f", and {len(over)} that are not there" if over else ""
+    return f"ResourceSlices offer {len(wanted & shown)} of {len(wanted)} devices of the layout{more}"
 
 
 def expected(gpus: tuple[Gpu, ...], strategy: str) -> dict[str, int]:

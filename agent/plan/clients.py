@@ -14,7 +14,11 @@ from agent.model.steps import Change
 def client_pods(seen: Snapshot, mode: bool) -> tuple[Pod, ...]:
     """Pods of the GPU clients that a change concerns; a change of mode concerns every one."""
     apps = labels.CHECKERS.union(*(client.apps for client in labels.CLIENTS if client.every_change or mode))
-    return tuple(pod for pod in seen.pods if pod.app in apps and pod.owner_kind == "DaemonSet" and not pod.finished)
+    return tuple(
+        pod
+        for pod in seen.pods
+        if (pod.app in apps or pod.dra_driver) and pod.owner_kind == "DaemonSet" and not pod.finished
+    )
 
 
 def is_paused_by_label(pod: Pod, node: Node, mode: bool) -> bool:

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 
 from agent.model.labels import DEVICE_PLUGIN, EVICT, SAFE_TO_EVICT
 from agent.model.mig import Gpu, GpuProcess, Layout, Part
-from agent.model.node import Budget, Pod, PodRef
+from agent.model.node import Budget, DeviceOwner, Pod, PodRef
 from agent.model.operation import Operation
 from agent.model.snapshot import Snapshot
+from agent.plan.advertise import not_offered
 from agent.plan.clients import is_paused_by_label
 from agent.plan.placement import Tenants
 
@@ -148,6 +149,11 @@ class _Census:
         self._pods = {(pod.ref.namespace, pod.ref.name): pod for pod in seen.pods}
         self._by_uid = {pod.ref.uid: pod for pod in seen.pods}
         self._owners = _owners_by_device(seen)
+        self._anywhere = [
+            f"{owner.namespace}/{owner.name} (it has {', '.join(owner.claimed)} by a claim; which slice that is is not known)"
+            for owner in seen.owners or ()
+            if (owner.namespace, owner.name) not in self._pods and _may_be_any(owner, seen)
+        ]
         self.spent = frozenset(
             pod.ref for pod in seen.pods if any(budget.disruptions_allowed < 1 for budget in _covering(pod, seen))
         )
@@ -158,6 +164,7 @@ class _Census:
         pods = {pod.ref: pod for name in names if (pod := self._pods.get(name)) is not None and not pod.finished}
         ghosts = [name for name in names if name not in self._pods]
         strangers = [f"{'/'.join(name)} (the kubelet lists it, the API server does not)" for name in ghosts]
+        strangers += self._anywhere
         ending = []
         for process in processes:
             pod = self._by_uid.get(process.pod or "")
@@ -188,13 +195,26 @@ class _Census:
 
 
 def unlisted(seen: Snapshot) -> tuple[Pod, ...]:
-    """Pods bound here that ask for GPUs and that the kubelet has given nothing yet: they may come to hold any slice."""
-    listed = {(owner.namespace, owner.name) for owner in seen.owners or ()}
+    """Pods bound here that may come to hold any slice: they ask for GPUs and the kubelet has given them nothing yet, or which
+    slice they have by a claim is not known."""
+    owners = seen.owners or ()
+    listed = {(owner.namespace, owner.name) for owner in owners if owner.of_gpus}
+    unsure = {(owner.namespace, owner.name) for owner in owners if _may_be_any(owner, seen)}
     return tuple(
         pod
         for pod in seen.pods
-        if pod.gpus and not pod.finished and not pod.terminating and (pod.ref.namespace, pod.ref.name) not in listed
+        if not pod.finished
+        and (
+            (pod.ref.namespace, pod.ref.name) in unsure
+            or (pod.gpus and not pod.terminating and (pod.ref.namespace, pod.ref.name) not in listed)
+        )
     )
+
+
+def _may_be_any(owner: DeviceOwner, seen: Snapshot) -> bool:
+    """Whether nobody can say which slice this is. Where all that is there is offered, a claim on another one is on one that is
+    not there: as after a reboot, when pods wait for the slices that they had."""
+    return owner.unread or (bool(owner.claimed) and bool(not_offered(seen.offers, seen.gpus)))
 
 
 def in_the_way(refs: Iterable[PodRef], seen: Snapshot) -> str:

@@ -213,10 +213,9 @@ def _finish(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operatio
         stale = [p for p in seen.pods if p.ref.uid in operation.clients and not p.terminating and not p.finished]
         if stale:
             return Plan(DONE, tuple(RestartClient(pod.ref) for pod in stale))
-        if advertise.has_advertiser(seen):
-            waiting = _advertised(wish, seen, policy, memory, operation)
-            if waiting is not None:
-                return waiting
+        waiting = _advertised(wish, seen, policy, memory, operation)
+        if waiting is not None:
+            return waiting
     upgrade = upgrading(seen.node)
     if upgrade:
         return Waiting("driver-upgrade", f"done, but for a driver upgrade that has still to end ({upgrade})", DONE)
@@ -240,7 +239,7 @@ def _share(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
 def _advertised(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome | None:
     """None once the node shows what it has, or after the way back has waited long enough for that."""
     waited = memory.waited("not-advertised", DISCOVERY_SECONDS, seen.now)
-    wrong = advertise.difference(seen.node, seen.gpus, word(operation, seen.node, waited))
+    wrong = advertise.not_shown(seen, word(operation, seen.node, waited))
     if not wrong:
         return None
     wrong += hint(seen.node)

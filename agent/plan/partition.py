@@ -121,8 +121,8 @@ def _called_off(wish: Desired | Unasked, seen: Snapshot, policy: Policy, last: N
 def _settled(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Outcome:
     """The hardware is as wished. A node that does not show it has its GPU clients started anew, twice at most: a call of ours
     that came back late may have changed the GPUs behind them, and a change that ended so may not have seen which of them ran."""
-    wrong = advertise.difference(seen.node, seen.gpus, word(None, seen.node))
-    if not wrong or not advertise.has_advertiser(seen):
+    wrong = advertise.not_shown(seen, word(None, seen.node))
+    if not wrong:
         return Settled(advertise.applied(seen))
     last = memory.last
     tried = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.model.mig import Gpu, GpuWish
-from agent.model.node import PodRef
+from agent.model.node import Pod, PodRef
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus
 from agent.model.snapshot import Snapshot
@@ -149,11 +149,21 @@ def overdue_pods(seen: Snapshot, change: Change, memory: Memory) -> Waiting | No
     ]
     if not overdue:
         return None
-    names = ", ".join(str(pod.ref) for pod in overdue)
-    words = (
-        f"bound to this node and asking for a GPU, but given none by the kubelet for {_LONGEST_ADMISSION_SECONDS:.0f} s"
-    )
+    names = ", ".join(f"{pod.ref}{_by_claims(pod, seen)}" for pod in overdue)
+    words = f"bound to this node and asking for a GPU, but known to have none for {_LONGEST_ADMISSION_SECONDS:.0f} s"
     return Waiting("blocked", f"{words}, so they may take any slice: {names}", change)
+
+
+def _by_claims(pod: Pod, seen: Snapshot) -> str:
+    """The devices that it has by claims and that nobody can name, in words."""
+    owners = [
+        owner for owner in seen.owners or () if (owner.namespace, owner.name) == (pod.ref.namespace, pod.ref.name)
+    ]
+    claimed = sorted({name for owner in owners for name in owner.claimed})
+    unread = sorted({owner.claim for owner in owners if owner.unread})
+    words = [f"no ResourceSlice of this node has its {', '.join(claimed)}"] if claimed else []
+    words += [f"what it has by {', '.join(unread)} cannot be read"] if unread else []
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def gpu_unknown(unread: tuple[Gpu, ...]) -> Waiting:

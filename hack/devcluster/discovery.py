@@ -37,6 +37,11 @@ def group_list() -> Object:
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(group) for group in groups()]}
 
 
+def group(name: str) -> Object | None:
+    """``APIGroup``; None for one that is not served."""
+    return {"kind": "APIGroup", "apiVersion": "v1", **_group(name)} if name in groups() else None
+
+
 def resource_list(group: str, version: str) -> Object | None:
     """``APIResourceList`` of one group version; None for one that is not served."""
     served = _kinds_of(group, version)

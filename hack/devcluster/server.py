@@ -61,6 +61,7 @@ class ApiServer:
             app.router.add_get(path, _groups)
         app.router.add_get("/openapi/v3", _openapi_index)
         app.router.add_get("/openapi/v3/{path:.+}", _openapi_document)
+        app.router.add_get("/apis/{group}", _group)
         for path in ("/api/{version}", "/apis/{group}/{version}"):
             app.router.add_get(path, _resource_list)
         add_dev_routes(app, self.api, self.log, self.faults, self.restart)
@@ -195,6 +196,13 @@ async def _groups(request: web.Request) -> web.Response:
         headers = {"Content-Type": discovery.AGGREGATED}
         return web.Response(text=json.dumps(discovery.aggregated(core)), headers=headers)
     return web.json_response(discovery.api_versions() if core else discovery.group_list())
+
+
+async def _group(request: web.Request) -> web.Response:
+    found = discovery.group(request.match_info["group"])
+    if found is None:
+        raise unknown_path()
+    return web.json_response(found)
 
 
 async def _resource_list(request: web.Request) -> web.Response:

@@ -146,6 +146,12 @@ class KubeContract:
         again = await kube.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
         assert (again.code, again.body["reason"]) == (409, "AlreadyExists")
 
+    async def test_an_api_group_says_which_of_its_versions_it_prefers(self, kube: Kube) -> None:
+        answer = await kube.call("GET", "/apis/policy")
+        assert (answer.body["kind"], answer.body["name"]) == ("APIGroup", "policy")
+        assert answer.body["preferredVersion"] == {"groupVersion": "policy/v1", "version": "v1"}
+        assert (await kube.call("GET", "/apis/not.served.example")).code == 404
+
     async def test_a_lease_needs_microseconds_and_a_revision(self, kube: Kube, namespace: str) -> None:
         path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         spec = {"holderIdentity": "me", "renewTime": "2026-01-01T00:00:00Z"}

@@ -186,19 +186,22 @@ async def agent_node(
     deploy_labels: bool = True,
     driver: int = 580,
     config_map: Object | None = None,
+    device_plugin: bool = True,
     **settings: Any,
 ) -> AsyncIterator[AgentNode]:
     """A node whose device plugin runs; the agent is not started yet, and is ended at the end. ``config_map`` has the plugin's
     configurations; ``settings`` are fields of KubeletSettings."""
     gpus = SimulatedGpus.create(folder, *(boards or ("H100-80GB-SXM",)), mig=mig, driver=driver)
     async with dev_cluster(folder) as cluster:
-        cluster.install_device_plugin(name_of(config_map) if config_map else "")
+        if device_plugin:
+            cluster.install_device_plugin(name_of(config_map) if config_map else "")
         if config_map:
             cluster.create(kinds.CONFIGMAPS, config_map, gpu_operator.NAMESPACE)
-        if not deploy_labels:
+        if device_plugin and not deploy_labels:
             selector = {"spec": {"template": {"spec": {"nodeSelector": None}}}}
             cluster.merge(kinds.DAEMONSETS, gpu_operator.DEVICE_PLUGIN, selector, gpu_operator.NAMESPACE)
-        deploy = {labels.DEVICE_PLUGIN: "true", "nvidia.com/gpu.deploy.dcgm-exporter": "true"}
+        deploy = {"nvidia.com/gpu.deploy.dcgm-exporter": "true"}
+        deploy |= {labels.DEVICE_PLUGIN: "true"} if device_plugin else {}
         kubelet = cluster.add_kubelet(
             NODE,
             {},
@@ -211,7 +214,9 @@ async def agent_node(
             **settings,
         )
         node = AgentNode(cluster, gpus, kubelet, folder)
-        await node.cluster_until(lambda: bool(node.pods("nvidia-device-plugin-daemonset")), "device plugin runs")
+        await node.cluster_until(lambda: cluster.find(kinds.NODES, NODE) is not None, "the node is there")
+        if device_plugin:
+            await node.cluster_until(lambda: bool(node.pods("nvidia-device-plugin-daemonset")), "device plugin runs")
         try:
             yield node
         finally:

@@ -16,13 +16,14 @@ import pytest_asyncio
 
 from agent.model import labels
 from agent.model.fleet import SLOT_PREFIX
-from hack.devcluster import kinds
+from hack.devcluster import kinds, nvidia_dra_driver
 from hack.devcluster.kubeconfig import write_pod_kubeconfig
 from hack.devcluster.kubelet.pod_identity import identity_folder
 from hack.devcluster.objects import Object, name_of, uid_of
 from hack.kubectl import NoKubectlError, carried
 from tests.e2e.agent_node import NODE, AgentNode, agent_node
 from tests.fakes.devcluster import bare_node, is_running
+from tests.fakes.dra import claim, claiming_pod
 
 BASE = Path(__file__).resolve().parents[2] / "manifests" / "base"
 ACCOUNT = "system:serviceaccount:warmslice:warmslice"
@@ -62,9 +63,10 @@ async def _kubectl(kubeconfig: Path, *arguments: str) -> tuple[int, str]:
 
 
 @pytest_asyncio.fixture
-async def installed(tmp_path: Path) -> AsyncIterator[Installed]:
-    """Roles are enforced and nobody comes without a token; the DaemonSet's pod runs, and the agent is about to."""
-    async with agent_node(tmp_path) as node:
+async def installed(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Installed]:
+    """Roles are enforced and nobody comes without a token; the DaemonSet's pod runs, and the agent is about to. The parameter
+    is what the node has."""
+    async with agent_node(tmp_path, **getattr(request, "param", {})) as node:
         gate = node.cluster.control_plane.server.gate
         gate.authorizer.enforced = True
         gate.authenticator.without_token = None
@@ -97,6 +99,29 @@ async def test_what_is_shipped_is_enough_for_a_change_that_moves_pods(installed:
     assert {"list", "watch", "patch", "create"} <= {entry.verb for entry in asked}
     evictions = [entry for entry in asked if entry.object.endswith("/eviction")]
     assert [(entry.user, entry.verb, entry.status) for entry in evictions] == [(ACCOUNT, "create", 201)]
+
+
+@pytest.mark.parametrize("installed", [{"device_plugin": False, "uses_dra": True, "dra_resync_s": 0.05}], indirect=True)
+async def test_what_is_shipped_is_enough_for_slices_by_claims(installed: Installed) -> None:
+    """The pod's claim is read because the kubelet, which cannot admit it, does not list it."""
+    node = installed.node
+    nvidia_dra_driver.install(node.cluster.api)
+    node.wish("small")
+    await node.start(kubeconfig=installed.kubeconfig)
+    await node.until("success", "small")
+    node.cluster.create(kinds.RESOURCE_CLAIMS, claim("never"))
+    node.cluster.create(kinds.PODS, claiming_pod("waits", claims=["never"], node=NODE))
+    refused = "FailedPrepareDynamicResources"
+    await node.cluster.wait_for_any(kinds.EVENTS, lambda event: event["reason"] == refused)
+    node.wish("mixed")
+    await node.cluster_until(lambda: node.status().get("reason") == "pod-starting", "the pod is waited for")
+    asked = node.cluster.requests(user_agent="warmslice")
+    assert [(entry.verb, entry.object, entry.status) for entry in asked if entry.status in (401, 403, 422)] == []
+    of_claims = {(entry.verb, kind) for entry in asked for kind in _OF_DRA if f"/{kind}" in entry.path}
+    assert of_claims == {("list", "resourceslices"), ("watch", "resourceslices"), ("get", "resourceclaims")}
+
+
+_OF_DRA = ("resourceslices", "resourceclaims", "deviceclasses", "resourceclaimtemplates")
 
 
 async def test_what_is_shipped_is_enough_for_slots_of_the_fleet(installed: Installed) -> None:
@@ -149,6 +174,8 @@ async def test_kubectl_says_of_the_agents_token_what_the_manifest_gives_and_no_m
         "pods": "[get list watch delete]",
         "pods/eviction": "[create]",
         "poddisruptionbudgets.policy": "[list]",
+        "resourceslices.resource.k8s.io": "[list watch]",
+        "resourceclaims.resource.k8s.io": "[get]",
         "leases.coordination.k8s.io": "[get list watch create patch delete]",
     }
     for verb in ("create", "patch"):

@@ -31,10 +31,11 @@ from agent.model.errors import (
     RetryError,
 )
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, GpuProcess, Placement, Profile, Shape, Slot, arrange
-from agent.model.node import Boot, DeviceOwner, Origin, PodRef
+from agent.model.node import DRA_DRIVER, Boot, DeviceOwner, Origin, PodRef
 from agent.model.report import PartitionReport
 from agent.model.sharing import Sharing, named_by
 from agent.model.steps import Step
+from agent.observe.claims import Claims
 from agent.observe.paper import gpu_on_paper, instance_on_paper
 from agent.observe.world import World
 from agent.plan.way import Policy
@@ -326,11 +327,24 @@ class NodeWorld:
     cannot be asked in which pod that is. ``freeze_plugin``: the device plugin runs and tells nothing. ``lacking``: entries that
     the plugin's ConfigMap has not; it has every other of ours. ``foreign``: replicas by resource of the other entries there.
     ``on_reboot_command`` is what the hook does: the machine goes a moment after it.
+
+    ``dra``: NVIDIA's DRA driver offers the GPUs, and no device plugin runs. Pods have their devices by claims then, of which
+    the kubelet tells unless it is ``old``; ``wiped``: the ResourceSlices are gone.
     """
 
     def __init__(
-        self, *gpus: Gpu, deploy_labels: bool = True, plugin: bool = True, strategy: str = "", name: str = "gpu-1"
+        self,
+        *gpus: Gpu,
+        deploy_labels: bool = True,
+        plugin: bool = True,
+        strategy: str = "",
+        name: str = "gpu-1",
+        dra: bool = False,
     ) -> None:
+        self.old = self.wiped = False
+        self.claimed: dict[str, str] = {}
+        self._dra = dra
+        self._offered: dict[str, tuple[str, str]] = {}
         self.effects = Effects()
         self.gpus = MemoryGpus(self.effects, gpus)
         self.time = 1_000_000.0
@@ -361,14 +375,15 @@ class NodeWorld:
         self.ghosts: list[tuple[dict[str, Any], str]] = []
         self.strangers: dict[str, tuple[GpuProcess, ...]] = {}
         self._serial = itertools.count(1)
-        self._plugin = plugin
+        self._plugin = plugin and not dra
         self._plugin_sees: tuple[str, dict[str, int]] | None = None
         self._plugin_config = ""
         self.lacking: set[str] = set()
         self.foreign: dict[str, dict[str, int]] = {"": {}}
         self.plugin_crashes: list[str] = []
         self._plugin_crashed = False
-        deploy = {labels.DEVICE_PLUGIN: "true", "nvidia.com/gpu.deploy.dcgm-exporter": "true"} if deploy_labels else {}
+        deploy = {"nvidia.com/gpu.deploy.dcgm-exporter": "true", **({} if dra else {labels.DEVICE_PLUGIN: "true"})}
+        deploy = deploy if deploy_labels else {}
         self.node: dict[str, Any] = {
             "metadata": {
                 "name": name,
@@ -420,15 +435,47 @@ class NodeWorld:
         if self.kubelet_down:
             raise RetryError("PodResources: connection refused")
         return tuple(
-            DeviceOwner(
-                p["metadata"]["namespace"], p["metadata"]["name"], "main", "nvidia.com/gpu", self.devices_of(uid)
-            )
+            self._owner(uid, p)
             for uid, p in self.pods.items()
-            if uid in self.devices and uid not in self.unlisted
+            if uid in self.devices and uid not in self.unlisted and not (self.old and uid in self.claimed)
         ) + tuple(
             DeviceOwner(p["metadata"]["namespace"], p["metadata"]["name"], "main", "nvidia.com/gpu", (device,))
             for p, device in self.ghosts
         )
+
+    def _owner(self, uid: str, pod: dict[str, Any]) -> DeviceOwner:
+        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        if uid in self.claimed:
+            device = f"{self.node['metadata']['name']}/{self.claimed[uid]}"
+            return DeviceOwner(namespace, name, "main", DRA_DRIVER, claim=name, claimed=(device,))
+        return DeviceOwner(namespace, name, "main", "nvidia.com/gpu", self.devices_of(uid))
+
+    async def slices(self) -> tuple[dict[str, Any], ...] | None:
+        """ResourceSlices of the node; one device each is as good as all in one."""
+        if self.wiped:
+            return ()
+        node = self.node["metadata"]["name"]
+        return tuple(
+            {
+                "metadata": {"name": f"{node}-{device}"},
+                "spec": {
+                    "driver": DRA_DRIVER,
+                    "pool": {"name": node, "generation": 1, "resourceSliceCount": len(self._offered)},
+                    "devices": [{"name": device, "attributes": {"type": {"string": kind}, "uuid": {"string": uuid}}}],
+                },
+            }
+            for device, (kind, uuid) in self._offered.items()
+        )
+
+    def rest(self) -> None:
+        return
+
+    async def claim(self, namespace: str, name: str) -> dict[str, Any]:
+        """Of the name of its pod."""
+        [uid] = self.uids(name)
+        result = {"driver": DRA_DRIVER, "pool": self.node["metadata"]["name"], "device": self.claimed[uid]}
+        allocation = {"devices": {"results": [{"request": "gpu", **result}]}}
+        return {"status": {"allocation": allocation, "reservedFor": [{"resource": "pods", "uid": uid}]}}
 
     def origin(self, pid: int) -> Origin | None:
         """In which pod a process runs."""
@@ -484,6 +531,12 @@ class NodeWorld:
         }
         if device:
             self.devices[uid] = device
+        if device and self._dra:
+            self.claimed[uid] = next(name for name, (_, uuid) in self._offered.items() if uuid == device)
+            self.pods[uid]["spec"] = {
+                "resourceClaims": [{"name": "gpu", "resourceClaimName": name}],
+                "containers": [{"resources": {"claims": [{"name": "gpu"}]}}],
+            }
         self._follow_pods()
         return uid
 
@@ -512,12 +565,18 @@ class NodeWorld:
         self.node["status"]["nodeInfo"]["bootID"] = self.boot.id
         self._follow_pods()
         self._device_plugin()
+        self._dra_driver()
 
     def restart_plugin(self) -> None:
         """What an administrator does."""
         for uid in self.uids("nvidia-device-plugin"):
             self.ends_in(uid, 0.0)
             self._plugin_sees = None
+
+    def restart_driver(self) -> None:
+        """Its pod ends; the DaemonSet makes another with the next tick."""
+        for uid in self.uids("nvidia-dra-driver-gpu-kubelet-plugin"):
+            self._end(uid)
 
     def ends_in(self, uid: str, seconds: float) -> None:
         """A pod is told to go."""
@@ -528,6 +587,7 @@ class NodeWorld:
         if uid in self.remains and uid not in self.idle:
             self._remaining += [(uid, device, self.time + self.remains[uid]) for device in self.devices_of(uid)]
         del self.pods[uid]
+        self.claimed.pop(uid, None)
         self.devices.pop(uid, None)
         self.further.pop(uid, None)
 
@@ -618,6 +678,26 @@ class NodeWorld:
         if self._plugin_sees is not None and not self.freeze_plugin:
             self._status(self._plugin_sees[1])
 
+    def _dra_driver(self) -> None:
+        """Its DaemonSet starts it again wherever it ends; it reads the GPUs once, at its start."""
+        name = "nvidia-dra-driver-gpu-kubelet-plugin"
+        if not self._dra or self.uids(name):
+            return
+        component = {"nvidia-dra-driver-gpu-component": "kubelet-plugin"}
+        uid = self.add_pod(name, None, "DaemonSet", None, component, "nvidia-dra-driver-gpu")
+        self.pods[uid]["spec"] = {"containers": [{"name": "gpus"}]}
+        self._offered = self._devices_now()
+
+    def _devices_now(self) -> dict[str, tuple[str, str]]:
+        """Kind and UUID by the driver's name."""
+        found = {f"gpu-{gpu.index}": ("gpu", gpu.uuid) for gpu in self.gpus.gpus.values() if not gpu.mig_enabled}
+        for gpu in self.gpus.gpus.values():
+            for i in gpu.instances if gpu.mig_enabled else ():
+                for c in i.compute:
+                    place = f"{i.placement.start}-{i.placement.size}-{c.start}-{c.slices}"
+                    found[f"gpu-{gpu.index}-mig-{place}"] = ("mig", c.uuid)
+        return found
+
     def _end_mps_servers(self) -> None:
         """Their control daemon runs where the plugin does."""
         kept = {
@@ -651,6 +731,13 @@ class NodeWorld:
             self.plugin_crashes.append(str([str(gpu.layout) for gpu in self.gpus.gpus.values()]))
             return {}
         return shown
+
+    def advertises_what_is_there(self) -> bool:
+        """Whether scheduler and kubelet know the GPUs as they are."""
+        if self._dra:
+            return self._offered == self._devices_now()
+        shown = {name: int(count) for name, count in self.node["status"]["allocatable"].items() if count != "0"}
+        return shown == self._shown_now()
 
     def _crashes(self, strategy: str, sharing: Sharing | None) -> bool:
         """MPS beside slices; with ``single`` a GPU without slices, slices of several kinds, and whole GPUs beside them."""
@@ -795,6 +882,7 @@ def agent_on(
             _View(sees_pods or (lambda: world.pods.values())),
             world.gpus,
             world,
+            Claims(world),
             world.origin,
             world.budgets,
             lambda: world.boot,

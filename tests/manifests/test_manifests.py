@@ -51,6 +51,8 @@ def test_the_agent_may_do_what_its_code_does_and_nothing_more() -> None:
         "pods": {"get", "list", "watch", "delete"},
         "pods/eviction": {"create"},
         "poddisruptionbudgets": {"list"},
+        "resourceslices": {"list", "watch"},
+        "resourceclaims": {"get"},
         "events": {"create", "patch"},
         "leases": {"get", "list", "watch", "create", "patch", "delete"},
     }

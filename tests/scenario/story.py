@@ -124,9 +124,9 @@ class Story:
         )
 
 
-def drained(deploy_labels: bool = True, cordoned: bool = False) -> NodeWorld:
+def drained(deploy_labels: bool = True, cordoned: bool = False, dra: bool = False) -> NodeWorld:
     """Seven small slices; one pod must go, one must stay, on the way to 4x1g + 1x3g."""
-    world = NodeWorld(h100(SEVEN), deploy_labels=deploy_labels)
+    world = NodeWorld(h100(SEVEN), deploy_labels=deploy_labels, dra=dra)
     world.add_pod("stays", world.device(0, 1))
     world.add_pod("goes", world.device(0, 5))
     if cordoned:
@@ -135,9 +135,9 @@ def drained(deploy_labels: bool = True, cordoned: bool = False) -> NodeWorld:
     return world
 
 
-def mode_on() -> NodeWorld:
+def mode_on(dra: bool = False) -> NodeWorld:
     """A GPU outside MIG that a pod has as a whole, on the way to 4x1g + 1x3g."""
-    world = NodeWorld(replace(h100(), mig_enabled=False, mig_pending=False))
+    world = NodeWorld(replace(h100(), mig_enabled=False, mig_pending=False), dra=dra)
     world.add_pod("whole", next(iter(world.gpus.gpus)))
     world.label(value="1x3g.40gb_4x1g.10gb")
     return world

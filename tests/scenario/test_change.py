@@ -375,7 +375,7 @@ async def test_without_a_device_plugin_the_hardwares_word_counts_and_that_is_sai
     world.label(value="2x3g.40gb")
     await settle(world, agent_on(world)[0])
     assert _status(world)["state"] == "success"
-    assert "no device plugin runs here" in _status(world)["message"]
+    assert "neither a device plugin nor a DRA driver runs here" in _status(world)["message"]
 
 
 async def test_a_record_that_cannot_be_read_stops_everything_and_calls_a_human() -> None:

@@ -192,6 +192,8 @@ STORIES = (
     Story("shared anew, no deploy labels", lambda: _shared_anew(False), MIXED, "success", config=HALVED),
     Story("shared, create fails", _shared_and_rolled_back, tuple(SEVEN.split()), "failed", config=QUARTERS),
     Story("shared no more", _shared_no_more, tuple(SEVEN.split()), "success"),
+    Story("drain, slices by claim", lambda: drained(dra=True), MIXED, "success"),
+    Story("mode on, GPUs by claim", lambda: mode_on(dra=True), MIXED, "success"),
     Story("entry not there", _shared_with_an_entry_that_is_not_there, tuple(SEVEN.split()), "failed", config=QUARTERS),
 )
 
@@ -277,5 +279,4 @@ async def test_the_wish_is_reached_and_the_node_given_back(story: Story, one: Di
     assert bool(world.node["spec"].get("unschedulable")) is story.cordoned
     assert world.uids("stays") == stays
     assert world.services_run
-    shown = {name: int(count) for name, count in world.node["status"]["allocatable"].items() if count != "0"}
-    assert shown == world._shown_now()
+    assert world.advertises_what_is_there()

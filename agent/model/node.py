@@ -30,6 +30,7 @@ class Node:
     allocatable: Mapping[str, int]
     capacity: Mapping[str, int]
     boot_id: str
+    os_image: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -24,6 +24,7 @@ def node_of(item: Object) -> Node:
         allocatable=_gpus(status.get("allocatable")),
         capacity=_gpus(status.get("capacity")),
         boot_id=(status.get("nodeInfo") or {}).get("bootID", ""),
+        os_image=(status.get("nodeInfo") or {}).get("osImage", ""),
     )
 
 

@@ -24,9 +24,21 @@ def applied(seen: Snapshot) -> str:
 
 def not_shown(seen: Snapshot, word: Word) -> str:
     """In words how what is advertised here differs from the layout; empty where it does not, or nobody advertises."""
-    wrong = [difference(seen.node, seen.gpus, word)] if _has_plugin(seen) else []
-    wrong += [not_offered(seen.offers, seen.gpus)] if _has_driver(seen) else []
-    return "; ".join(filter(None, wrong))
+    by_plugin = difference(seen.node, seen.gpus, word) if _has_plugin(seen) else ""
+    by_driver = not_offered(seen.offers, seen.gpus) if _has_driver(seen) else ""
+    wrong = "; ".join(filter(None, (by_plugin, by_driver)))
+    return wrong if not wrong or has_known_advertiser(seen) else f"{wrong} ({_NO_POD})"
+
+
+def has_known_advertiser(seen: Snapshot) -> bool:
+    """Whether what advertises here has a pod that can be started anew, or is going to have one."""
+    asked = seen.node.labels.get(DEVICE_PLUGIN, "false") != "false"
+    return asked or any(is_plugin(pod) for pod in seen.pods) or _has_driver(seen)
+
+
+def is_advertised(node: Node) -> bool:
+    """Whether somebody offers a GPU or a slice by the kubelet."""
+    return any(_ours(name) and count for name, count in node.allocatable.items())
 
 
 def _has_plugin(seen: Snapshot) -> bool:
@@ -46,6 +58,9 @@ def _has_driver(seen: Snapshot) -> bool:
 def is_plugin(pod: Pod) -> bool:
     """A pod of NVIDIA's device plugin."""
     return pod.app in _PLUGIN_APPS
+
+
+_NO_POD = "no pod of NVIDIA's device plugin runs here; if it is a service of the host, set refresh_commands to what restarts it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,17 @@
 
 Labels and environment are as the programs' public charts set them (read in November 2026): mig-manager by GPU Operator or by
 its own manifest; NVIDIA's DRA driver for GPUs, where dynamic MIG is the feature gate ``DynamicMIG`` of the container ``gpus``;
-HAMi, whose device plugin registers the mode of each GPU in a node annotation, and cuts those of mode ``mig`` itself.
+HAMi, whose device plugin registers the mode of each GPU in a node annotation, and cuts those of mode ``mig`` itself; GKE's device
+plugin, which cuts all GPUs alike where the node pool has a partition size.
 """
 
 from __future__ import annotations
 
 from agent.model.node import Node, Pod
 from agent.model.snapshot import Snapshot
+from agent.plan.host_plugin import is_gke_plugin
 
+_GKE_SIZE = "cloud.google.com/gke-gpu-partition-size"
 _HAMI_REGISTER = "hami.io/node-nvidia-register"
 
 
@@ -37,6 +40,11 @@ def _owner(pod: Pod, node: Node) -> str:
         return (
             "it is HAMi's device plugin in MIG mode; set operatingmode hami-core for this node in its configuration, "
             "or take the layout label from this node"
+        )
+    if is_gke_plugin(pod) and node.labels.get(_GKE_SIZE):
+        return (
+            f"it is GKE's device plugin, and the node pool has the partition size {node.labels[_GKE_SIZE]}; make a node pool "
+            "without one, or take the layout label from this node"
         )
     return ""
 

@@ -35,6 +35,7 @@ from agent.plan import advertise, reboot
 from agent.plan.applied import as_applied, drifted
 from agent.plan.clients import client_pods, with_clients_paused
 from agent.plan.drain import holdings
+from agent.plan.host_plugin import host_plugin
 from agent.plan.midway import midway
 from agent.plan.owners import second_owner
 from agent.plan.placement import Ask, Tenants, choose
@@ -82,6 +83,9 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Out
         return gpu_unknown(unread)
     if ideal.empty and not sharing:
         return _called_off(wish, seen, policy, last) or _settled(wish, seen, policy, memory)
+    service = "" if policy.refreshes else host_plugin(seen)
+    if service:
+        return Refusal("host-plugin", f"{wish.layout!r} would not be shown: {service}", wish.layout)
     ideal = replace(ideal, sharing=sharing)
     refusal = reboot.still_required(wish, seen, policy, last, ideal)
     if refusal is not None:

@@ -25,8 +25,8 @@ DONE = Change(())
 class Policy:
     """What an administrator may set about a change. ``wait_for_jobs_seconds`` is how long pods of Jobs are waited for before they
     are moved; ``drain_seconds`` is how long pods have to go, 0 for as long as they take. ``prepares``: there are commands that
-    come before a change. ``reboots``: there is a command that reboots the machine, which has gone ``reboot_seconds`` later at the
-    latest."""
+    come before a change, ``refreshes``: some that come after it. ``reboots``: there is a command that reboots the machine, which
+    has gone ``reboot_seconds`` later at the latest."""
 
     drain: DrainPolicy = field(default_factory=DrainPolicy)
     wait_for_jobs_seconds: float = 0.0
@@ -35,6 +35,7 @@ class Policy:
     patience_seconds: float = 300.0
     advertise_seconds: float = 300.0
     prepares: bool = False
+    refreshes: bool = False
     reboots: bool = False
     reboot_seconds: float = 600.0
 

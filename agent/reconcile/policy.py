@@ -17,6 +17,7 @@ def policy_of(settings: Settings) -> Policy:
         patience_seconds=settings.patience_seconds,
         advertise_seconds=settings.advertise_seconds,
         prepares=bool(settings.before_commands),
+        refreshes=bool(settings.refresh_commands),
         reboots=bool(settings.reboot_command),
         reboot_seconds=settings.reboot_timeout_seconds,
     )

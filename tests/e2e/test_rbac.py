@@ -17,13 +17,17 @@ import pytest_asyncio
 from agent.model import labels
 from agent.model.fleet import SLOT_PREFIX
 from hack.devcluster import kinds, nvidia_dra_driver
+from hack.devcluster.errors import ApiError
 from hack.devcluster.kubeconfig import write_pod_kubeconfig
 from hack.devcluster.kubelet.pod_identity import identity_folder
 from hack.devcluster.objects import Object, name_of, uid_of
+from hack.devcluster.request_log import LoggedRequest
+from hack.devcluster.targets import parse_target
 from hack.kubectl import NoKubectlError, carried
 from tests.e2e.agent_node import NODE, AgentNode, agent_node
 from tests.fakes.devcluster import bare_node, is_running
-from tests.fakes.dra import claim, claiming_pod
+from tests.fakes.dra import claim, claiming_pod, of_profile, request, template
+from tests.manifests.sources import rendered
 
 BASE = Path(__file__).resolve().parents[2] / "manifests" / "base"
 ACCOUNT = "system:serviceaccount:warmslice:warmslice"
@@ -40,6 +44,15 @@ class Installed:
     async def kubectl(self, *arguments: str) -> tuple[int, str]:
         """As the administrator: exit code, and all that it printed."""
         return await _kubectl(self.node.cluster.kubeconfig(), *arguments)
+
+    async def warmslice(self, *arguments: str) -> tuple[int, str]:
+        """The command, run in the agent's pod."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "agent", *arguments, "--kubeconfig", str(self.kubeconfig),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        output, _ = await process.communicate()
+        return process.returncode or 0, output.decode()
 
     async def kubectl_of_agent(self, *arguments: str) -> tuple[int, str]:
         """With the token of the agent's pod and nothing else."""
@@ -102,26 +115,56 @@ async def test_what_is_shipped_is_enough_for_a_change_that_moves_pods(installed:
 
 
 @pytest.mark.parametrize("installed", [{"device_plugin": False, "uses_dra": True, "dra_resync_s": 0.05}], indirect=True)
-async def test_what_is_shipped_is_enough_for_slices_by_claims(installed: Installed) -> None:
-    """The pod's claim is read because the kubelet, which cannot admit it, does not list it."""
+async def test_every_right_that_is_given_is_used_and_none_is_missing(installed: Installed) -> None:
+    """A node with slices by claims, in a fleet with a limit: all that an agent ever asks an API server for."""
     node = installed.node
     nvidia_dra_driver.install(node.cluster.api)
     node.wish("small")
-    await node.start(kubeconfig=installed.kubeconfig)
+    await node.start(kubeconfig=installed.kubeconfig, max_unavailable="50%", namespace="warmslice")
     await node.until("success", "small")
+    for _ in range(2):
+        # Said twice, an Event is counted.
+        node.wish("9x1g.10gb")
+        await node.until("failed", "9x1g.10gb")
+        node.wish("small")
+        await node.until("success", "small")
+    node.cluster.create(kinds.CLAIM_TEMPLATES, template("small", request(selectors=of_profile("1g.10gb"))))
+    for number in range(5):
+        node.cluster.create(
+            kinds.PODS, claiming_pod(f"p{number}", template="small", annotations={labels.EVICT: "true"})
+        )
+        await node.cluster.wait_for(kinds.PODS, f"p{number}", is_running)
+    node.wish("mixed")
+    await node.until("success", "mixed")
     node.cluster.create(kinds.RESOURCE_CLAIMS, claim("never"))
     node.cluster.create(kinds.PODS, claiming_pod("waits", claims=["never"], node=NODE))
     refused = "FailedPrepareDynamicResources"
     await node.cluster.wait_for_any(kinds.EVENTS, lambda event: event["reason"] == refused)
-    node.wish("mixed")
+    node.wish("small")
     await node.cluster_until(lambda: node.status().get("reason") == "pod-starting", "the pod is waited for")
+    code, said = await installed.warmslice("status", NODE)
+    assert code == 0, said
+    await node.stop()
     asked = node.cluster.requests(user_agent="warmslice")
+    assert {entry.user for entry in asked} == {ACCOUNT}
     assert [(entry.verb, entry.object, entry.status) for entry in asked if entry.status in (401, 403, 422)] == []
-    of_claims = {(entry.verb, kind) for entry in asked for kind in _OF_DRA if f"/{kind}" in entry.path}
-    assert of_claims == {("list", "resourceslices"), ("watch", "resourceslices"), ("get", "resourceclaims")}
+    assert {used for entry in asked if (used := _right(entry)) is not None} == granted()
 
 
-_OF_DRA = ("resourceslices", "resourceclaims", "deviceclasses", "resourceclaimtemplates")
+def _right(entry: LoggedRequest) -> tuple[str, str] | None:
+    """(verb, resource) of a request for a resource."""
+    try:
+        target = parse_target(entry.path)
+    except ApiError:
+        return None
+    return entry.verb, "/".join(filter(None, (target.kind.plural, target.subresource)))
+
+
+def granted() -> set[tuple[str, str]]:
+    """(verb, resource) of every rule of every role that is shipped."""
+    roles = [one for one in rendered() if one["kind"] in ("Role", "ClusterRole")]
+    rules = [rule for role in roles for rule in role["rules"]]
+    return {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 
 
 async def test_what_is_shipped_is_enough_for_slots_of_the_fleet(installed: Installed) -> None:
@@ -171,7 +214,7 @@ async def test_kubectl_says_of_the_agents_token_what_the_manifest_gives_and_no_m
     granted = {row[0]: row[-1].strip() for row in rows if row[0] and not row[0].startswith("self")}
     assert granted == {
         "nodes": "[get list watch patch]",
-        "pods": "[get list watch delete]",
+        "pods": "[list watch delete]",
         "pods/eviction": "[create]",
         "poddisruptionbudgets.policy": "[list]",
         "resourceslices.resource.k8s.io": "[list watch]",

@@ -48,7 +48,7 @@ def test_the_agent_may_do_what_its_code_does_and_nothing_more() -> None:
     granted = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
     assert granted == {
         "nodes": {"get", "list", "watch", "patch"},
-        "pods": {"get", "list", "watch", "delete"},
+        "pods": {"list", "watch", "delete"},
         "pods/eviction": {"create"},
         "poddisruptionbudgets": {"list"},
         "resourceslices": {"list", "watch"},

@@ -89,11 +89,22 @@ class NodeStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitedFor:
+    """A pod that the layout waits for. ``owner`` is its controller (``ReplicaSet/web-1``), ``budget`` a PodDisruptionBudget that
+    covers it; each may be empty."""
+
+    namespace: str
+    pod: str
+    owner: str
+    budget: str
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionReport:
     """What the last pass of the partition loop saw and came to; metrics and readiness are made from it.
 
-    ``finished`` and ``waits_since`` are seconds since the epoch. ``waits_for`` is empty when nothing is waited for. ``error``
-    is the sentence of a pass that failed; then the rest is of the pass before.
+    ``finished`` and ``waits_since`` are seconds since the epoch. ``waits_for`` is empty when nothing is waited for; ``pods`` are
+    those that the layout waits for. ``error`` is the sentence of a pass that failed; then the rest is of the pass before.
     """
 
     finished: float
@@ -103,3 +114,4 @@ class PartitionReport:
     waits_for: str = ""
     waits_since: float = 0.0
     error: str = ""
+    pods: tuple[WaitedFor, ...] = ()

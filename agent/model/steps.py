@@ -254,12 +254,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Not yet: something else has to happen first. ``look_again_seconds`` bounds the wait when no event comes."""
+    """Not yet: something else has to happen first. ``look_again_seconds`` bounds the wait when no event comes; ``pods`` are those
+    that it waits for."""
 
     reason: str
     message: str
     change: Change | None = None
     look_again_seconds: float = 10.0
+    pods: tuple[PodRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

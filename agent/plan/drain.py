@@ -22,6 +22,7 @@ from agent.model.labels import DEVICE_PLUGIN, EVICT, SAFE_TO_EVICT
 from agent.model.mig import Gpu, GpuProcess, Layout, Part
 from agent.model.node import Budget, DeviceOwner, Pod, PodRef
 from agent.model.operation import Operation
+from agent.model.report import WaitedFor
 from agent.model.snapshot import Snapshot
 from agent.plan.advertise import not_offered
 from agent.plan.clients import is_paused_by_label
@@ -40,12 +41,14 @@ class DrainPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """The holders of one GPU, and for each slice that cannot be freed who is in the way and why. ``strangers`` are the slices
-    of those that no pod of the API server accounts for."""
+    """The holders of one GPU, and for each slice that cannot be freed who is in the way and why; ``immovable`` are the pods of
+    these, by slice (None: of the GPU as a whole). ``strangers`` are the slices of those that no pod of the API server accounts
+    for."""
 
     tenants: Tenants
     reasons: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
     strangers: frozenset[Part] = frozenset()
+    immovable: Mapping[Part | None, frozenset[PodRef]] = field(default_factory=dict)
 
 
 def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, operation: Operation | None) -> Holdings:
@@ -62,6 +65,7 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, operation: Operation
     movable: dict[Part, frozenset[PodRef]] = {}
     fixed: dict[Part, tuple[str, ...]] = {}
     leaving: dict[Part, tuple[str, ...]] = {}
+    immovable: dict[Part | None, frozenset[PodRef]] = {}
     for part, compute, device in _slices(gpu):
         there = census.holders(device, _processes(gpu, *compute), whole=False)
         if there.strangers:
@@ -72,6 +76,7 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, operation: Operation
             movable[part] = there.pods
         if there.fixed or stays:
             fixed[part] = there.fixed + stays
+            immovable[part] = there.immovable
         if goes:
             leaving[part] = goes
     on_gpu = [process for process in gpu.processes if process.gpu_instance is None and not gpu.mig_enabled]
@@ -85,7 +90,7 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, operation: Operation
         leaving=leaving,
         whole_leaving=undivided.strangers + undivided.ending if midway else undivided.ending,
     )
-    return Holdings(tenants, fixed, frozenset(found))
+    return Holdings(tenants, fixed, frozenset(found), {**immovable, None: undivided.immovable})
 
 
 def in_use(gpu: Gpu, seen: Snapshot) -> Layout:
@@ -135,6 +140,7 @@ class _There:
     for, and what finished pods leave behind for a moment."""
 
     pods: frozenset[PodRef]
+    immovable: frozenset[PodRef]
     fixed: tuple[str, ...]
     strangers: tuple[str, ...]
     ending: tuple[str, ...]
@@ -181,6 +187,7 @@ class _Census:
         why = {ref: _why_fixed(pods[ref], self._seen, self._policy) for ref in sorted(pods)}
         return _There(
             frozenset(ref for ref, reason in why.items() if not reason),
+            frozenset(ref for ref, reason in why.items() if reason),
             tuple(reason for reason in why.values() if reason),
             tuple(strangers),
             tuple(ending),
@@ -223,6 +230,17 @@ def in_the_way(refs: Iterable[PodRef], seen: Snapshot) -> str:
     return "; ".join(_with_ties(known[ref], seen) if ref in known else str(ref) for ref in sorted(refs))
 
 
+def waited_for(refs: Iterable[PodRef], seen: Snapshot) -> tuple[WaitedFor, ...]:
+    """The same for programs, once for each budget."""
+    known = {pod.ref: pod for pod in seen.pods}
+    return tuple(
+        WaitedFor(ref.namespace, ref.name, f"{pod.owner_kind}/{pod.owner_name}" if pod.owner_kind else "", budget)
+        for ref in sorted(refs)
+        if (pod := known.get(ref)) is not None
+        for budget in [one.name for one in _covering(pod, seen)] or [""]
+    )
+
+
 def _with_ties(pod: Pod, seen: Snapshot) -> str:
     ties = [f"{pod.owner_kind} {pod.owner_name}" if pod.owner_kind else "no controller"]
     ties += [f"budget {budget.name} allows {budget.disruptions_allowed}" for budget in _covering(pod, seen)]
@@ -246,6 +264,7 @@ def _covering(pod: Pod, seen: Snapshot) -> Iterable[Budget]:
 def _why_fixed(pod: Pod, seen: Snapshot, policy: DrainPolicy) -> str:
     """Why this pod cannot be moved, beginning with its name; empty when it can."""
     where = str(pod.ref)
+    owner = f"{pod.owner_kind} {pod.owner_name}: " if pod.owner_kind else ""
     if pod.terminating:
         return ""
     wish = pod.annotations.get(EVICT)
@@ -255,20 +274,20 @@ def _why_fixed(pod: Pod, seen: Snapshot, policy: DrainPolicy) -> str:
     if pod.owner_kind == "DaemonSet":
         return f"{where} (DaemonSet {pod.owner_name}: it would come straight back)"
     if pod.ref.namespace == "kube-system":
-        return f"{where} (namespace kube-system)"
+        return f"{where} ({owner}namespace kube-system)"
     if wish in ("false", "wait"):
-        return f"{where} (annotation {EVICT}={wish}{': until it ends by itself' if wish == 'wait' else ''})"
+        return f"{where} ({owner}annotation {EVICT}={wish}{': until it ends by itself' if wish == 'wait' else ''})"
     if len(names) > 1:
-        return f"{where} (two disruption budgets, {names[0]} and {names[1]}: the eviction API refuses that)"
+        return f"{where} ({owner}two disruption budgets, {names[0]} and {names[1]}: the eviction API refuses that)"
     if wish == "true":
         return ""
     safe = pod.annotations.get(SAFE_TO_EVICT)
     if safe == "false":
-        return f"{where} (annotation {SAFE_TO_EVICT}=false; allow with {EVICT}=true)"
+        return f"{where} ({owner}annotation {SAFE_TO_EVICT}=false; allow with {EVICT}=true)"
     if not pod.owner_kind and not policy.unmanaged and safe != "true":
         return f"{where} (no controller would start it again; allow with {EVICT}=true)"
     if pod.disk_scratch and not policy.disk_scratch and safe != "true":
-        return f"{where} (emptyDir data on disk would be lost; allow with {EVICT}=true)"
+        return f"{where} ({owner}emptyDir data on disk would be lost; allow with {EVICT}=true)"
     if pod.owner_kind == "Job" and policy.spares_jobs:
         return f"{where} (Job {pod.owner_name})"
     return ""

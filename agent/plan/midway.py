@@ -93,7 +93,7 @@ def midway(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation
         if memory.waited("blocked", policy.patience_seconds, seen.now):
             return _not_put_back(seen, operation, f"that {message}")
         if way.change.empty:
-            return Waiting("blocked", f"going back {message}", way.change)
+            return Waiting("blocked", f"going back {message}", way.change, pods=way.blocking)
         # The GPUs that nobody holds up have their old layout back meanwhile.
     elif way.change.empty:
         return _finish(wish, seen, policy, memory, operation)
@@ -142,7 +142,8 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
         evictions: tuple[Step, ...] = tuple(one for one in _by_priority(change, seen) if one.pod not in ending)
         if evictions:
             return Plan(change, evictions)
-        return Waiting("draining", f"waiting for pods to end: {', '.join(map(str, change.moves))}", change)
+        names = ", ".join(map(str, change.moves))
+        return Waiting("draining", f"waiting for pods to end: {names}", change, pods=change.moves)
     if way.not_free:
         free = tuple(gpu for gpu in change.gpus if gpu.gpu not in way.not_free)
         if not operation.failure or all(gpu.empty for gpu in free):
@@ -159,7 +160,8 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
     waited = memory.waits_for in _TRIED or memory.waited("clients-stopping", policy.clients_stop_seconds, seen.now)
     if still_here and not waited:
         names = ", ".join(str(pod.ref) for pod in still_here)
-        return Waiting("clients-stopping", f"waiting for GPU clients to stop: {names}", change)
+        pods = tuple(pod.ref for pod in still_here)
+        return Waiting("clients-stopping", f"waiting for GPU clients to stop: {names}", change, pods=pods)
     outcome = reboot.at_reboot(seen, policy, operation, change)
     if outcome is not None:
         return outcome

@@ -98,8 +98,11 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Out
         names = "; ".join(way.blockers)
         if policy.drain.spares_jobs and not way_to(wish.wishes, seen, policy.sparing_jobs(False), None).blockers:
             words = f"to end by themselves, for {policy.wait_for_jobs_seconds:.0f} s at most"
-            return Waiting("job-running", f"{wish.layout!r} waits for pods of Jobs {words}: {names}", ideal)
-        return Waiting("blocked", f"{wish.layout!r} needs slices that cannot be freed: {names}", ideal)
+            return Waiting(
+                "job-running", f"{wish.layout!r} waits for pods of Jobs {words}: {names}", ideal, pods=way.blocking
+            )
+        words = f"{wish.layout!r} needs slices that cannot be freed: {names}"
+        return Waiting("blocked", words, ideal, pods=way.blocking)
     change = replace(way.change, sharing=sharing)
     if seen.node.annotations.get(labels.DRY_RUN) == "true":
         return Waiting("dry-run", f"dry run of {wish.layout!r}: see annotation {labels.PLAN}", change, 60.0)

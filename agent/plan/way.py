@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.model.mig import Gpu, GpuWish
+from agent.model.mig import Gpu, GpuWish, Part
 from agent.model.node import Pod, PodRef
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus
@@ -70,7 +70,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How to get to some wishes, or who stands in the way (``blockers``, one name and reason each).
+    """How to get to some wishes, or who stands in the way (``blockers``, one name and reason each; ``blocking`` are the pods).
 
     ``not_free`` is, by GPU, what is still on slices that have to go, though nobody is left to move. ``wishes`` are those it
     leads to.
@@ -78,6 +78,7 @@ class Way:
 
     change: Change
     blockers: tuple[str, ...] = ()
+    blocking: tuple[PodRef, ...] = ()
     not_free: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     wishes: Mapping[str, GpuWish] = field(default_factory=dict)
 
@@ -90,9 +91,11 @@ def way_to(wishes: Mapping[str, GpuWish], seen: Snapshot, policy: Policy, operat
     choice = choose([Ask(gpu, wishes[gpu.uuid], held[gpu.uuid].tenants) for gpu in asked])
     tenants = [(change, held[change.gpu].tenants) for change in choice.changes]
     moved = frozenset[PodRef]().union(*(moves(change, them) for change, them in tenants))
+    stuck = [_in_the_way(ask.gpu, ask.wish, held[ask.gpu.uuid]) for ask in choice.stuck]
     return Way(
         Change(choice.changes, tuple(sorted(moved)), choice.exact),
-        tuple(name for ask in choice.stuck for name in _in_the_way(ask.gpu, ask.wish, held[ask.gpu.uuid])),
+        tuple(name for names, _ in stuck for name in names),
+        tuple(sorted(frozenset[PodRef]().union(*(pods for _, pods in stuck)))),
         {change.gpu: names for change, them in tenants if (names := not_free(change, them))},
         wishes,
     )
@@ -122,16 +125,17 @@ def _occupant(gpu: Gpu, wish: GpuWish | None, seen: Snapshot, policy: Policy, op
     return f"GPU {gpu.index} has {', '.join(names)}" if names else ""
 
 
-def _in_the_way(gpu: Gpu, wish: GpuWish, held: Holdings) -> list[str]:
-    """Those whose leaving alone would open a way; all of them where none alone would."""
-    everyone = [f"{text} on GPU {gpu.index}" for texts in held.reasons.values() for text in texts]
-    everyone += [f"{text} on GPU {gpu.index}" for text in held.tenants.whole_fixed]
-    alone = []
-    for part, texts in sorted(held.reasons.items()):
+def _in_the_way(gpu: Gpu, wish: GpuWish, held: Holdings) -> tuple[list[str], frozenset[PodRef]]:
+    """Those whose leaving alone would open a way, in words, and the pods of these; all of them where none alone would."""
+    alone: list[Part | None] = []
+    for part in sorted(held.reasons):
         without: Tenants = replace(held.tenants, fixed=held.tenants.fixed - {part})
         if solve(gpu, wish, without) is not None:
-            alone += [f"{text} on GPU {gpu.index}" for text in texts]
-    return alone or everyone
+            alone.append(part)
+    parts = alone or [*sorted(held.reasons), None]
+    texts = [text for part in parts for text in (held.tenants.whole_fixed if part is None else held.reasons[part])]
+    pods = frozenset[PodRef]().union(*(held.immovable.get(part, frozenset()) for part in parts))
+    return [f"{text} on GPU {gpu.index}" for text in texts], pods
 
 
 def starting_pods(seen: Snapshot, change: Change) -> Waiting | None:
@@ -140,7 +144,9 @@ def starting_pods(seen: Snapshot, change: Change) -> Waiting | None:
     if not starting:
         return None
     names = ", ".join(str(pod.ref) for pod in starting)
-    return Waiting("pod-starting", f"bound to this node and about to take a slice: {names}", change, 2.0)
+    return Waiting(
+        "pod-starting", f"bound to this node and about to take a slice: {names}", change, 2.0, _refs(starting)
+    )
 
 
 def overdue_pods(seen: Snapshot, change: Change, memory: Memory) -> Waiting | None:
@@ -152,7 +158,11 @@ def overdue_pods(seen: Snapshot, change: Change, memory: Memory) -> Waiting | No
         return None
     names = ", ".join(f"{pod.ref}{_by_claims(pod, seen)}" for pod in overdue)
     words = f"bound to this node and asking for a GPU, but known to have none for {_LONGEST_ADMISSION_SECONDS:.0f} s"
-    return Waiting("blocked", f"{words}, so they may take any slice: {names}", change)
+    return Waiting("blocked", f"{words}, so they may take any slice: {names}", change, pods=_refs(overdue))
+
+
+def _refs(pods: Iterable[Pod]) -> tuple[PodRef, ...]:
+    return tuple(pod.ref for pod in pods)
 
 
 def _by_claims(pod: Pod, seen: Snapshot) -> str:

@@ -59,9 +59,11 @@ class Evictions:
         again = max(0.1, min(asked.again for asked in self._asked.values()) - self._now())
         if refused:
             message = "; ".join(answer.message for answer in refused)
-            return replace(refused[0], message=message, change=plan.change, look_again_seconds=again)
+            pods = tuple(pod for answer in refused for pod in answer.pods)
+            return replace(refused[0], message=message, change=plan.change, look_again_seconds=again, pods=pods)
         names = ", ".join(str(step.pod) for step in steps)
-        return Waiting("draining", f"waiting for pods to end: {names}", plan.change, again)
+        pods = tuple(step.pod for step in steps)
+        return Waiting("draining", f"waiting for pods to end: {names}", plan.change, again, pods)
 
     async def _one(self, step: Evict, plan: Plan, node: Node) -> Waiting | None:
         """What keeps this pod here; None where it goes."""
@@ -79,11 +81,12 @@ class Evictions:
             await self._hands.perform(step, node, {})
         except BudgetError as error:
             words = f"a disruption budget does not let {step.pod} go now: {error}"
-            return pause, Waiting("budget", words, plan.change)
+            return pause, Waiting("budget", words, plan.change, pods=(step.pod,))
         except RefusedError as error:
-            return _REFUSED_SECONDS, Waiting("refused", str(error), plan.change)
+            return _REFUSED_SECONDS, Waiting("refused", str(error), plan.change, pods=(step.pod,))
         except RetryError as error:
-            return max(pause, error.after_seconds or 0.0), Waiting("eviction-failing", str(error), plan.change)
+            waiting = Waiting("eviction-failing", str(error), plan.change, pods=(step.pod,))
+            return max(pause, error.after_seconds or 0.0), waiting
         log.info("step.done", extra={"step": "Evict", "pod": str(step.pod)})
         self._counts.pod_evicted()
         return pause, None

@@ -47,7 +47,7 @@ from agent.model.steps import (
 )
 from agent.observe.cluster import node_of
 from agent.observe.world import World
-from agent.plan.drain import unlisted
+from agent.plan.drain import unlisted, waited_for
 from agent.plan.geometry import feasible
 from agent.plan.partition import decide
 from agent.plan.reboot import met
@@ -195,7 +195,7 @@ class PartitionPass:
         status = last
         if not isinstance(outcome, Plan):
             status = await self._report(outcome, wish, seen, last)
-        self._last_report = self._summary(seen, status)
+        self._last_report = self._summary(seen, status, outcome)
         self._publish(self._last_report)
         wait = self._look_again(outcome)
         return min(wait, _ANSWER_SECONDS) if is_dry_run(node) else wait
@@ -428,7 +428,7 @@ class PartitionPass:
         log.log(level, "status", extra=fields)
         await tell(self._events, status_event(node, status, self._now()))
 
-    def _summary(self, seen: Snapshot, status: NodeStatus | None) -> PartitionReport:
+    def _summary(self, seen: Snapshot, status: NodeStatus | None, outcome: Outcome) -> PartitionReport:
         return PartitionReport(
             finished=self._now(),
             gpus=seen.gpus,
@@ -436,6 +436,7 @@ class PartitionPass:
             status=status,
             waits_for=self._waits_for,
             waits_since=self._waits_since,
+            pods=waited_for(outcome.pods, seen) if isinstance(outcome, Waiting) else (),
         )
 
     def _look_again(self, outcome: Outcome) -> float:

@@ -27,7 +27,19 @@ def layout_families(report: PartitionReport, now: float) -> Iterator[Metric]:
     if report.waits_for:
         blocked.add_metric([report.waits_for], max(0.0, now - report.waits_since))
     yield blocked
+    yield _waited_for(report)
     yield _largest_free(report.gpus)
+
+
+def _waited_for(report: PartitionReport) -> Metric:
+    family = GaugeMetricFamily(
+        "warmslice_blocked_by_pod",
+        "A pod that the layout waits for, its owner, and a disruption budget that covers it; always 1.",
+        labels=["reason", "namespace", "pod", "owner", "budget"],
+    )
+    for one in report.pods if report.waits_for else ():
+        family.add_metric([report.waits_for, one.namespace, one.pod, one.owner, one.budget], 1)
+    return family
 
 
 def largest_free_profile(gpu: Gpu) -> Profile | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from agent.model.cache import FinishedFetch
 from agent.model.mig import GpuInstance, Placement
-from agent.model.report import PartitionReport
+from agent.model.report import PartitionReport, WaitedFor
 from agent.report.layout import largest_free_profile
 from agent.report.metrics import Metrics
 from tests.report import world
@@ -131,6 +132,17 @@ def test_a_wait_grows_until_it_is_over(metrics: Metrics) -> None:
 
     metrics.partition(world.report())
     assert series(metrics, "warmslice_blocked_seconds") == []
+
+
+def test_pods_that_are_waited_for_are_named_with_owner_and_budget(metrics: Metrics) -> None:
+    pods = (WaitedFor("ml", "web-1", "ReplicaSet/web", "keep-web"), WaitedFor("ml", "train-0", "", ""))
+    metrics.partition(replace(world.report(waits_for="budget"), pods=pods))
+    told = {"reason": "budget", "namespace": "ml", "pod": "web-1", "owner": "ReplicaSet/web", "budget": "keep-web"}
+    assert value(metrics, "warmslice_blocked_by_pod", **told) == 1
+    assert len(series(metrics, "warmslice_blocked_by_pod")) == 2
+
+    metrics.partition(world.report())
+    assert series(metrics, "warmslice_blocked_by_pod") == []
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,10 @@ async def test_who_is_to_be_waited_for_is_never_evicted_and_the_change_goes_on_w
     world.label(value=SEVEN)
     await story.turns(200, 60.0)
     assert story.verdict == ("pending", "blocked")
-    assert "default/train (annotation warmslice.dev/evict=wait: until it ends by itself)" in story.status["message"]
+    assert (
+        "default/train (Job train-owner: annotation warmslice.dev/evict=wait: until it ends by itself)"
+        in story.status["message"]
+    )
     world.ends_in(uid, 0.0)
     world.tick()
     await story.settled()

@@ -10,6 +10,7 @@ import pytest
 from agent.model.errors import RetryError
 from agent.model.labels import EVICT, SAFE_TO_EVICT
 from agent.model.node import PodRef
+from agent.model.report import WaitedFor
 from agent.model.steps import Evict
 from tests.fakes.world import Fault, NodeWorld, agent_on, h100
 from tests.scenario.story import Story
@@ -52,6 +53,7 @@ async def test_a_refused_eviction_is_tried_again_every_five_seconds_at_most() ->
         world.tick(0.5)
     assert 3 <= world.effects.names.count("evict") <= 5
     assert world.reports[-1].waits_for == "budget"
+    assert world.reports[-1].pods == (WaitedFor("default", "serve", "ReplicaSet/serve-owner", "keep"),)
 
 
 async def test_a_refused_eviction_is_not_asked_for_again_sooner_because_another_pod_left() -> None:
@@ -176,3 +178,15 @@ async def test_a_budget_that_keeps_one_pod_keeps_no_other() -> None:
     status = world.reports[-1].status
     assert status is not None
     assert "default/kept" in status.message
+
+
+async def test_who_blocks_a_change_is_told_to_programs_too_but_nobody_who_does_not() -> None:
+    """One pod alone is in the way; the other could go, and nobody asks it to."""
+    world = NodeWorld(h100("3g.40gb@0:4 3g.40gb@4:4"))
+    world.add_pod("stays", world.device(0, 0), owner="")
+    world.add_pod("goes", world.device(0, 4))
+    world.label(value="1x7g.80gb")
+    partition, _ = agent_on(world)
+    await partition()
+    assert world.reports[-1].waits_for == "blocked"
+    assert world.reports[-1].pods == (WaitedFor("default", "stays", "", ""),)

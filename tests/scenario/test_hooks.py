@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from agent.model import labels
 from agent.model.errors import HardwareError, RetryError
-from agent.model.steps import Begin, End, Pause, Prepare
+from agent.model.steps import Begin, End, Pause, Prepare, RestartClient
 from agent.plan.way import Policy
 from tests.fakes.world import NodeWorld, agent_on, cut, h100, settle
-from tests.scenario.story import Story
+from tests.scenario.story import Story, mode_on
 
 SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
 ACTS = ("create", "destroy", "trim", "set_mode")
@@ -113,3 +114,35 @@ async def test_the_validator_starts_anew_once_after_a_change(mode: bool) -> None
     new = world.add_pod("validator", owner="DaemonSet", pod_labels={"app": "nvidia-operator-validator"})
     await settle(world, agent_on(world)[0])
     assert (new in world.pods, len(world.node_writes)) == (True, writes)
+
+
+async def test_clients_without_the_operator_are_started_anew_once_and_nobody_else_is() -> None:
+    """The charts of device plugin and DCGM exporter, without deploy labels."""
+    world = NodeWorld(h100(SEVEN), deploy_labels=False)
+    exporter = world.add_pod(
+        "exporter", owner="DaemonSet", pod_labels={"app.kubernetes.io/name": "dcgm-exporter"}, namespace="monitoring"
+    )
+    other = world.add_pod(
+        "node-exporter", owner="DaemonSet", pod_labels={"app": "node-exporter"}, namespace="monitoring"
+    )
+    by_hand = world.add_pod("my-exporter", owner="", pod_labels={"app": "dcgm-exporter"}, namespace="monitoring")
+    plugin = world.uids("nvidia-device-plugin")
+    world.label(value="2x3g.40gb")
+    story = Story(world)
+    await story.settled()
+    assert story.verdict == ("success", "applied")
+    restarted = [step.pod.uid for step in story.hands.taken if isinstance(step, RestartClient)]
+    assert sorted(restarted) == sorted([exporter, *plugin])
+    assert {other, by_hand} <= set(world.pods), "a pod that no DaemonSet starts again is nobody's to delete"
+
+
+@pytest.mark.parametrize(("mode", "paused"), [(False, False), (True, True)], ids=["slices", "mode"])
+async def test_third_party_clients_are_paused_by_their_label_where_the_mode_changes(mode: bool, paused: bool) -> None:
+    world = mode_on() if mode else NodeWorld(h100(SEVEN))
+    world.label("nvidia.com/gpu.deploy.client", "v2")
+    world.label(value="2x3g.40gb")
+    story = Story(world)
+    await story.settled()
+    written = [patch["metadata"].get("labels", {}).get("nvidia.com/gpu.deploy.client") for patch in world.node_writes]
+    assert (labels.PAUSED in written) is paused
+    assert world.node["metadata"]["labels"]["nvidia.com/gpu.deploy.client"] == "v2"

@@ -95,6 +95,9 @@ _FAILING: dict[type[Step], str] = {
 """What the node says while a passing fault does not pass. Where the API server itself fails, nothing can be said."""
 
 
+_PHASES: dict[type[Step], str] = {SetMode: "mode", Prepare: "prepare", Refresh: "refresh"}
+
+
 class Counts(Protocol):
     """Facts of the event kind, counted where they happen."""
 
@@ -349,8 +352,8 @@ class PartitionPass:
             case Create():
                 self._counts.slice_changed("created")
                 self._counts.phase("create", seconds)
-            case Refresh():
-                self._counts.phase("refresh", seconds)
+            case SetMode() | Prepare() | Refresh():
+                self._counts.phase(_PHASES[type(step)], seconds)
             case End(operation, state, reason):
                 self._counts.reconfigured(state, reason)
                 self._counts.phase("total", max(0.0, self._now() - operation.started))

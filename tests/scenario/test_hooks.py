@@ -146,3 +146,16 @@ async def test_third_party_clients_are_paused_by_their_label_where_the_mode_chan
     written = [patch["metadata"].get("labels", {}).get("nvidia.com/gpu.deploy.client") for patch in world.node_writes]
     assert (labels.PAUSED in written) is paused
     assert world.node["metadata"]["labels"]["nvidia.com/gpu.deploy.client"] == "v2"
+
+
+async def test_each_phase_of_a_change_is_measured() -> None:
+    world = mode_on()
+    world.grace[world.uids("whole")[0]] = 10.0
+    other = world.add_pod("slow-exporter", owner="DaemonSet", pod_labels={"app": "nvidia-dcgm-exporter"})
+    world.effects.then["patch"] = lambda: world.ends_in(other, 5.0) if other in world.pods else None
+    partition, _ = agent_on(world, HOOKED)
+    await settle(world, partition)
+    world.label(value="7x1g.10gb")
+    await settle(world, partition)
+    measured = {count[1] for count in world.counts.seen if count[0] == "phase"}
+    assert measured >= {"draining", "clients-stopping", "prepare", "mode", "destroy", "create", "refresh", "total"}

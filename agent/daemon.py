@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from agent.observe.claims import Claims
 from agent.observe.cluster import node_of
 from agent.observe.fleet import kept_of_member
 from agent.observe.telemetry import Telemetry
-from agent.observe.world import World
+from agent.observe.world import Kubelet, World
 from agent.plan.fleet import LEASE_SECONDS
 from agent.reconcile.cache import CachePass, CacheRules
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
@@ -81,17 +82,30 @@ def run(settings: Settings) -> int:
 async def _run(settings: Settings) -> None:
     kube = await Kube.connect(settings.kubeconfig)
     try:
-        await _Agent(settings, kube).run()
+        agent = Agent(settings, kube, Machine(Hardware(), PodResources(settings.pod_resources_socket)))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, agent.stop)
+        await agent.run()
     finally:
         await kube.close()
 
 
-class _Agent:
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The doors to the machine that the agent is on."""
+
+    hardware: Hardware
+    kubelet: Kubelet
+
+
+class Agent:
     """What the roles of one process share."""
 
-    def __init__(self, settings: Settings, kube: Kube) -> None:
+    def __init__(self, settings: Settings, kube: Kube, machine: Machine) -> None:
         self._settings = settings
         self._kube = kube
+        self._machine = machine
         self._events = CountedEvents(kube)
         self._stopping = asyncio.Event()
         self._wakes = {role: asyncio.Event() for role in settings.roles}
@@ -108,9 +122,6 @@ class _Agent:
 
     async def run(self) -> None:
         """Start everything; end the loops first, each after its pass, then the rest."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
         listen = self._settings.cache_listen if self._settings.role == "cache" else self._settings.partition_listen
         page = application(self._metrics.rendered, self._beats.overdue, self._ready.lacking)
         async with serving(page, listen) as address, asyncio.TaskGroup() as tasks:
@@ -133,8 +144,7 @@ class _Agent:
     def _start_partition(
         self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]], loops: list[asyncio.Task[None]]
     ) -> None:
-        settings = self._settings
-        hardware = Hardware()
+        settings, hardware = self._settings, self._machine.hardware
         pods = Watch(self._kube, "/api/v1/pods", f"spec.nodeName={settings.node_name}", self._wakes["partition"].set)
         helpers.append(tasks.create_task(pods.run()))
         telemetry = Telemetry(hardware, settings.telemetry_period_seconds, clock.now, self._metrics.telemetry)
@@ -158,7 +168,7 @@ class _Agent:
                 self._node,
                 pods,
                 driver,
-                PodResources(settings.pod_resources_socket),
+                self._machine.kubelet,
                 Claims(dra),
                 Processes(settings.proc_directory).origin,
                 self._kube.budgets,
@@ -306,7 +316,8 @@ class _Agent:
         for wake in self._wakes.values():
             wake.set()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Let ``run`` come to its end."""
         self._stopping.set()
         self._wake_all()
 

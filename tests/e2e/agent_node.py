@@ -33,7 +33,10 @@ mig-configs:
 class AgentNode:
     """``start`` and ``stop`` the agent as often as needed; the node stays."""
 
-    def __init__(self, cluster: DevCluster, gpus: SimulatedGpus, kubelet: SimulatedKubelet, folder: Path) -> None:
+    def __init__(
+        self, cluster: DevCluster, gpus: SimulatedGpus, kubelet: SimulatedKubelet, folder: Path, name: str = NODE
+    ) -> None:
+        self.name = name
         self.cluster = cluster
         self.gpus = gpus
         self.kubelet = kubelet
@@ -47,7 +50,7 @@ class AgentNode:
         """Start the agent; it has not done anything yet."""
         values = {
             "role": role,
-            "node-name": NODE,
+            "node-name": self.name,
             "kubeconfig": self.cluster.kubeconfig(),
             "layouts-file": self.layouts,
             "pod-resources-socket": self.kubelet.socket,
@@ -101,7 +104,7 @@ class AgentNode:
 
     def node(self) -> Object:
         """The node object."""
-        return self.cluster.get(kinds.NODES, NODE)
+        return self.cluster.get(kinds.NODES, self.name)
 
     def status(self) -> dict[str, Any]:
         """The status annotation; empty before the first."""
@@ -149,7 +152,7 @@ class AgentNode:
 
     def wish(self, layout: str | None) -> None:
         """Label the node."""
-        self.cluster.label_node(NODE, {labels.CONFIG: layout})
+        self.cluster.label_node(self.name, {labels.CONFIG: layout})
 
     async def run_deployment(self, name: str, resource: str, replicas: int = 1) -> None:
         """A Deployment, running."""
@@ -191,7 +194,6 @@ async def agent_node(
 ) -> AsyncIterator[AgentNode]:
     """A node whose device plugin runs; the agent is not started yet, and is ended at the end. ``config_map`` has the plugin's
     configurations; ``settings`` are fields of KubeletSettings."""
-    gpus = SimulatedGpus.create(folder, *(boards or ("H100-80GB-SXM",)), mig=mig, driver=driver)
     async with dev_cluster(folder) as cluster:
         if device_plugin:
             cluster.install_device_plugin(name_of(config_map) if config_map else "")
@@ -202,18 +204,8 @@ async def agent_node(
             cluster.merge(kinds.DAEMONSETS, gpu_operator.DEVICE_PLUGIN, selector, gpu_operator.NAMESPACE)
         deploy = {"nvidia.com/gpu.deploy.dcgm-exporter": "true"}
         deploy |= {labels.DEVICE_PLUGIN: "true"} if device_plugin else {}
-        kubelet = cluster.add_kubelet(
-            NODE,
-            {},
-            devices_file=None,
-            simgpu_dir=gpus.paths.simgpu.parent,
-            simgpu_state=gpus.state,
-            lifeline=None,  # pods end with their kubelet
-            plugin_needs_pod=True,
-            labels=deploy if deploy_labels else {},
-            **settings,
-        )
-        node = AgentNode(cluster, gpus, kubelet, folder)
+        settings |= {"labels": deploy if deploy_labels else {}}
+        node = new_node(cluster, folder, NODE, *boards, mig=mig, driver=driver, **settings)
         await node.cluster_until(lambda: cluster.find(kinds.NODES, NODE) is not None, "the node is there")
         if device_plugin:
             await node.cluster_until(lambda: bool(node.pods("nvidia-device-plugin-daemonset")), "device plugin runs")
@@ -221,3 +213,21 @@ async def agent_node(
             yield node
         finally:
             await node.kill()
+
+
+def new_node(
+    cluster: DevCluster, folder: Path, name: str, *boards: str, mig: bool = True, driver: int = 580, **settings: Any
+) -> AgentNode:
+    """A kubelet that is starting, and the simulated GPUs of its machine."""
+    gpus = SimulatedGpus.create(folder, *(boards or ("H100-80GB-SXM",)), mig=mig, driver=driver)
+    kubelet = cluster.add_kubelet(
+        name,
+        {},
+        devices_file=None,
+        simgpu_dir=gpus.paths.simgpu.parent,
+        simgpu_state=gpus.state,
+        lifeline=None,  # pods end with their kubelet
+        plugin_needs_pod=True,
+        **settings,
+    )
+    return AgentNode(cluster, gpus, kubelet, folder, name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -32,15 +34,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Kube:
-    """Raw requests, so that nothing between the test and the wire can hide what the server does."""
+    """Raw requests, so that nothing between the test and the wire can hide what the server does. ``authority`` is the PEM that
+    vouches for it."""
 
     url: str
     session: aiohttp.ClientSession
     token: str = ""
+    authority: str = ""
 
     def as_holder_of(self, token: str) -> Kube:
         """The same server, asked by somebody else."""
-        return Kube(self.url, self.session, token)
+        return Kube(self.url, self.session, token, self.authority)
 
     @property
     def _identity(self) -> dict[str, str]:
@@ -63,25 +67,33 @@ class Kube:
     async def watched(self, path: str, **query: str) -> list[Object]:
         """The events of a watch that ends by its own timeout."""
         query = {"watch": "1", "timeoutSeconds": "1", **query}
-        async with self.session.get(self.url + path, params=query) as response:
+        async with self.session.get(self.url + path, params=query, headers=self._identity) as response:
             assert response.status == 200
             return [json.loads(line) async for line in response.content]
 
     async def first_events(self, count: int, path: str, **query: str) -> list[Object]:
         """Of a watch that is broken off as soon as it has told so much."""
         query = {"watch": "1", "timeoutSeconds": "10", **query}
-        async with self.session.get(self.url + path, params=query) as response:
+        async with self.session.get(self.url + path, params=query, headers=self._identity) as response:
             return [json.loads(await response.content.readline()) for _ in range(count)]
 
 
 @asynccontextmanager
 async def real_cluster() -> AsyncIterator[tuple[Kube, Kube]]:
     """The cluster that KUBECONFIG names: as the user there, and as nobody, for those who bring a token. Skips the test
-    without. Two sessions, since a client certificate would go before any token."""
+    without."""
     if "KUBECONFIG" not in os.environ:
         pytest.skip("KUBECONFIG names no cluster")
+    async with connected(os.environ["KUBECONFIG"]) as both:
+        yield both
+
+
+@asynccontextmanager
+async def connected(kubeconfig: str) -> AsyncIterator[tuple[Kube, Kube]]:
+    """A cluster, as the user of that file and as nobody. Two sessions, since a client certificate would go before any token."""
     chosen = Configuration()
-    await config.load_kube_config(os.environ["KUBECONFIG"], client_configuration=chosen)
+    await config.load_kube_config(kubeconfig, client_configuration=chosen)
+    authority = await asyncio.to_thread(Path(chosen.ssl_ca_cert).read_text) if chosen.ssl_ca_cert else ""
     anonymous, known = (ssl.create_default_context(cafile=chosen.ssl_ca_cert) for _ in range(2))
     if chosen.cert_file:
         known.load_cert_chain(chosen.cert_file, chosen.key_file)
@@ -90,4 +102,5 @@ async def real_cluster() -> AsyncIterator[tuple[Kube, Kube]]:
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=known)) as ours,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=anonymous)) as anybodys,
     ):
-        yield Kube(chosen.host, ours, (token or "").partition(" ")[2]), Kube(chosen.host, anybodys)
+        user = Kube(chosen.host, ours, (token or "").partition(" ")[2], authority)
+        yield user, Kube(chosen.host, anybodys, authority=authority)

@@ -30,20 +30,20 @@ mig-configs:
 """
 
 
-class AgentNode:
-    """``start`` and ``stop`` the agent as often as needed; the node stays."""
+class AgentProcess:
+    """The agent on one machine: ``start`` and ``stop`` it as often as needed; the machine stays."""
 
     def __init__(
-        self, cluster: DevCluster, gpus: SimulatedGpus, kubelet: SimulatedKubelet, folder: Path, name: str = NODE
+        self, kubeconfig: Path, gpus: SimulatedGpus, kubelet: SimulatedKubelet, folder: Path, name: str = NODE
     ) -> None:
         self.name = name
-        self.cluster = cluster
         self.gpus = gpus
         self.kubelet = kubelet
         self.folder = folder
         self.layouts = folder / "layouts.yaml"
         self.layouts.write_text(LAYOUTS, "utf-8")
         self.process: asyncio.subprocess.Process | None = None
+        self._kubeconfig = kubeconfig
         self._log = folder / "agent.log"
 
     async def start(self, role: str = "partition", **flags: object) -> None:
@@ -51,7 +51,7 @@ class AgentNode:
         values = {
             "role": role,
             "node-name": self.name,
-            "kubeconfig": self.cluster.kubeconfig(),
+            "kubeconfig": self._kubeconfig,
             "layouts-file": self.layouts,
             "pod-resources-socket": self.kubelet.socket,
             "proc-directory": self.kubelet.proc,
@@ -96,11 +96,33 @@ class AgentNode:
         self.process.send_signal(number)
         return await self.ended()
 
-    # -- looking --------------------------------------------------------------------------------------------------
-
     def log(self) -> list[dict[str, Any]]:
         """Every line of the agent's log, of all its lives."""
         return [json.loads(line) for line in self._log.read_text("utf-8").splitlines()]
+
+    def slices(self, gpu: int = 0) -> list[str]:
+        """profile@start of the instances on one GPU."""
+        instances = self.gpus.show()["gpus"][gpu]["instances"]
+        return [f"{i['profile']}@{i['start']}" for i in sorted(instances, key=lambda i: i["start"])]
+
+    @staticmethod
+    def words(node: Object) -> dict[str, Any]:
+        """The status on a node object; empty before the first."""
+        annotations = node["metadata"].get("annotations") or {}
+        found: dict[str, Any] = json.loads(annotations.get(labels.STATUS, "{}"))
+        return found
+
+
+class AgentNode(AgentProcess):
+    """An agent's machine in a development cluster that is in this process too, so that tests can look behind it."""
+
+    def __init__(
+        self, cluster: DevCluster, gpus: SimulatedGpus, kubelet: SimulatedKubelet, folder: Path, name: str = NODE
+    ) -> None:
+        super().__init__(cluster.kubeconfig(), gpus, kubelet, folder, name)
+        self.cluster = cluster
+
+    # -- looking --------------------------------------------------------------------------------------------------
 
     def node(self) -> Object:
         """The node object."""
@@ -108,9 +130,7 @@ class AgentNode:
 
     def status(self) -> dict[str, Any]:
         """The status annotation; empty before the first."""
-        annotations = self.node()["metadata"].get("annotations") or {}
-        found: dict[str, Any] = json.loads(annotations.get(labels.STATUS, "{}"))
-        return found
+        return self.words(self.node())
 
     async def until(self, state: str, layout: str) -> dict[str, Any]:
         """The status, once it is that of that layout and no operation runs."""
@@ -132,11 +152,6 @@ class AgentNode:
         except TimeoutError:
             last = self._log.read_text("utf-8", "replace")[-3000:] if self._log.exists() else ""
             raise AssertionError(f"never came: {what}; status {self.status()}; log ends {last}") from None
-
-    def slices(self, gpu: int = 0) -> list[str]:
-        """profile@start of the instances on one GPU."""
-        instances = self.gpus.show()["gpus"][gpu]["instances"]
-        return [f"{i['profile']}@{i['start']}" for i in sorted(instances, key=lambda i: i["start"])]
 
     def events(self) -> list[Object]:
         """Events about the node from the agent."""

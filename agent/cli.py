@@ -227,6 +227,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _answer(options: argparse.Namespace) -> Answer:
+    from agent.adapters import clock
     from agent.commands.plan import plan_for_node, plan_here
     from agent.reconcile.paper import plan_on_paper
 
@@ -237,7 +238,7 @@ def _answer(options: argparse.Namespace) -> Answer:
         return asyncio.run(plan_for_node(settings, options.node, options.to, options.gpu))
     if not options.gpu or options.to is None:
         raise BadInputError("say of what: --gpu MODEL with --to LAYOUT, --node NAME, or --here")
-    return plan_on_paper(options.gpu, options.start, options.to, settings.layouts_file)
+    return plan_on_paper(options.gpu, options.start, options.to, settings.layouts_file, clock.now())
 
 
 def _apply(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from agent.adapters import clock
 from agent.adapters.kube import Kube, node_path
 from agent.commands.here import Here
 from agent.model import labels
@@ -30,7 +31,7 @@ async def plan_here(settings: Settings, to: str | None) -> Answer:
         seen = await here.look()
     node = _wishing(seen.node, settings.mig_config_label, to)
     last = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
-    sources = sources_of(settings.mig_config_label, settings.layouts_file, node.labels, last)
+    sources = sources_of(settings.mig_config_label, settings.layouts_file, node.labels, last, clock.now())
     answer = foretell(sources, replace(seen, node=node), policy_of(settings))
     unread = [f"GPU {gpu.index} cannot be read: {gpu.unknown}" for gpu in seen.gpus if gpu.unknown]
     unknown = ([] if here.asks_cluster else [here.WITHOUT_CLUSTER]) + unread
@@ -56,7 +57,8 @@ async def plan_for_node(settings: Settings, name: str, to: str | None, model: st
     status = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
     gpus = gpus_by_api(node, status, model)
     seen = Snapshot(0.0, node, gpus, (), (), budgets=budgets)
-    answer = foretell(sources_of(key, settings.layouts_file, node.labels, status), seen, policy_of(settings))
+    sources = sources_of(key, settings.layouts_file, node.labels, status, clock.now())
+    answer = foretell(sources, seen, policy_of(settings))
     there = replace(seen, pods=tuple(map(pod_of, pods.get("items", []))))
     return replace(_with_candidates(answer, there), unknown=_unknown(name, in_full(node, status, gpus)))
 

@@ -41,6 +41,9 @@ async def print_status(node: str, settings: Settings, as_json: bool) -> tuple[in
         rows += (
             [f"retry    {_time(status.next_try)}"] if status.state == "failed" and status.next_try is not None else []
         )
+    if status is not None and status.schedule is not None:
+        now = status.schedule
+        rows.append(f"schedule {now.name}: {now.period} ({status.layout}) until {_time(now.until)}")
     if operation:
         rows.append(f"change   {_change(operation)}")
     rows += [f"model    {name}  {state}" for name, state in sorted(models.items())]

@@ -1,4 +1,5 @@
-"""The layouts file: mig-parted's format, version v1, taken as it is; an entry may have one field more, ``sharing``.
+"""The layouts file: mig-parted's format, version v1, taken as it is; an entry may have one field more, ``sharing``, and the file
+one section more, ``schedules``.
 
 It is read whole and every mistake in it is found, with its place: `warmslice check` says them all, the agent the first.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -16,11 +18,14 @@ import msgspec
 from agent.desired.inline import MOST, Ask, parse_profile
 from agent.model.errors import BadInputError
 from agent.model.mig import Gpu
+from agent.model.schedule import Period, Schedule
 from agent.model.sharing import WHOLE, Means
 from agent.model.text import Marked, Mistake, NotYamlError, Path, read_marked
+from agent.model.wall import days_of, minutes_of, zone_of
 
 _FILTER = re.compile(r"0x[0-9A-Fa-f]{8}(:0x[0-9A-Fa-f]{8})?")
 _FIELDS = ("version", "mig-configs")
+_SCHEDULES = "schedules"
 _SHARING = ("strategy", "replicas")
 _MEANS: tuple[str, ...] = get_args(Means)
 
@@ -69,29 +74,37 @@ class Entry(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=T
 
 
 Layouts = Mapping[str, tuple[Entry, ...]]
+Schedules = Mapping[str, Schedule]
 
 
 def parse_layouts(text: str, source: str) -> Layouts:
     """Named layouts of a mig-parted v1 file. BadInputError says where the first mistake is and what would be right."""
-    layouts, mistakes = read_layouts(text)
-    if mistakes:
-        raise BadInputError(mistakes[0].at(source))
-    return layouts
+    read = read_layouts(text)
+    if read.mistakes:
+        raise BadInputError(read.mistakes[0].at(source))
+    return read.layouts
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutFile:
+    """What the file says, and every mistake in it from its top to its end. With a mistake the rest is not to be used."""
+
+    layouts: Layouts
+    schedules: Schedules
+    mistakes: tuple[Mistake, ...] = ()
 
 
 @lru_cache(maxsize=2)
-def read_layouts(text: str) -> tuple[Layouts, tuple[Mistake, ...]]:
-    """Named layouts, and every mistake of the file from its top to its end. With a mistake the layouts are not to be used.
-
-    Every pass of the agent reads the file; it is parsed when it has changed.
-    """
+def read_layouts(text: str) -> LayoutFile:
+    """Every pass of the agent reads the file; it is parsed when it has changed."""
     try:
         marked = read_marked(text)
     except NotYamlError as error:
-        return {}, (Mistake(error.mistake.line, error.mistake.column, f"not YAML: {error.mistake.sentence}"),)
+        mistake = Mistake(error.mistake.line, error.mistake.column, f"not YAML: {error.mistake.sentence}")
+        return LayoutFile({}, {}, (mistake,))
     reader = _Reader(marked)
-    layouts = reader.layouts()
-    return MappingProxyType(layouts), tuple(sorted(reader.mistakes))
+    layouts, schedules = reader.layouts(), reader.schedules()
+    return LayoutFile(MappingProxyType(layouts), MappingProxyType(schedules), tuple(sorted(reader.mistakes)))
 
 
 class _Reader:
@@ -107,7 +120,8 @@ class _Reader:
         if not isinstance(document, dict):
             self._wrong((), "expected a mapping with 'version' and 'mig-configs'")
             return {}
-        self._fields((), document, _FIELDS, "a layouts file has 'version' and 'mig-configs'")
+        known = (*_FIELDS, _SCHEDULES)
+        self._fields((), document, known, "a layouts file has 'version' and 'mig-configs', and may have 'schedules'")
         if document.get("version", "v1") != "v1":
             self._value(("version",), document["version"], "it must be v1")
         configs = document.get("mig-configs", {})
@@ -115,6 +129,67 @@ class _Reader:
             self._wrong(("mig-configs",), "mig-configs must map names to lists of entries")
             return {}
         return {str(name): self._entries(("mig-configs", name), raw) for name, raw in configs.items()}
+
+    def schedules(self) -> Schedules:
+        """The schedules; what has mistakes is not in it."""
+        document = self._marked.value if isinstance(self._marked.value, dict) else {}
+        found = document.get(_SCHEDULES, {})
+        if not isinstance(found, dict):
+            self._value((_SCHEDULES,), found, "it must map names to schedules")
+            return {}
+        layouts = document.get("mig-configs", {})
+        read = {str(name): self._schedule((_SCHEDULES, name), raw, layouts) for name, raw in found.items()}
+        return {name: schedule for name, schedule in read.items() if schedule is not None}
+
+    def _schedule(self, path: Path, raw: object, layouts: object) -> Schedule | None:
+        if not isinstance(raw, dict) or not isinstance(raw.get("periods"), dict) or not raw["periods"]:
+            self._value(path, raw, "it must be a mapping with periods (a mapping of names) and, if need be, time-zone")
+            return None
+        before = len(self.mistakes)
+        if isinstance(layouts, dict) and path[-1] in layouts:
+            self._wrong(path, f"{_field(path)}: mig-configs has a layout of that name; give it another", key=True)
+        self._fields(path, raw, ("time-zone", "periods"), "a schedule has time-zone and periods", required=("periods",))
+        zone = zone_of(str(raw.get("time-zone", "UTC")))
+        if zone is None:
+            right = "this system knows no such zone; write one such as Europe/Berlin"
+            self._value((*path, "time-zone"), raw["time-zone"], right)
+        if len(raw["periods"]) < 2:
+            self._wrong(
+                (*path, "periods"), f"{_field((*path, 'periods'))}: one period is no schedule; it needs two or more"
+            )
+        periods = [self._period((*path, "periods", name), one) for name, one in raw["periods"].items()]
+        self._apart((*path, "periods"), [period for period in periods if period is not None])
+        if zone is None or len(self.mistakes) > before:
+            return None
+        return Schedule(str(path[-1]), zone, tuple(period for period in periods if period is not None))
+
+    def _period(self, path: Path, raw: object) -> Period | None:
+        fields = ("from", "layout")
+        if not isinstance(raw, dict):
+            self._value(
+                path, raw, "it must be a mapping with from and layout, such as {from: '07:00', layout: 7x1g.10gb}"
+            )
+            return None
+        before = len(self.mistakes)
+        self._fields(path, raw, fields, f"a period has {' and '.join(fields)}", required=fields)
+        days, _, at = str(raw.get("from", "00:00")).rpartition(" ")
+        start, on = minutes_of(at), days_of(days or None)
+        if start is None or not on:
+            right = "it must be a time, with days before it if need be, such as '07:00' or 'Mon-Fri 07:00', in quotes"
+            self._value((*path, "from"), raw["from"], right)
+        if not isinstance(raw.get("layout", ""), str) or raw.get("layout") == "":
+            self._value((*path, "layout"), raw["layout"], "it must name a layout, as a node's label would")
+        if start is None or len(self.mistakes) > before:
+            return None
+        return Period(str(path[-1]), on, start, raw["layout"])
+
+    def _apart(self, path: Path, periods: list[Period]) -> None:
+        """No two begin at the same time of one day."""
+        for number, one in enumerate(periods):
+            for other in periods[:number]:
+                if one.start == other.start and one.days & other.days:
+                    where = (*path, one.name)
+                    self._wrong(where, f"{_field(where)} begins when {other.name} does; let one begin later", key=True)
 
     def _entries(self, path: Path, raw: object) -> tuple[Entry, ...]:
         if not isinstance(raw, list) or not raw:

@@ -16,6 +16,7 @@ from agent.model.desired import Desired, Refusal, Unasked, Wish
 from agent.model.errors import BadInputError
 from agent.model.labels import GPU_LAYOUT_PREFIX, GPU_LAYOUT_SUFFIX, STRATEGY, own_layouts
 from agent.model.mig import Gpu, GpuWish, Profile, Shape
+from agent.model.schedule import InForce
 
 Fits = Callable[[Gpu, tuple[Shape, ...]], bool]
 
@@ -25,7 +26,8 @@ class Sources:
     """Where wishes come from. ``layouts_error`` is the sentence when the layouts file cannot be read.
 
     ``gpus_before`` is how many GPUs the node had when a layout was last applied (None: never): an index means something
-    only while that is so, since a lost GPU shifts them.
+    only while that is so, since a lost GPU shifts them. ``period``: the label names a schedule, and ``labels`` have the layout
+    that it means now in its place.
     """
 
     label_key: str
@@ -33,6 +35,7 @@ class Sources:
     layouts: Layouts
     layouts_error: str = ""
     gpus_before: int | None = None
+    period: InForce | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,16 @@ def resolve(sources: Sources, gpus: tuple[Gpu, ...], fits: Fits) -> Wish:
         return sharing
     called = name or ", ".join(f"gpu-{which}={value}" for which, value in sorted(overrides.items()))
     return Desired(called, _revision(name, entries, overrides), wishes, sharing, frozenset(unread))
+
+
+def name_refusal(name: str, layouts: Layouts) -> Refusal | None:
+    """What is wrong with the name of a layout, whatever GPUs it is for."""
+    try:
+        if name not in layouts:
+            _layout(name, Sources("", {}, layouts))
+    except _RefusedError as refused:
+        return Refusal(refused.reason, str(refused), name)
+    return None
 
 
 def _parts(

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from agent.model.errors import BadInputError
+from agent.model.wall import days_of, minutes_of, zone_of
 
 LEADER = "warmslice-leader"
 """Name of the Lease of whoever grants."""
@@ -16,7 +17,6 @@ SLOT_PREFIX = "warmslice-slot-"
 WORD = "warmslice.dev/fleet"
 """Annotation of the leader's Lease: what it says to those who wait."""
 
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _WINDOW = re.compile(
     r"(?:(?P<days>[A-Za-z,-]+) )?(?P<from>\d\d:\d\d)-(?P<to>\d\d:\d\d)(?: (?P<zone>[A-Za-z0-9_+/-]+))?"
 )
@@ -119,19 +119,16 @@ class Window:
     def parse(cls, text: str) -> Window:
         """``Mon-Fri 22:00-06:00 Europe/Berlin``: days and zone may be left out. BadInputError says what is right."""
         found = _WINDOW.fullmatch(text)
-        days = _days(found["days"]) if found else None
-        minutes = [_minutes(found[name]) for name in ("from", "to")] if found else []
+        days = days_of(found["days"]) if found else None
+        minutes = [minutes_of(found[name]) for name in ("from", "to")] if found else []
         if found is None or not days or None in minutes:
             raise BadInputError(
                 f"maintenance_window is {text!r}; it must be days, times and a zone such as "
                 "'Mon-Fri 22:00-06:00 Europe/Berlin', of which days and zone may be left out"
             )
-        try:
-            zone = ZoneInfo(found["zone"] or "UTC")
-        except (ValueError, OSError, LookupError):
-            raise BadInputError(
-                f"maintenance_window is {text!r}; this system knows no zone {found['zone']!r}"
-            ) from None
+        zone = zone_of(found["zone"] or "UTC")
+        if zone is None:
+            raise BadInputError(f"maintenance_window is {text!r}; this system knows no zone {found['zone']!r}")
         start, end = (minute or 0 for minute in minutes)
         return cls(days, start, end, zone)
 
@@ -139,20 +136,3 @@ class Window:
 def slot_name(node: str) -> str:
     """The name of a node's slot Lease."""
     return f"{SLOT_PREFIX}{node}"
-
-
-def _days(text: str | None) -> frozenset[int]:
-    """Empty where it names no days."""
-    found: set[int] = set()
-    for part in text.split(",") if text is not None else ["Mon-Sun"]:
-        first, _, last = part.partition("-")
-        if first not in _DAYS or (last or first) not in _DAYS:
-            return frozenset()
-        begin, count = _DAYS.index(first), (_DAYS.index(last or first) - _DAYS.index(first)) % 7
-        found |= {(begin + day) % 7 for day in range(count + 1)}
-    return frozenset(found)
-
-
-def _minutes(text: str) -> int | None:
-    hour, minute = int(text[:2]), int(text[3:])
-    return hour * 60 + minute if hour < 24 and minute < 60 else None

@@ -31,6 +31,15 @@ class JobsWait:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleNow:
+    """The schedule that the label names, which of its periods is in force, and until when (seconds since the epoch)."""
+
+    name: str
+    period: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The status annotation. Times are seconds since the epoch; ``since`` is when ``state`` and ``reason`` began.
 
@@ -39,9 +48,9 @@ class NodeStatus:
     boot in which. ``attempts`` counts failures in a row of the wish ``tried`` (a revision), ``next_try`` says when the next
     attempt at it may begin, whatever is said in between. ``owed`` is how GPUs were found that an operation had to end without
     (see Note [A GPU that does not answer] in plan/partition.py): what a way back leads to while the same wish is tried again,
-    in the boot ``owed_in``. ``jobs`` outlives a failure: who was waited for long
-    enough is not waited for again. ``reboot`` are modes that a change gave up on, see Note [What only a
-    reboot brings] in model/reboot.py.
+    in the boot ``owed_in``. ``jobs`` outlives a failure: who was waited for long enough is not waited for again. ``schedule`` is
+    where ``layout`` comes from when the label names a schedule. ``reboot`` are modes that a change gave up on, see Note [What
+    only a reboot brings] in model/reboot.py.
     """
 
     state: State
@@ -62,6 +71,7 @@ class NodeStatus:
     tried: str = ""
     reboot: RebootRecord | None = None
     jobs: JobsWait | None = None
+    schedule: ScheduleNow | None = None
 
     def to_json(self) -> str:
         """As it stands in the annotation: below 8 KiB. First the message is cut, then hints go; ``reboot`` never."""

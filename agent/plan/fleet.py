@@ -21,9 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from agent.model.fleet import Leader, Limit, Member, Slot, Window, Word
+from agent.model.wall import moment
 
 SILENT_SECONDS = 60.0
 UNSEEN_SECONDS = 10.0
@@ -101,12 +102,8 @@ def opens(window: Window | None, now: float) -> float | None:
 
 def _opening(window: Window, day: date) -> tuple[float, float]:
     """From when to when it is open, if it opens on that day. A time that the clocks skip is the moment at which they do."""
-    begin = _at(window, day, window.start)
-    return begin, _at(window, day if window.end > window.start else day + timedelta(1), window.end)
-
-
-def _at(window: Window, day: date, minutes: int) -> float:
-    return datetime.combine(day, time(minutes // 60, minutes % 60), window.zone).timestamp()
+    last = day if window.end > window.start else day + timedelta(1)
+    return moment(day, window.start, window.zone), moment(last, window.end, window.zone)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agent.desired.catalog import read_catalog
-from agent.desired.layout_file import Layouts, parse_layouts, read_layouts
-from agent.desired.resolve import Sources, resolve
+from agent.desired.layout_file import LayoutFile, Layouts, parse_layouts, read_layouts
+from agent.desired.resolve import Sources, name_refusal, resolve
 from agent.desired.sharing import layout_refusal, sharings
 from agent.model.catalog import CatalogRefusal
 from agent.model.desired import Refusal
@@ -29,11 +29,13 @@ def check_file(file: str, model: str | None) -> tuple[int, str]:
         if isinstance(catalog, CatalogRefusal):
             return 2, f"{file}: {catalog.message}"
         return 0, f"{file}: {len(catalog.models)} models, {len(catalog.sets)} sets: good"
-    layouts, mistakes = read_layouts(text)
-    if mistakes:
-        return 2, "\n".join(mistake.at(file) for mistake in mistakes)
-    wrong = list(_impossible(layouts, gpu_on_paper(model))) if model else list(_unshareable(layouts))
-    return (1 if wrong else 0), "\n".join([*wrong, f"{file}: {len(layouts)} layouts, {len(wrong)} refused"])
+    read = read_layouts(text)
+    if read.mistakes:
+        return 2, "\n".join(mistake.at(file) for mistake in read.mistakes)
+    wrong = list(_impossible(read.layouts, gpu_on_paper(model))) if model else list(_unshareable(read.layouts))
+    wrong += _off_schedule(read, gpu_on_paper(model) if model else None)
+    said = f"{len(read.layouts)} layouts" + (f", {len(read.schedules)} schedules" if read.schedules else "")
+    return (1 if wrong else 0), "\n".join([*wrong, f"{file}: {said}, {len(wrong)} refused"])
 
 
 def plugin_config(file: str) -> str:
@@ -66,8 +68,24 @@ def _unshareable(layouts: Layouts) -> Iterable[str]:
             yield refusal.message
 
 
+def _off_schedule(read: LayoutFile, gpu: Gpu | None) -> Iterable[str]:
+    """Periods whose layout is none, or, where a GPU is given, none of its. Named layouts have been looked at before."""
+    for schedule in read.schedules.values():
+        for period in schedule.periods:
+            refusal = name_refusal(period.layout, read.layouts)
+            if refusal is None and gpu is not None and period.layout not in read.layouts:
+                refusal = _refusal_on(gpu, period.layout, read.layouts)
+            if refusal is not None:
+                yield f"schedules.{schedule.name}.periods.{period.name}: {refusal.message}"
+
+
 def _impossible(layouts: Layouts, gpu: Gpu) -> Iterable[str]:
     for name in layouts:
-        wish = resolve(Sources(CONFIG, {CONFIG: name}, layouts), (gpu,), feasible)
-        if isinstance(wish, Refusal):
-            yield wish.message
+        refusal = _refusal_on(gpu, name, layouts)
+        if refusal is not None:
+            yield refusal.message
+
+
+def _refusal_on(gpu: Gpu, layout: str, layouts: Layouts) -> Refusal | None:
+    wish = resolve(Sources(CONFIG, {CONFIG: layout}, layouts), (gpu,), feasible)
+    return wish if isinstance(wish, Refusal) else None

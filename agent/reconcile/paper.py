@@ -22,17 +22,17 @@ from agent.reconcile.reach import label_value
 from agent.reconcile.sources import sources_of
 
 
-def plan_on_paper(model: str, start: str, to: str, layouts_file: str) -> Answer:
+def plan_on_paper(model: str, start: str, to: str, layouts_file: str, now: float) -> Answer:
     """What a change from one layout to another would keep, destroy and create on one GPU of that model, held by nobody."""
     empty = gpu_on_paper(model)
     before: Layout = ()
     if start:
-        placed = solve(empty, _wish(empty, start, layouts_file), Tenants())
+        placed = solve(empty, _wish(empty, start, layouts_file, now), Tenants())
         before = tuple(sorted(placed.create)) if placed is not None else ()
     gpu = gpu_on_paper(model, before)
-    _wish(gpu, to, layouts_file)
+    _wish(gpu, to, layouts_file, now)
     seen = Snapshot(0.0, node_on_paper({CONFIG: to}), (gpu,), (), ())
-    return foretell(sources_of(CONFIG, layouts_file, {CONFIG: to}, None), seen, Policy())
+    return foretell(sources_of(CONFIG, layouts_file, {CONFIG: to}, None, now), seen, Policy())
 
 
 def node_on_paper(labels: Mapping[str, str], name: str = "") -> Node:
@@ -48,9 +48,9 @@ def layouts_on_paper(model: str, as_json: bool) -> tuple[int, str]:
     return 0, "\n".join([f"{model}: {len(found)} maximal geometries, as label values", *found])
 
 
-def _wish(gpu: Gpu, layout: str, layouts_file: str) -> GpuWish:
+def _wish(gpu: Gpu, layout: str, layouts_file: str, now: float) -> GpuWish:
     """BadInputError for what cannot be: on paper it is a mistake of the caller."""
-    wish = resolve(sources_of(CONFIG, layouts_file, {CONFIG: layout}, None), (gpu,), feasible)
+    wish = resolve(sources_of(CONFIG, layouts_file, {CONFIG: layout}, None, now), (gpu,), feasible)
     match wish:
         case Desired():
             return wish.wishes[gpu.uuid]

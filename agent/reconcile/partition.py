@@ -25,6 +25,7 @@ from agent.model.errors import (
 from agent.model.node import Node, PodRef
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus, PartitionReport
+from agent.model.schedule import InForce
 from agent.model.snapshot import Snapshot
 from agent.model.steps import (
     AnnounceReboot,
@@ -59,7 +60,7 @@ from agent.reconcile.foretell import DryRun, is_dry_run
 from agent.reconcile.rebooting import Rebooting
 from agent.reconcile.sources import sources_of
 from agent.reconcile.telling import EventSink, tell
-from agent.report.status import said, status_event, status_of, worth_a_write
+from agent.report.status import said, schedule_now, status_event, status_of, worth_a_write
 
 log = logging.getLogger("warmslice.partition")
 
@@ -161,6 +162,7 @@ class PartitionPass:
         self._starting: dict[PodRef, float] = {}
         self._decided_on = ("", 0.0, "")
         self._faulty_since: float | None = None
+        self._period: InForce | None = None
         self._evictions = Evictions(hands, counts, now)
         self._rebooting = Rebooting(hands)
         self._last_report = PartitionReport(0.0, (), (), None)
@@ -201,6 +203,8 @@ class PartitionPass:
         self._last_report = self._summary(seen, status, outcome)
         self._publish(self._last_report)
         wait = self._look_again(outcome)
+        if self._period is not None:
+            wait = min(wait, max(0.0, self._period.until - self._now()))
         return min(wait, _ANSWER_SECONDS) if is_dry_run(node) else wait
 
     async def _decide(self, node: Node, last: NodeStatus | None) -> tuple[Outcome, Wish, Snapshot]:
@@ -244,7 +248,13 @@ class PartitionPass:
         return True
 
     def _sources(self, node: Node, last: NodeStatus | None) -> Sources:
-        return sources_of(self._rules.label_key, self._rules.layouts_file, node.labels, last)
+        sources = sources_of(self._rules.label_key, self._rules.layouts_file, node.labels, last, self._now())
+        self._period = sources.period
+        return sources
+
+    def _status(self, outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | None) -> NodeStatus | None:
+        status = status_of(outcome, wish, seen, last, self._now())
+        return None if status is None else replace(status, schedule=schedule_now(self._period))
 
     async def _carry_out(self, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None) -> Outcome:
         """Take the plan's steps; the plan itself when all were taken, else what is waited for."""
@@ -300,7 +310,7 @@ class PartitionPass:
     ) -> Node:
         status = None
         if isinstance(step, Begin | AnnounceReboot | End):
-            status = status_of(plan, wish, seen, last, self._now())
+            status = self._status(plan, wish, seen, last)
         words = said(status) if status is not None else {}
         if labels.PLAN in node.annotations and status is not None:
             words["annotations"][labels.PLAN] = None
@@ -378,7 +388,7 @@ class PartitionPass:
     async def _report(self, outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | None) -> NodeStatus | None:
         """Say on the node what changed; the status as it stands now."""
         node = self._world.node() or seen.node
-        status = status_of(outcome, wish, seen, last, self._now())
+        status = self._status(outcome, wish, seen, last)
         if isinstance(outcome, Waiting) and outcome.reason == "conflict":
             # Gone with the next look, a moment from now.
             return last

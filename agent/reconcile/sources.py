@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.desired.layout_file import Layouts, parse_layouts
+from agent.desired.layout_file import LayoutFile, read_layouts
 from agent.desired.resolve import Sources
-from agent.model.errors import BadInputError
+from agent.desired.schedule import in_force
 from agent.model.report import NodeStatus
-from agent.observe.world import read_layouts
+from agent.observe.world import read_layouts as text_of
 
 
-def sources_of(label_key: str, layouts_file: str, labels: Mapping[str, str], last: NodeStatus | None) -> Sources:
-    """A file that cannot be read, or has a mistake, says so to those wishes only that need it."""
-    text, error = read_layouts(layouts_file)
-    layouts: Layouts = {}
-    if not error:
-        try:
-            layouts = parse_layouts(text, layouts_file)
-        except BadInputError as mistake:
-            error = str(mistake)
-    return Sources(label_key, labels, layouts, error, last.gpus if last is not None else None)
+def sources_of(
+    label_key: str, layouts_file: str, labels: Mapping[str, str], last: NodeStatus | None, now: float
+) -> Sources:
+    """A file that cannot be read, or has a mistake, says so to those wishes only that need it. ``now`` (seconds since the epoch)
+    says what a schedule means."""
+    text, error = text_of(layouts_file)
+    read = LayoutFile({}, {}) if error else read_layouts(text)
+    if read.mistakes:
+        read, error = LayoutFile({}, {}), read.mistakes[0].at(layouts_file)
+    schedule = read.schedules.get(labels.get(label_key, ""))
+    period = in_force(schedule, now) if schedule is not None else None
+    if period is not None:
+        labels = {**labels, label_key: period.period.layout}
+    return Sources(label_key, labels, read.layouts, error, last.gpus if last is not None else None, period)

@@ -10,7 +10,8 @@ from agent.model.desired import Desired, Refusal, Wish
 from agent.model.drift import found_drift
 from agent.model.mig import Gpu
 from agent.model.node import Node
-from agent.model.report import SINCE_BOOT, JobsWait, NodeStatus, State
+from agent.model.report import SINCE_BOOT, JobsWait, NodeStatus, ScheduleNow, State
+from agent.model.schedule import InForce
 from agent.model.snapshot import Snapshot
 from agent.model.steps import AnnounceReboot, Change, End, Outcome, Plan, Settled, Waiting
 from agent.report.events import node_event
@@ -108,6 +109,7 @@ def _status(
         owed_in=last.owed_in if last is not None else "",
         reboot=last.reboot if last is not None else None,
         jobs=last.jobs if last is not None and state != "success" else None,
+        schedule=last.schedule if last is not None else None,
     )
 
 
@@ -136,12 +138,19 @@ def worth_a_write(status: NodeStatus, node: Node, last: NodeStatus | None) -> bo
         return True
     if (last.state, last.reason, last.revision) != (status.state, status.reason, status.revision):
         return True
+    if last.schedule != status.schedule:
+        return True
     if status.reason in _NAMING and last.message != status.message:
         return True
     settled = status.state != "pending"
     return settled and any(
         getattr(last, name) != getattr(status, name) for name in ("message", "placements", "applied", "boot_id", "owed")
     )
+
+
+def schedule_now(period: InForce | None) -> ScheduleNow | None:
+    """As the status has it."""
+    return None if period is None else ScheduleNow(period.schedule.name, period.period.name, period.until)
 
 
 def said(status: NodeStatus) -> dict[str, Any]:

@@ -155,6 +155,21 @@ def test_check_says_every_mistake_where_an_editor_finds_it(tmp_path: Path, capsy
     ]
 
 
+def test_check_tells_which_periods_of_a_schedule_have_no_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "layouts.yaml"
+    periods = "{a: {from: '07:00', layout: 7x1g.10gb}, b: {from: '19:00', layout: nigth}}"
+    file.write_text(f"version: v1\nmig-configs: {{}}\nschedules:\n  office: {{periods: {periods}}}\n", "utf-8")
+    assert main(["check", str(file)]) == 1
+    assert "schedules.office.periods.b: layout 'nigth' is neither" in capsys.readouterr().out
+    file.write_text(file.read_text("utf-8").replace("nigth", "all-balanced"), "utf-8")
+    assert main(["check", str(file)]) == 0
+    assert main(["check", str(file), "--gpu", "H100-80GB-SXM"]) == 0
+    assert main(["check", str(file), "--gpu", "A100-SXM4-40GB"]) == 1
+    assert "schedules.office.periods.a: layout '7x1g.10gb'" in capsys.readouterr().out
+
+
 def test_layouts_lists_the_maximal_geometries(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["layouts", "--gpu", "H100-80GB-SXM", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

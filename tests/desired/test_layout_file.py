@@ -41,7 +41,7 @@ def test_every_mistake_is_named_once_from_the_top_to_the_end() -> None:
     entry = "an entry has devices, mig-enabled, mig-devices, device-filter, sharing"
     expected = [
         "1:10: version is 'v2'; it must be v1",
-        "2:1: unknown field 'mig-config'; a layouts file has 'version' and 'mig-configs'",
+        "2:1: unknown field 'mig-config'; a layouts file has 'version' and 'mig-configs', and may have 'schedules'",
         "4:10: mig-configs.empty is []; it must be a list with at least one entry",
         "5:8: mig-configs.none is None; it must be a list with at least one entry",
         "10:3: 'small' is given twice, first in line 6: remove one",
@@ -64,7 +64,7 @@ def test_every_mistake_is_named_once_from_the_top_to_the_end() -> None:
         "21:5: 'mig-devices' is given twice, first in line 20: remove one",
         f"21:18: {layouts}[3].mig-devices is a list; it must map profiles to counts, such as {{1g.10gb: 7}}",
     ]
-    assert [mistake.at("f").removeprefix("f:") for mistake in read_layouts(ALL_WRONG)[1]] == expected
+    assert [mistake.at("f").removeprefix("f:") for mistake in read_layouts(ALL_WRONG).mistakes] == expected
 
 
 @pytest.mark.parametrize(
@@ -81,24 +81,26 @@ def test_the_agent_says_the_first_in_the_same_words(text: str, sentence: str) ->
     with pytest.raises(BadInputError) as refused:
         parse_layouts(text, "l.yaml")
     assert str(refused.value).startswith(sentence)
-    assert str(refused.value) == read_layouts(text)[1][0].at("l.yaml")
+    assert str(refused.value) == read_layouts(text).mistakes[0].at("l.yaml")
 
 
 def test_what_an_alias_repeats_is_named_where_a_person_can_change_it() -> None:
     text = "version: v1\nmig-configs:\n  a: &x [{devices: al, mig-enabled: true}]\n  b: *x\n"
-    places = [(mistake.line, mistake.column) for mistake in read_layouts(text)[1]]
+    places = [(mistake.line, mistake.column) for mistake in read_layouts(text).mistakes]
     assert places == [(3, 20), (4, 3)]
 
 
 def test_merged_keys_are_not_given_twice() -> None:
     text = "version: v1\nmig-configs:\n  a: [&x {devices: all, mig-enabled: true}]\n  b: [{<<: *x, devices: [1]}]\n"
-    layouts, mistakes = read_layouts(text)
+    read = read_layouts(text)
+    layouts, mistakes = read.layouts, read.mistakes
     assert mistakes == ()
     assert layouts["b"][0].devices == [1]
 
 
 @pytest.mark.parametrize(("file", "count"), [("layouts_mig_parted.yaml", 10), ("layouts_gpu_operator.yaml", 36)])
 def test_what_nvidias_tools_ship_is_taken_as_it_is(file: str, count: int) -> None:
-    layouts, mistakes = read_layouts((DATA / file).read_text("utf-8"))
+    read = read_layouts((DATA / file).read_text("utf-8"))
+    layouts, mistakes = read.layouts, read.mistakes
     assert mistakes == ()
     assert len(layouts) == count

@@ -265,7 +265,7 @@ def test_single_is_asked_of_layouts_without_a_file_too(layout: str) -> None:
 )
 def test_a_bad_field_is_one_sentence_with_its_place(field: str, place: str, sentence: str) -> None:
     line = f"  - {{devices: all, mig-enabled: false, {field}}}"
-    _, mistakes = read_layouts(f"version: v1\nmig-configs:\n  mine:\n{line}\n")
+    mistakes = read_layouts(f"version: v1\nmig-configs:\n  mine:\n{line}\n").mistakes
     assert [(mistake.line, mistake.column) for mistake in mistakes] == [(4, _column(line, field, place))]
     assert "mig-configs.mine[0].sharing" in mistakes[0].sentence
     assert sentence in mistakes[0].sentence
@@ -280,7 +280,7 @@ def _column(line: str, field: str, place: str) -> int:
 
 def test_a_whole_gpu_is_not_shared_where_mig_is_on() -> None:
     text = entry("{1g.10gb: 7}", time_sliced("gpu: 4"))
-    _, mistakes = read_layouts(f"version: v1\nmig-configs:\n  mine:\n{text}")
+    mistakes = read_layouts(f"version: v1\nmig-configs:\n  mine:\n{text}").mistakes
     assert "with mig-enabled: true no GPU is whole; name the profiles" in mistakes[0].sentence
 
 

@@ -210,7 +210,7 @@ def most_that_fit(places: list[list[int]]) -> int:
 def profile_row(profile: Row, existing: list[Row]) -> Row:
     """The table's row. NVML's instance count is wrong on A30, so never more than there are places."""
     info, places = profile["v1"], profile["placements"]
-    name = next((profile[version]["name"] for version in ("v3", "v2") if "name" in profile[version]), None)
+    name = next((profile[version]["name"] for version in ("v2", "v3") if profile[version].get("name")), None)
     computes = [instance["compute"] for instance in existing if instance["profile_id"] == info["id"]]
     return {
         "name": name.removeprefix("MIG ") if name is not None else None,

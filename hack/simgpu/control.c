@@ -13,7 +13,7 @@ static const struct {
     {"util", command_util},       {"fault", command_fault}, {"latency", command_latency},   {"lost", command_lost},
     {"reset", command_reset},     {"reboot", command_reboot}, {"boot-id", command_boot_id},
     {"xid", command_xid},         {"permission", command_permission}, {"virtualization", command_virtualization},
-    {"parallel", command_parallel}, {"nvswitch", command_nvswitch},
+    {"parallel", command_parallel}, {"nvswitch", command_nvswitch}, {"pass", command_pass},
 };
 
 static int open_state(const char *path)

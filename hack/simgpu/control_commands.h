@@ -21,6 +21,7 @@ int command_permission(const struct words *words);
 int command_virtualization(const struct words *words);
 int command_parallel(const struct words *words);
 int command_nvswitch(const struct words *words);
+int command_pass(const struct words *words);
 
 void print_processes_json(void);
 const char *nvswitch_word(void);

@@ -17,6 +17,7 @@ const char USAGE[] =
     "  util --device UUID [--graphics R] [--sm R] [--occupancy R] [--tensor R] [--dram R]     R in 0..1\n"
     "       [--integer R] [--dfma R] [--hmma R] [--dmma R] [--imma R] [--fp64 R] [--fp32 R] [--fp16 R]\n"
     "       [--pcie-tx M] [--pcie-rx M] [--nvlink-tx M] [--nvlink-rx M] [--c2c-tx M] [--c2c-rx M]     M in MiB/s\n"
+    "  pass SECONDS                                 the counters of load go on by that much at once\n"
     "  fault add --function NAME [--after N] [--count N] [--code NAME|INT] [--delay-ms N] [--hang] [--die before|after]\n"
     "  fault list | clear                           NAME may be * for every function\n"
     "  latency --function NAME --ms N               every call of it; 0 takes it back\n"

@@ -1,4 +1,4 @@
-/* nvidia-smi mig: -lgip, -lgi, -lci, -cgi, -cci, -dgi, -dci. */
+/* nvidia-smi mig: -lgip, -lgipp, -lgi, -lci, -cgi, -cci, -dgi, -dci. The first two as seen with driver 580.159.04. */
 #include "nvidia_smi_mig.h"
 
 #include <stdio.h>
@@ -42,8 +42,13 @@ static nvmlReturn_t profile_info(nvmlDevice_t device, unsigned int enumerator, n
     info->instanceCount = old.instanceCount;
     info->memorySizeMB = old.memorySizeMB;
     info->multiprocessorCount = old.multiprocessorCount;
+    info->sliceCount = old.sliceCount;
+    info->isP2pSupported = old.isP2pSupported;
+    info->copyEngineCount = old.copyEngineCount;
     info->decoderCount = old.decoderCount;
     info->encoderCount = old.encoderCount;
+    info->jpegCount = old.jpegCount;
+    info->ofaCount = old.ofaCount;
     add_name(device, info);
     return NVML_SUCCESS;
 }
@@ -79,16 +84,76 @@ static void profile_name(nvmlDevice_t device, unsigned int id, char *name, size_
             snprintf(name, size, "%.40s", info.name);
 }
 
+/* Small profiles first; of equal ones that without extras, then that with more memory. */
+static int by_size(const void *left, const void *right)
+{
+    const nvmlGpuInstanceProfileInfo_v2_t *a = left, *b = right;
+    const unsigned int keys[][2] = {
+        {a->sliceCount, b->sliceCount},
+        {(unsigned int)a->memorySizeMB, (unsigned int)b->memorySizeMB},
+        {a->id, b->id},
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        if (keys[i][0] != keys[i][1])
+            return keys[i][0] < keys[i][1] ? -1 : 1;
+    return 0;
+}
+
+static unsigned int sorted_profiles(nvmlDevice_t device, nvmlGpuInstanceProfileInfo_v2_t found[LARGEST_LIST])
+{
+    unsigned int count = 0;
+    for (unsigned int e = 0; next_profile(device, &e, &found[count]);)
+        count++;
+    qsort(found, count, sizeof found[0], by_size);
+    return count;
+}
+
+static const char PROFILES_END[] =
+    "+-------------------------------------------------------------------------------+\n";
+
 static int show_profiles(nvmlDevice_t device)
 {
-    nvmlGpuInstanceProfileInfo_v2_t info;
-    printf("| GPU  Name               ID   Instances  Memory    SM   DEC  ENC  |\n");
-    for (unsigned int e = 0; next_profile(device, &e, &info);) {
+    nvmlGpuInstanceProfileInfo_v2_t found[LARGEST_LIST];
+    unsigned int count = sorted_profiles(device, found);
+    for (unsigned int i = 0; i < count; i++) {
+        const nvmlGpuInstanceProfileInfo_v2_t *info = &found[i];
         unsigned int left = 0;
-        nvmlDeviceGetGpuInstanceRemainingCapacity(device, info.id, &left);
-        printf("| %3u  %-18s %2u    %2u/%-2u   %8.2f   %4u  %3u  %3u  |\n", index_of(device), info.name, info.id, left,
-               info.instanceCount, (double)info.memorySizeMB / 1024, info.multiprocessorCount, info.decoderCount,
-               info.encoderCount);
+        nvmlDeviceGetGpuInstanceRemainingCapacity(device, info->id, &left);
+        char capacity[16], memory[16];
+        snprintf(capacity, sizeof capacity, "%u/%u", left, info->instanceCount);
+        snprintf(memory, sizeof memory, "%.2f", (double)info->memorySizeMB / 1024);
+        printf("| %3u  %-20s%2u     %-11s%-11s%-7s%-7u%-6u%-4u|\n", index_of(device), info->name, info->id, capacity,
+               memory, info->isP2pSupported ? "Yes" : "No", info->multiprocessorCount, info->decoderCount,
+               info->encoderCount);
+        printf("|%63s%-6u%-6u%-4u|\n", "", info->copyEngineCount, info->jpegCount, info->ofaCount);
+        printf("%s", PROFILES_END);
+    }
+    return SMI_DONE;
+}
+
+static void show_profiles_head(void)
+{
+    printf("%s", PROFILES_END);
+    printf("| GPU instance profiles:                                                        |\n");
+    printf("| GPU   Name               ID    Instances   Memory     P2P    SM    DEC   ENC  |\n");
+    printf("|                                Free/Total   GiB              CE    JPEG  OFA  |\n");
+    printf("|===============================================================================|\n");
+}
+
+static int show_placements(nvmlDevice_t device)
+{
+    nvmlGpuInstanceProfileInfo_v2_t found[LARGEST_LIST];
+    unsigned int count = sorted_profiles(device, found);
+    for (unsigned int i = 0; i < count; i++) {
+        nvmlGpuInstancePlacement_t places[LARGEST_LIST];
+        unsigned int places_count = LARGEST_LIST;
+        if (nvmlDeviceGetGpuInstancePossiblePlacements_v2(device, found[i].id, places, &places_count) != NVML_SUCCESS)
+            continue;
+        printf("GPU %2u Profile ID %2u %s {", index_of(device), found[i].id,
+               places_count == 1 ? "Placement :" : "Placements:");
+        for (unsigned int k = 0; k < places_count; k++)
+            printf("%s%u", k == 0 ? "" : ",", places[k].start);
+        printf("}:%u\n", places[0].size);
     }
     return SMI_DONE;
 }
@@ -296,6 +361,8 @@ static int run_on(nvmlDevice_t device, int count, char **words)
         return destroy_instances(device, gi);
     if (has_word(count, words, "-lgip"))
         return show_profiles(device);
+    if (has_word(count, words, "-lgipp"))
+        return show_placements(device);
     if (has_word(count, words, "-lgi"))
         return show_instances(device);
     if (has_word(count, words, "-lci"))
@@ -303,16 +370,21 @@ static int run_on(nvmlDevice_t device, int count, char **words)
     return SMI_INVALID;
 }
 
+/* Profiles are told in any mode; that there is no GPU to list instances of is no failure (seen as above). */
 int run_mig(int count, char **words)
 {
     nvmlDevice_t devices[MAX_GPUS];
     int found = 0;
     int status = find_devices(word_after(count, words, "-i"), devices, &found);
+    bool in_any_mode = has_word(count, words, "-lgip") || has_word(count, words, "-lgipp");
+    bool only_lists = has_word(count, words, "-lgi") || has_word(count, words, "-lci");
     bool any = false;
     if (status != SMI_DONE)
         return status;
+    if (has_word(count, words, "-lgip"))
+        show_profiles_head();
     for (int i = 0; i < found; i++) {
-        if (!is_mig_on(devices[i]) && !has_word(count, words, "-lgip"))
+        if (!is_mig_on(devices[i]) && !in_any_mode)
             continue;
         any = true;
         status = run_on(devices[i], count, words);
@@ -321,5 +393,5 @@ int run_mig(int count, char **words)
     }
     if (!any)
         printf("No MIG-enabled devices found.\n");
-    return any ? SMI_DONE : SMI_NOT_FOUND;
+    return any || only_lists ? SMI_DONE : SMI_NOT_FOUND;
 }

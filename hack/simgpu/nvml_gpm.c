@@ -1,4 +1,5 @@
 /* GPM: utilization between two samples of a GPU or of a GPU instance. Hopper and later. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "call.h"
@@ -45,7 +46,7 @@ nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample)
 static void take(nvmlGpmSample_t sample, const struct gpu *gpu, const struct utilization *utilization, uint64_t serial)
 {
     sample->source = serial << 8 | (index_of_gpu(gpu) + 1);
-    sample->taken_ns = monotonic_ns();
+    sample->taken_ns = counters_ns();
     read_busy_seconds(utilization, sample->taken_ns, sample->busy_seconds);
 }
 
@@ -66,7 +67,7 @@ nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned int instance_id, 
 {
     NVML_CALL();
     struct gpu *gpu;
-    RETURN_IF_FAILED(find_mig_gpu(device, &gpu));
+    RETURN_IF_FAILED(find_gpu(device, &gpu));
     if (sample == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
     if (!model_of(gpu)->gpm)
@@ -141,6 +142,25 @@ static struct source source_of(const struct gpu_model *model, unsigned int metri
 static bool is_of_instance(nvmlGpmSample_t sample) { return sample->source >> 8 != 0; }
 static const struct gpu *gpu_of(nvmlGpmSample_t sample) { return &state->gpus[(sample->source & 0xff) - 1]; }
 
+/* Seen on H100 and H200 with driver 580.159.04: samples 20 ms apart show the same counters (100 ms apart they do not; where
+ * between is a choice here), and nothing over nothing of DRAM's is no number. With the older sample second a load comes out
+ * as 100 %, a rate as far below zero, and nothing says that this is wrong. */
+static double ratio_of_counters(struct source source, nvmlGpmSample_t older, nvmlGpmSample_t newer)
+{
+    static const int64_t LEAST_NS = 100 * 1000 * 1000;
+    static const double BACKWARDS_PER_SECOND = -1.844e16;
+    bool is_rate = source.kind >= UTIL_PCIE_TX;
+    int64_t ns = newer->taken_ns - older->taken_ns;
+    double busy_seconds = newer->busy_seconds[source.kind] - older->busy_seconds[source.kind];
+    if (ns > -LEAST_NS && ns < LEAST_NS)
+        return source.kind == UTIL_DRAM ? NAN : 0;
+    if (ns < 0 && source.kind == UTIL_DRAM)
+        return NAN;
+    if (ns < 0)
+        return busy_seconds == 0 ? 0 : is_rate ? BACKWARDS_PER_SECOND : 100;
+    return (is_rate ? 1 : 100) * busy_seconds * 1e9 / (double)ns / source.links;
+}
+
 /* Links belong to the board; that an instance has no figures for them is a choice. */
 static void fill_metric(nvmlGpmMetric_t *metric, nvmlGpmSample_t older, nvmlGpmSample_t newer)
 {
@@ -155,10 +175,8 @@ static void fill_metric(nvmlGpmMetric_t *metric, nvmlGpmSample_t older, nvmlGpmS
         metric->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
         return;
     }
-    double seconds = (double)(newer->taken_ns - older->taken_ns) / 1e9;
-    double busy_seconds = newer->busy_seconds[source.kind] - older->busy_seconds[source.kind];
     metric->nvmlReturn = NVML_SUCCESS;
-    metric->value = (is_rate ? 1 : 100) * busy_seconds / seconds / source.links;
+    metric->value = ratio_of_counters(source, older, newer);
 }
 
 nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *request)
@@ -171,7 +189,7 @@ nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *request)
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     nvmlGpmSample_t older = request->sample1;
     nvmlGpmSample_t newer = request->sample2;
-    if (older->source == 0 || older->source != newer->source || newer->taken_ns <= older->taken_ns)
+    if (older->source == 0 || older->source != newer->source)
         return NVML_ERROR_INVALID_ARGUMENT;
     for (unsigned int i = 0; i < request->numMetrics; i++)
         fill_metric(&request->metrics[i], older, newer);

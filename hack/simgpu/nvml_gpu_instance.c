@@ -22,6 +22,9 @@ static nvmlReturn_t find_enumerator(const struct gpu *gpu, unsigned int enumerat
     return NVML_ERROR_NOT_SUPPORTED;
 }
 
+/* With MIG off a GPU has no GPU instances, and that is no error: capacity, lists and ids are answered all the same (seen on
+ * H100 and H200 with driver 580.159.04). */
+
 /* The three versions of the struct share these fields by name, not by offset. */
 #define FILL_PROFILE(info, profile)                                                                                    \
     do {                                                                                                               \
@@ -37,21 +40,22 @@ static nvmlReturn_t find_enumerator(const struct gpu *gpu, unsigned int enumerat
         (info)->memorySizeMB = (profile)->memory_mib;                                                                  \
     } while (0)
 
+/* The driver gives the struct back without its version, and version 3 without a name (seen as above). */
 static nvmlReturn_t fill_versioned(const struct gpu_profile *profile, nvmlGpuInstanceProfileInfo_v2_t *info)
 {
     if (driver()->profile_info_version < 2)
         return NVML_ERROR_FUNCTION_NOT_FOUND;
     if (info->version == nvmlGpuInstanceProfileInfo_v2) {
+        *info = (nvmlGpuInstanceProfileInfo_v2_t){0};
         FILL_PROFILE(info, profile);
-        info->isP2pSupported = 0;
         snprintf(info->name, sizeof info->name, "MIG %s", profile->name);
         return NVML_SUCCESS;
     }
     if (info->version == nvmlGpuInstanceProfileInfo_v3 && driver()->profile_info_version >= 3) {
         nvmlGpuInstanceProfileInfo_v3_t *info3 = (void *)info;
+        *info3 = (nvmlGpuInstanceProfileInfo_v3_t){0};
         FILL_PROFILE(info3, profile);
         info3->capabilities = profile->graphics ? NVML_GPU_INSTANCE_PROFILE_CAPS_GFX : 0;
-        snprintf(info3->name, sizeof info3->name, "MIG %s", profile->name);
         return NVML_SUCCESS;
     }
     return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
@@ -131,7 +135,7 @@ nvmlReturn_t nvmlDeviceGetGpuInstanceRemainingCapacity(nvmlDevice_t device, unsi
 {
     NVML_CALL();
     struct gpu *gpu;
-    RETURN_IF_FAILED(find_mig_gpu(device, &gpu));
+    RETURN_IF_FAILED(find_gpu(device, &gpu));
     const struct gpu_profile *profile = profile_with_id(gpu, profile_id);
     if (profile == NULL || count == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
@@ -246,7 +250,7 @@ nvmlReturn_t nvmlDeviceGetGpuInstances(nvmlDevice_t device, unsigned int profile
 {
     NVML_CALL();
     struct gpu *gpu;
-    RETURN_IF_FAILED(find_mig_gpu(device, &gpu));
+    RETURN_IF_FAILED(find_gpu(device, &gpu));
     const struct gpu_profile *profile = profile_with_id(gpu, profile_id);
     if (profile == NULL || handles == NULL || count == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
@@ -265,7 +269,7 @@ nvmlReturn_t nvmlDeviceGetGpuInstanceById(nvmlDevice_t device, unsigned int id, 
 {
     NVML_CALL();
     struct gpu *gpu;
-    RETURN_IF_FAILED(find_mig_gpu(device, &gpu));
+    RETURN_IF_FAILED(find_gpu(device, &gpu));
     if (handle == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
     RETURN_IF_FAILED(check_permission());

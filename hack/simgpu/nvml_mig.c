@@ -88,7 +88,7 @@ nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned i
 {
     NVML_CALL();
     struct gpu *gpu;
-    RETURN_IF_FAILED(find_mig_gpu(device, &gpu));
+    RETURN_IF_FAILED(find_gpu(device, &gpu));
     if (mig_device == NULL || index >= model_of(gpu)->max_mig_devices)
         return NVML_ERROR_INVALID_ARGUMENT;
     struct mig_device devices[MAX_MIG_DEVICES];
@@ -118,7 +118,7 @@ nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, unsigned int *id)
     if (id == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
     if (found.compute == NULL)
-        return NVML_ERROR_NOT_SUPPORTED;
+        return NVML_ERROR_INVALID_ARGUMENT;
     *id = found.instance->id;
     return NVML_SUCCESS;
 }
@@ -131,7 +131,7 @@ nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned int *i
     if (id == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
     if (found.compute == NULL)
-        return NVML_ERROR_NOT_SUPPORTED;
+        return NVML_ERROR_INVALID_ARGUMENT;
     *id = found.compute->id;
     return NVML_SUCCESS;
 }

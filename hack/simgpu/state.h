@@ -184,6 +184,7 @@ struct state {
     uint32_t permission;         /* enum permission */
     uint32_t nvswitch;           /* enum nvswitch */
     uint32_t one_call_at_a_time; /* see turns.h */
+    int64_t counters_ahead_ns;   /* by how much the counters of load have been wound on */
     uint64_t last_serial;
     uint64_t event_count;
     struct event events[MAX_EVENTS]; /* a ring */

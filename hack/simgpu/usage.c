@@ -13,6 +13,8 @@ void read_busy_seconds(const struct utilization *utilization, int64_t now_ns, do
         busy_seconds[i] = reading->busy_seconds[i] + reading->ratio[i] * elapsed;
 }
 
+int64_t counters_ns(void) { return monotonic_ns() + state->counters_ahead_ns; }
+
 double current_ratio(const struct utilization *utilization, enum utilization_kind kind)
 {
     return utilization->readings[utilization->current & 1].ratio[kind];
@@ -22,7 +24,7 @@ void set_utilization(struct utilization *utilization, const double ratio[UTILIZA
 {
     uint32_t other = (utilization->current & 1) ^ 1;
     struct utilization_reading *next = &utilization->readings[other];
-    int64_t now = monotonic_ns();
+    int64_t now = counters_ns();
     read_busy_seconds(utilization, now, next->busy_seconds);
     for (int i = 0; i < UTILIZATIONS; i++)
         next->ratio[i] = ratio[i] < 0 ? current_ratio(utilization, (enum utilization_kind)i) : ratio[i];

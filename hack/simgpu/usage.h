@@ -8,6 +8,8 @@
 void set_utilization(struct utilization *utilization, const double ratio[UTILIZATIONS]);
 /* Seconds of full use since the beginning, up to now. */
 void read_busy_seconds(const struct utilization *utilization, int64_t now_ns, double busy_seconds[UTILIZATIONS]);
+/* The time that samples and loads go by. */
+int64_t counters_ns(void);
 double current_ratio(const struct utilization *utilization, enum utilization_kind kind);
 /* A GPU in MIG mode is as busy as its instances, each by its share of the memory slices. */
 void refresh_gpu_utilization(struct gpu *gpu);

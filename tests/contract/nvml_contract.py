@@ -1,6 +1,7 @@
 """What the agent relies on in NVML, as far as it can be asked without changing anything."""
 
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import pynvml
@@ -75,6 +76,20 @@ class NvmlContract:
         current, _ = pynvml.nvmlDeviceGetMigMode(gpu)
         assert (pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu) > 0) == (current == 1)
 
+    def test_while_mig_is_off_there_are_no_instances_and_asking_is_no_error(self, gpu: Any) -> None:
+        """Seen on H100 and H200 with driver 580.159.04."""
+        if pynvml.nvmlDeviceGetMigMode(gpu)[0] == 1:
+            return
+        for profile in profiles(gpu):
+            handles, count = (pynvml.c_nvmlGpuInstance_t * 32)(), pynvml.c_uint(7)
+            pynvml.nvmlDeviceGetGpuInstances(gpu, profile.id, handles, pynvml.byref(count))
+            assert count.value == 0
+            assert pynvml.nvmlDeviceGetGpuInstanceRemainingCapacity(gpu, profile.id) >= 1
+        with pytest.raises(pynvml.NVMLError_NotFound):
+            pynvml.nvmlDeviceGetGpuInstanceById(gpu, 1)
+        with pytest.raises(pynvml.NVMLError_NotFound):
+            pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, 0)
+
     def test_profiles_and_placements_can_be_asked_in_any_mode(self, gpu: Any) -> None:
         found = profiles(gpu)
         assert len({profile.id for profile in found}) == len(found) >= 5
@@ -116,6 +131,11 @@ class NvmlContract:
     def test_a_physical_gpu_is_no_mig_device(self, gpu: Any) -> None:
         assert pynvml.nvmlDeviceIsMigDeviceHandle(gpu).value == 0
 
+    def test_a_physical_gpu_has_no_ids_of_instances(self, gpu: Any) -> None:
+        for question in (pynvml.nvmlDeviceGetGpuInstanceId, pynvml.nvmlDeviceGetComputeInstanceId):
+            with pytest.raises(pynvml.NVMLError_InvalidArgument):
+                question(gpu)
+
     def test_memory_adds_up(self, gpu: Any) -> None:
         memory = pynvml.nvmlDeviceGetMemoryInfo(gpu, version=pynvml.nvmlMemory_v2)
         assert memory.total == memory.free + memory.used + memory.reserved
@@ -126,6 +146,33 @@ class NvmlContract:
         assert field.nvmlReturn == pynvml.NVML_SUCCESS
         assert bool(field.value.uiVal) == hopper
         assert bool(pynvml.nvmlGpmQueryDeviceSupport(gpu).isSupportedDevice) == hopper
+
+    def test_two_samples_at_the_same_time_tell_nothing_and_do_not_say_so(self, gpu: Any) -> None:
+        """Zeros with SUCCESS, whatever the load; of DRAM no number."""
+        if not pynvml.nvmlGpmQueryDeviceSupport(gpu).isSupportedDevice:
+            return
+        samples = [pynvml.nvmlGpmSampleAlloc() for _ in range(2)]
+        for sample in samples:
+            pynvml.nvmlGpmSampleGet(gpu, sample)
+        request = pynvml.c_nvmlGpmMetricsGet_t()
+        request.version, request.numMetrics = pynvml.NVML_GPM_METRICS_GET_VERSION, 3
+        request.sample1, request.sample2 = samples
+        for position, metric in enumerate((1, 2, 10)):
+            request.metrics[position].metricId = metric
+        pynvml.nvmlGpmMetricsGet(request)
+        told = [(row.nvmlReturn, row.value) for row in request.metrics[:3]]
+        assert told[:2] == [(pynvml.NVML_SUCCESS, 0.0)] * 2
+        assert told[2] == (pynvml.NVML_SUCCESS, pytest.approx(nan, nan_ok=True))
+        for sample in samples:
+            pynvml.nvmlGpmSampleFree(sample)
+
+    def test_gpm_has_no_sample_of_an_instance_that_is_not_there(self, gpu: Any) -> None:
+        if not pynvml.nvmlGpmQueryDeviceSupport(gpu).isSupportedDevice:
+            return
+        sample = pynvml.nvmlGpmSampleAlloc()
+        with pytest.raises(pynvml.NVMLError_InvalidArgument):
+            pynvml.nvmlGpmMigSampleGet(gpu, 99, sample)
+        pynvml.nvmlGpmSampleFree(sample)
 
     def test_an_event_set_without_events_times_out(self, gpu: Any) -> None:
         events = pynvml.nvmlEventSetCreate()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 
 from hack.record import compute_profiles, compute_row, instance_handles, record, table_row
@@ -15,6 +16,7 @@ from tests.fakes.simgpu import H100, SimulatedGpus
 
 ROOT = Path(__file__).parents[2]
 TABLE: dict[str, dict[str, Any]] = json.loads((ROOT / "agent/data/mig_geometry.json").read_text())
+RECORDED = ROOT / "tests/data/recorded"
 NOT_ASKED = {"profiles", "compute", "names", "pci_device_ids", "mig_mode_survives_reboot", "name_aliases", "source"}
 
 
@@ -40,6 +42,37 @@ def test_a_record_is_the_tables_row(session: Session, request: pytest.FixtureReq
     assert by_enum(told["profiles"]).keys() == by_enum(known["profiles"]).keys()
     for enum, row in by_enum(known["profiles"]).items():
         assert differences(row, by_enum(told["profiles"])[enum]) == {}
+
+
+def told_of_hardware(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """A record's raw answers without what is one machine's or one moment's: board number, utilization."""
+    raws = []
+    for raw in told["raw"]:
+        returns = {metric: row["return"] for metric, row in raw["gpm"]["metrics"].items()}
+        raws.append({**raw, "pci_subsystem_id": None, "gpm": {**raw["gpm"], "metrics": returns}})
+    return raws
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in RECORDED.glob("*.json")))
+def test_the_simulated_gpu_answers_as_the_real_one_did(tmp_path: Path, model: str) -> None:
+    """``tests/data/recorded``: what ``hack/record_gpu`` printed on hardware, MIG off."""
+    seen = json.loads((RECORDED / f"{model}.json").read_text())
+    opened = Session(SimulatedGpus.create(tmp_path, model))
+    simulated = record()
+    pynvml.nvmlShutdown()
+    assert told_of_hardware(simulated) == told_of_hardware(seen)
+    assert simulated["driver"].partition(".")[0] == seen["driver"].partition(".")[0]
+    [(key, row)] = seen["table"].items()
+    assert (key, opened.node.show()["gpus"][0]["model"]) == (model, model)
+    assert differences(TABLE[model] | {"max_mig_devices": None}, row) == {}
+
+
+def test_a_gpu_with_mig_off_has_no_instances(tmp_path: Path) -> None:
+    opened = Session(SimulatedGpus.create(tmp_path, H100))
+    handles, count = (pynvml.c_nvmlGpuInstance_t * 32)(), pynvml.c_uint(7)
+    pynvml.nvmlDeviceGetGpuInstances(opened.gpu, opened.profile("1g.10gb").id, handles, pynvml.byref(count))
+    pynvml.nvmlShutdown()
+    assert count.value == 0
 
 
 @pytest.mark.parametrize("session", TABLE, indirect=True)

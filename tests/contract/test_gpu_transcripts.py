@@ -105,3 +105,58 @@ def test_a_placement_passed_by_value_kills_the_process(tmp_path: Path) -> None:
     died = subprocess.run([sys.executable, "-c", code], env=node.env(), capture_output=True, check=False)
     assert died.returncode == -signal.SIGSEGV
     assert node.nvidia_smi("mig", "-cgi", "19").returncode == 0
+
+
+PROFILES_SEEN = """\
++-------------------------------------------------------------------------------+
+| GPU instance profiles:                                                        |
+| GPU   Name               ID    Instances   Memory     P2P    SM    DEC   ENC  |
+|                                Free/Total   GiB              CE    JPEG  OFA  |
+|===============================================================================|
+|   0  MIG 1g.10gb         19     7/7        9.75       No     16     1     0   |
+|                                                               1     1     0   |
++-------------------------------------------------------------------------------+
+|   0  MIG 1g.10gb+me      20     1/1        9.75       No     16     1     0   |
+|                                                               1     1     1   |
++-------------------------------------------------------------------------------+
+|   0  MIG 1g.20gb         15     4/4        19.62      No     26     1     0   |
+|                                                               1     1     0   |
++-------------------------------------------------------------------------------+
+|   0  MIG 2g.20gb         14     3/3        19.62      No     32     2     0   |
+|                                                               2     2     0   |
++-------------------------------------------------------------------------------+
+|   0  MIG 3g.40gb          9     2/2        39.50      No     60     3     0   |
+|                                                               3     3     0   |
++-------------------------------------------------------------------------------+
+|   0  MIG 4g.40gb          5     1/1        39.50      No     64     4     0   |
+|                                                               4     4     0   |
++-------------------------------------------------------------------------------+
+|   0  MIG 7g.80gb          0     1/1        79.25      No     132    7     0   |
+|                                                               8     7     1   |
++-------------------------------------------------------------------------------+
+"""
+PLACEMENTS_SEEN = """\
+GPU  0 Profile ID 19 Placements: {0,1,2,3,4,5,6}:1
+GPU  0 Profile ID 20 Placements: {0,1,2,3,4,5,6}:1
+GPU  0 Profile ID 15 Placements: {0,2,4,6}:2
+GPU  0 Profile ID 14 Placements: {0,2,4}:2
+GPU  0 Profile ID  9 Placements: {0,4}:4
+GPU  0 Profile ID  5 Placement : {0}:4
+GPU  0 Profile ID  0 Placement : {0}:8
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (["-lgip"], PROFILES_SEEN),
+        (["-lgipp"], PLACEMENTS_SEEN),
+        (["-lgi"], "No MIG-enabled devices found.\n"),
+        (["-lci"], "No MIG-enabled devices found.\n"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_lists_of_an_h100_with_mig_off(tmp_path: Path, words: list[str], seen: str) -> None:
+    """Driver 580.159.04, on a machine of our own."""
+    done = SimulatedGpus.create(tmp_path, H100).nvidia_smi("mig", *words)
+    assert (done.returncode, done.stdout) == (0, seen)

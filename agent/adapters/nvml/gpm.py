@@ -1,7 +1,8 @@
 """The load of one GPU's slices. Runs on the reading thread; every function here blocks.
 
 # Note [Two buffers per GPU instance]
-# GPM tells utilization between two samples, at least 100 ms apart. Each GPU instance has two buffers: one look fills the
+# GPM tells utilization between two samples, at least 100 ms apart: two that are closer show an idle GPU, and nothing says that
+# this is wrong (seen on H100 and H200 with driver 580.159.04). Each GPU instance has two buffers: one look fills the
 # older of them, so that each period costs one sample and no sleep. A sample of an instance that is gone must never be
 # measured against one of its successor, and GPU instance ids, placements and even MIG UUIDs come back: the buffers go with
 # everything that can tell two instances apart, and what a pair then says that no instance can do is thrown away. A look out

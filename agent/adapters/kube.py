@@ -35,18 +35,19 @@ JSON = "application/json"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
-_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=150)
+_SILENT_SECONDS = 150.0
 """Bookmarks come about once a minute, so two and a half silent periods mean a dead peer."""
 
 
 class Kube:
-    """One connection pool to one API server."""
+    """One connection pool to one API server. A watch that is silent for so long is broken off."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, silent_seconds: float = _SILENT_SECONDS) -> None:
         self._client = client
+        self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silent_seconds)
 
     @classmethod
-    async def connect(cls, kubeconfig: str | None) -> Kube:
+    async def connect(cls, kubeconfig: str | None, silent_seconds: float = _SILENT_SECONDS) -> Kube:
         """From a kubeconfig file, else $KUBECONFIG, else the service account of the pod. BadInputError without any."""
         configuration = Configuration()
         # API traffic must not go through an HTTPS_PROXY that is meant for the hub.
@@ -62,7 +63,7 @@ class Kube:
             raise BadInputError(
                 f"no way to reach an API server, neither by a kubeconfig (--kubeconfig, KUBECONFIG) nor as a pod: {why}"
             ) from error
-        return cls(ApiClient(configuration))
+        return cls(ApiClient(configuration), silent_seconds)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -153,7 +154,7 @@ class Kube:
                 self._url(path),
                 params=dict(query),
                 headers=await self._headers("GET", path, accept),
-                timeout=_WATCH_TIMEOUT,
+                timeout=self._watch_timeout,
             ) as response:
                 if response.status != 200 or "json" not in response.content_type:
                     text = await response.text(errors="replace")

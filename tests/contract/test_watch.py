@@ -1,0 +1,171 @@
+"""The agent's watch against what API servers, and what stands before them, do to watches: whatever it was, what is known is
+again what is there, and the server was not asked in a hot loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from agent.adapters.kube import Kube
+from agent.adapters.watch import Watch
+from hack.devcluster import kinds
+from hack.devcluster.faults import Fault
+from tests.fakes.devcluster import DevCluster, bare_node, dev_cluster
+
+NODE, OTHER = "gpu-1", "gpu-2"
+LIST = r"GET", r"^/api/v1/nodes\?(?!.*watch=)"
+WATCH = r"GET", r"^/api/v1/nodes\?.*watch=true"
+
+
+@pytest_asyncio.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[DevCluster]:
+    """With bookmarks so often that only a dead watch is silent."""
+    async with dev_cluster(tmp_path, bookmark_interval_s=0.05) as cluster:
+        for name in (NODE, OTHER):
+            cluster.create(kinds.NODES, bare_node(name))
+        yield cluster
+
+
+class Watched:
+    """One node as the agent's watch knows it."""
+
+    def __init__(self, cluster: DevCluster, kube: Kube) -> None:
+        self.cluster = cluster
+        self._news = asyncio.Event()
+        self.watch = Watch(kube, "/api/v1/nodes", f"metadata.name={NODE}", self._news.set)
+
+    def told(self, label: str) -> bool:
+        return [node["metadata"].get("labels", {}).get("wish") for node in self.watch.objects] == [label]
+
+    async def until(self, label: str) -> None:
+        """The node's label is known to be that."""
+        await self._until(lambda: self.told(label))
+
+    async def wish(self, label: str) -> None:
+        """The label is changed, and known in the end."""
+        self.cluster.label_node(NODE, {"wish": label})
+        await self.until(label)
+
+    async def until_watching(self) -> None:
+        async with asyncio.timeout(10):
+            while not self.watches:
+                await asyncio.sleep(0.01)
+
+    @property
+    def lists(self) -> int:
+        """How often it was asked for all of it."""
+        return len(self.cluster.requests("list", "warmslice"))
+
+    @property
+    def watches(self) -> int:
+        return len(self.cluster.requests("watch", "warmslice"))
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not holds():
+                self._news.clear()
+                await self._news.wait()
+
+
+@asynccontextmanager
+async def watched(cluster: DevCluster, silent_seconds: float = 150.0) -> AsyncIterator[Watched]:
+    kube = await Kube.connect(str(cluster.kubeconfig()), silent_seconds)
+    seen = Watched(cluster, kube)
+    running = asyncio.create_task(seen.watch.run())
+    try:
+        yield seen
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await kube.close()
+
+
+async def test_a_change_comes_by_the_watch_and_nothing_is_listed_twice(cluster: DevCluster) -> None:
+    async with watched(cluster, silent_seconds=0.5) as seen:
+        for wish in ("a", "b", "c"):
+            await seen.wish(wish)
+        await asyncio.sleep(0.7)
+        assert (seen.lists, seen.watches) == (1, 1)
+
+
+async def test_a_watch_that_falls_silent_is_broken_off_and_begun_anew(cluster: DevCluster) -> None:
+    """A half-open connection: no end, no error, no bookmark."""
+    cluster.inject(Fault(*WATCH, stall_after_lines=0))
+    async with watched(cluster, silent_seconds=0.3) as seen:
+        await seen.until_watching()
+        await seen.wish("b")
+        assert seen.lists == 2
+
+
+async def test_a_watch_whose_past_is_forgotten_lists_again(cluster: DevCluster) -> None:
+    cluster.label_node(NODE, {"wish": "a"})
+    cluster.inject(Fault(*WATCH, error_after_lines=0))
+    async with watched(cluster) as seen:
+        await seen.until("a")
+        await seen.wish("b")
+        assert seen.lists == 2
+
+
+async def test_half_a_line_is_no_event(cluster: DevCluster) -> None:
+    async with watched(cluster) as seen:
+        await seen.wish("a")
+        cluster.inject(Fault(*WATCH, cut_after_lines=0))
+        cluster.control_plane.server.restart()
+        await seen.wish("b")
+        await seen.wish("c")
+
+
+async def test_what_was_deleted_while_nobody_watched_is_known_to_be_gone(cluster: DevCluster) -> None:
+    """And a node of the same name is another node."""
+    async with watched(cluster) as seen:
+        await seen.wish("a")
+        [first] = [node["metadata"]["uid"] for node in seen.watch.objects]
+        cluster.inject(Fault(*WATCH, reset=True, count=2))
+        cluster.control_plane.server.restart()
+        cluster.delete(kinds.NODES, NODE)
+        cluster.create(kinds.NODES, bare_node(NODE, labels={"wish": "b"}))
+        await seen.until("b")
+        [second] = [node["metadata"]["uid"] for node in seen.watch.objects]
+        assert first != second
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(*LIST, code=429, retry_after=1),
+        Fault(*LIST, code=500),
+        Fault(*LIST, code=503, body="<html>maintenance</html>", content_type="text/html"),
+        Fault(*LIST, code=200, body="<html>log in</html>", content_type="text/html"),
+        Fault(*LIST, code=401),
+        Fault(*LIST, code=410),
+        Fault(*LIST, reset=True, count=2),
+        Fault(*WATCH, code=429, retry_after=1),
+        Fault(*WATCH, code=504),
+        Fault(*WATCH, code=401),
+        Fault(*WATCH, code=200, body="[]\n"),
+        Fault(*WATCH, code=200, body="{}\n"),
+        Fault(*WATCH, code=200, body="no JSON\n"),
+        Fault(*WATCH, code=200, body=""),
+    ],
+    ids=lambda fault: f"{'watch' if fault.path == WATCH[1] else 'list'} {fault.code or 'reset'} {fault.body}".strip(),
+)
+async def test_an_answer_that_is_none_is_asked_for_again(cluster: DevCluster, fault: Fault) -> None:
+    cluster.inject(fault)
+    async with watched(cluster) as seen:
+        await seen.wish("a")
+        await seen.wish("b")
+        assert fault.hits >= 1
+        assert seen.lists + seen.watches <= 6
+
+
+async def test_the_server_is_not_asked_again_before_it_wants_to_be(cluster: DevCluster) -> None:
+    cluster.inject(Fault(*LIST, code=429, retry_after=1))
+    async with watched(cluster) as seen:
+        await seen.wish("a")
+    first, second = [request.at for request in cluster.requests("list", "warmslice")]
+    assert second - first >= 1

@@ -24,8 +24,10 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import default_client_factory
 
+from agent.adapters import clock
 from agent.model.cache import FailureKind, FetchEndedError, FetchFaultError
 from agent.model.catalog import Listing, RepositoryFile, unusable_path
+from agent.model.wait import wait_asked
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"[!-~]+")
@@ -112,10 +114,10 @@ class HubClient:
             message = f"the hub refused the token for {self._repository} ({status}): give a valid one with read access"
             return FetchEndedError("token", message, FailureKind.REFUSED)
         if status == 429:
-            wait = retry_after_seconds(error.response.headers)
+            wait = wait_asked(error.response.headers, clock.now())
             return FetchFaultError("throttled", "the hub asks to slow down (429)", after_seconds=wait)
         if status == 408 or status >= 500:
-            wait = retry_after_seconds(error.response.headers)
+            wait = wait_asked(error.response.headers, clock.now())
             return FetchFaultError("unavailable", f"the hub is not available ({status})", after_seconds=wait)
         return FetchEndedError("hub-answer", f"the hub answered {status} for {self._repository}")
 
@@ -128,12 +130,6 @@ class HubClient:
 def _shown(endpoint: str) -> str:
     """For people, who may be others than those who know the password in it."""
     return re.sub(r"//[^/@]*@", "//", endpoint)
-
-
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """The Retry-After header where it is in seconds, as hubs send it."""
-    value = headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else None
 
 
 def _client(timeout_seconds: float) -> httpx2.Client:

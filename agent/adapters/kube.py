@@ -15,6 +15,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 
+from agent.adapters import clock
 from agent.model.errors import (
     AgentError,
     BadInputError,
@@ -25,6 +26,7 @@ from agent.model.errors import (
     RetryError,
 )
 from agent.model.node import PodRef
+from agent.model.wait import wait_asked
 
 Object = dict[str, Any]
 
@@ -238,7 +240,6 @@ def _error(method: str, path: str, status: int, text: str, headers: Mapping[str,
     except (ValueError, AttributeError):
         message, causes = "", {}
     what = f"{method} {path}: HTTP {status} {message or text[:200]}".strip()
-    after = headers.get("Retry-After", "")
     match status:
         case 404:
             return GoneError(what)
@@ -251,4 +252,4 @@ def _error(method: str, path: str, status: int, text: str, headers: Mapping[str,
         case 400 | 403 | 405 | 415 | 422:
             return RefusedError(what)
         case _:
-            return RetryError(what, float(after) if after.isdigit() else None)
+            return RetryError(what, wait_asked(headers, clock.now()))

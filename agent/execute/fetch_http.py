@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from threading import Lock
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from agent.adapters import clock
 from agent.execute.fetch_route import Route, route_to
 from agent.model.cache import FailureKind, FetchEndedError, FetchFaultError
+from agent.model.wait import wait_asked
 
 _BUFFER_BYTES = 256 * 1024
 _UNREAD_BYTES = 64 * 1024  # of a body that nobody wants
@@ -193,8 +195,7 @@ def _refusal_or_fault(
     source: Source, url: str, response: http.client.HTTPResponse
 ) -> FetchEndedError | FetchFaultError:
     status = response.status
-    wait = response.headers.get("Retry-After", "")
-    after = float(wait) if wait.isdecimal() else None
+    after = wait_asked(response.headers, clock.now())
     sent_on = url != source.url
     if sent_on:
         source.forget_address()  # a signed address ends some day: ask the hub for the next one

@@ -162,6 +162,17 @@ async def test_a_long_wait_asked_for_is_left_to_the_next_fetch(hub: Hub, cache: 
     assert (caught.value.reason, caught.value.after_seconds) == ("throttled", 900.0)
 
 
+@pytest.mark.parametrize("retry_after", [True, False])
+async def test_a_spent_quota_is_waited_for_by_whatever_header_says_so(retry_after: bool, hub: Hub, cache: Path) -> None:
+    hub.rate_limits.quotas["api"] = 0
+    hub.rate_limits.retry_after = retry_after
+    with pytest.raises(FetchFaultError) as caught:
+        await fetch(order_for(hub, cache))
+    assert caught.value.reason == "throttled"
+    assert caught.value.after_seconds is not None
+    assert 290 <= caught.value.after_seconds <= 300
+
+
 async def test_a_fault_that_stays_ends_the_fetch(hub: Hub, cache: Path) -> None:
     hub.faults.add(ALL_OF_STORE, "status", status=503)
     with pytest.raises(FetchFaultError, match="not available"):

@@ -224,7 +224,7 @@ class Agent:
 
         start = _starter(tasks, helpers)
         fetches = FetchSupervisor(cache, start, wake.set, token_reader(settings.hub_token_file), clock.now)
-        rules = CacheRules(cache, settings.hub_endpoint, settings.cache_budget_bytes, settings.cache_reserve_ratio)
+        rules = CacheRules.of(settings)
         news = CacheNews(self._events, self._our_node, clock.now)
 
         async def publish(report: CacheReport) -> None:

@@ -19,9 +19,7 @@ Say = Callable[[str], None]
 
 async def cache_command(settings: Settings, action: str, names: Sequence[str], say: Say) -> int:
     """``cache pull|ls|verify`` for the catalog's models, or those named; exit code 1 when one is not as it should be."""
-    rules = CacheRules(
-        Path(settings.cache_directory), settings.hub_endpoint, settings.cache_budget_bytes, settings.cache_reserve_ratio
-    )
+    rules = CacheRules.of(settings)
     wanted = _chosen(settings, names)
     match action:
         case "pull":

@@ -29,6 +29,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     ignore_patterns: tuple[str, ...] | None = None
     priority: int = 0
     endpoint: str | None = None
+    bytes_per_second: int | None = None
 
 
 class _Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -109,6 +110,10 @@ def _model(entry: _Entry, field: str) -> CatalogModel:
         raise _MistakeError(f"{field}.revision is {entry.revision!r}, expected a branch, a tag or a commit id")
     if entry.endpoint is not None and not re.match(r"https?://[^/\s]+", entry.endpoint):
         raise _MistakeError(f"{field}.endpoint is {entry.endpoint!r}, expected a URL such as https://hub.example.com")
+    if entry.bytes_per_second is not None and entry.bytes_per_second < 1:
+        raise _MistakeError(
+            f"{field}.bytes_per_second is {entry.bytes_per_second}, expected 1 or more, or none for no limit"
+        )
     return CatalogModel(
         name=_name(entry, field),
         repository=entry.repository,
@@ -117,6 +122,7 @@ def _model(entry: _Entry, field: str) -> CatalogModel:
         ignore_patterns=entry.ignore_patterns,
         priority=entry.priority,
         endpoint=entry.endpoint,
+        bytes_per_second=entry.bytes_per_second,
     )
 
 

@@ -6,6 +6,7 @@ The largest blob comes first, its pieces in order; whoever brings a blob's last 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from agent.execute.fetch_blob import GRAIN_BYTES, GrainRecorder, Part, Piece
 from agent.execute.fetch_http import Connections, Source
+from agent.execute.fetch_pace import Pace
 from agent.model.cache import FetchEndedError, FetchError, FetchFaultError, FetchLimits
 
 _LONGEST_PIECE_BYTES = 64 * 1024 * 1024
@@ -78,6 +80,7 @@ class Pool:
         self._stopped = threading.Event()
         self._error: FetchError | None = None
         self._recorder = GrainRecorder()
+        self._pace = Pace(limits.bytes_per_second)
 
     @property
     def fetched_bytes(self) -> int:
@@ -180,10 +183,14 @@ class Pool:
     # -- for readings -------------------------------------------------------------------------------------------
 
     def received(self, count: int) -> None:
+        """Counts them, and returns when the rate allows for more."""
         with self._changed:
             self.tally.received_bytes += count
+            wait = self._pace.spend(count, time.monotonic())
         if self._stopped.is_set():
             raise StoppedError
+        if wait:
+            _sleep(wait, self._stopped)
 
     def grain_finished(self, part: Part, grain: int) -> None:
         self._recorder.finished(part, grain)

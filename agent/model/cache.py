@@ -53,7 +53,7 @@ class DiskUse:
 class FetchLimits:
     """``allowance_bytes``: what the cache may still grow by (None: no budget); ``reserve_bytes`` stay free on the
     file system whatever the allowance; a connection silent for ``stall_seconds`` is dropped; ``attempts`` in a row
-    without a finished grain end the fetch."""
+    without a finished grain end the fetch; all connections together bring at most ``bytes_per_second`` (None: no limit)."""
 
     allowance_bytes: int | None = None
     reserve_bytes: int = 0
@@ -61,6 +61,7 @@ class FetchLimits:
     attempts: int = 8
     stall_seconds: float = 30.0
     longest_wait_seconds: float = 30.0
+    bytes_per_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

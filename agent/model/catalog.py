@@ -35,6 +35,7 @@ class CatalogModel:
     ignore_patterns: tuple[str, ...] | None = None
     priority: int = 0
     endpoint: str | None = None
+    bytes_per_second: int | None = None
 
     @property
     def label(self) -> str:

@@ -27,6 +27,7 @@ from agent.model.cache import (
 from agent.model.catalog import CatalogModel, CatalogRefusal
 from agent.observe.cache import observe_model, verify_model
 from agent.plan.prefetch import CachePlan, CacheSeen, failure_of, next_try_seconds, plan_prefetch
+from agent.settings import Settings
 
 
 class CatalogSource(Protocol):
@@ -46,7 +47,8 @@ class NodeLabels(Protocol):
 @dataclass(frozen=True, slots=True)
 class CacheRules:
     """What the settings say. ``budget_bytes``: None for no other limit than the disk; ``reserve_ratio``: share of the file
-    system that stays free whatever the budget; ``endpoint``: None for the public hub."""
+    system that stays free whatever the budget; ``endpoint``: None for the public hub; ``bytes_per_second``: of all fetches
+    together, None for no limit."""
 
     cache: Path
     endpoint: str | None = None
@@ -55,6 +57,17 @@ class CacheRules:
     connections: int = 8
     fetches_at_once: int = 1
     stall_seconds: float = 30.0
+    bytes_per_second: float | None = None
+
+    @staticmethod
+    def of(settings: Settings) -> CacheRules:
+        return CacheRules(
+            Path(settings.cache_directory),
+            settings.hub_endpoint,
+            settings.cache_budget_bytes,
+            settings.cache_reserve_ratio,
+            bytes_per_second=settings.fetch_bytes_per_second,
+        )
 
 
 @dataclass(slots=True)
@@ -109,7 +122,7 @@ class CachePass:
         for name in plan.stops:
             self.fetches.stop(name)
         for model in plan.starts:
-            self.fetches.start(model, self.rules.endpoint, _limits(self.rules, disk))
+            self.fetches.start(model, self.rules.endpoint, _limits(self.rules, model, disk))
 
     def _take_in(self, ended: Sequence[EndedFetch]) -> tuple[FinishedFetch, ...]:
         for fetch in ended:
@@ -236,7 +249,7 @@ async def _pull_one(
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         fetches = FetchSupervisor(rules.cache, tasks.create_task, ended.set, token, now)
-        fetches.start(model, rules.endpoint, _limits(rules, disk_use(rules.cache)))
+        fetches.start(model, rules.endpoint, _limits(rules, model, disk_use(rules.cache)))
         while not ended.is_set():
             try:
                 async with asyncio.timeout(0.5):
@@ -253,13 +266,16 @@ def _observe(cache: Path, wanted: Sequence[CatalogModel]) -> dict[str, CachedMod
     return {model.name: observe_model(cache, model) for model in wanted}
 
 
-def _limits(rules: CacheRules, disk: DiskUse) -> FetchLimits:
+def _limits(rules: CacheRules, model: CatalogModel, disk: DiskUse) -> FetchLimits:
+    """A fetch has an equal share of the rate of all, whether the others run or not: so it holds without a word between them."""
     allowance = None if rules.budget_bytes is None else max(0, rules.budget_bytes - disk.used_bytes)
+    share = None if rules.bytes_per_second is None else rules.bytes_per_second / rules.fetches_at_once
     return FetchLimits(
         allowance_bytes=allowance,
         reserve_bytes=int(rules.reserve_ratio * disk.total_bytes),
         connections=rules.connections,
         stall_seconds=rules.stall_seconds,
+        bytes_per_second=min((rate for rate in (share, model.bytes_per_second) if rate is not None), default=None),
     )
 
 

@@ -81,6 +81,7 @@ def test_a_set_that_does_not_exist_is_refused_with_those_that_do() -> None:
         ("models: [{repository: a/b, name: -x}]", "models[0].name is '-x', expected at most 63"),
         ("models: [{repository: a/b, revision: ../x}]", "models[0].revision is '../x', expected a branch"),
         ("models: [{repository: a/b, endpoint: hub}]", "models[0].endpoint is 'hub', expected a URL"),
+        ("models: [{repository: a/b, bytes_per_second: 0}]", "models[0].bytes_per_second is 0, expected 1 or more"),
         ("models: [{repository: a/b}, {repository: a/b, revision: x}]", "models[1].name is 'a--b', which an earlier"),
         ("models: [{repository: a/b}]\nsets: {s: [c]}", "sets.s[0] is 'c', expected the name of a model (known: a--b)"),
         ("models: [{repository: a/b}]\nsets: {s: [[c]]}", "sets.s[0] is ['c'], expected the name of a model"),

@@ -55,6 +55,10 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         (["run", "--drain-seconds", "-1", "--node-name", "n"], "drain_seconds is -1"),
         (["run", "--wait-for-jobs-seconds", "-1", "--node-name", "n"], "wait_for_jobs_seconds is -1"),
         (["cache", "ls", "--cache-budget-bytes=-5"], "cache_budget_bytes is -5; it must be 0 or more"),
+        (
+            ["cache", "ls", "--fetch-bytes-per-second=0"],
+            "fetch_bytes_per_second is 0; it must be 1 or more, or not set",
+        ),
         (["run", "--cache-reserve-ratio", "1.5", "--node-name", "n"], "cache_reserve_ratio is 1.5"),
         (
             ["run", "--max-unavailable", "some", "--node-name", "n"],

@@ -10,15 +10,27 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from agent.model.cache import MANIFEST_FORMAT, DiskUse, Manifest
 from agent.model.errors import RetryError
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 _HASH_CHUNK_BYTES = 1024 * 1024
 _FILE_MODE = 0o644
 _SHA256_DIGITS = 64
+
+
+class Digest(Protocol):
+    """As hashlib's."""
+
+    def update(self, content: ReadableBuffer, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +83,17 @@ def write_durably(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
+def content_digest(like: str, size_bytes: int) -> Digest:
+    """Of the kind that ``like`` is: sha256 (64 digits), else git's sha1 of a blob (40), which knows its size beforehand."""
+    if len(like) == _SHA256_DIGITS:
+        return hashlib.sha256()
+    return hashlib.sha1(b"blob %d\0" % size_bytes, usedforsecurity=False)
+
+
 def content_hash(path: Path, like: str) -> str:
-    """The file's hash of the kind that ``like`` is: sha256 (64 digits), else git's sha1 of a blob (40)."""
+    """The file's hash of the kind that ``like`` is."""
     with path.open("rb") as stream:
-        if len(like) == _SHA256_DIGITS:
-            digest = hashlib.sha256()
-        else:
-            digest = hashlib.sha1(b"blob %d\0" % os.fstat(stream.fileno()).st_size, usedforsecurity=False)
+        digest = content_digest(like, os.fstat(stream.fileno()).st_size)
         while chunk := stream.read(_HASH_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

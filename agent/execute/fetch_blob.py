@@ -6,26 +6,33 @@
 # power loss what the journal says is on disk, and only grains in flight are fetched again. One thread syncs and
 # writes the journals, taking all grains that finished meanwhile at once, so that nobody who downloads waits for it.
 # The journal is made before, and removed after, the part file; without its part file it says nothing.
+#
+# Note [Hash in flight]
+# A hash goes from the beginning to the end, so it follows the journalled grains: one thread reads each as soon as all before
+# it are there, while it is still in the page cache, and then gives its pages back. So the check ends soon after the last
+# byte, and a fetch does not push the files of serving pods out of memory. What is read is the file, not what came: a disk
+# that keeps other bytes is noticed. An earlier fetch's grains are read from disk.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 
-from agent.adapters.files import content_hash, preallocate, sync_directory, write_durably
+from agent.adapters.files import Digest, content_digest, preallocate, sync_directory, write_durably
 from agent.model.cache import FetchEndedError
 from agent.model.catalog import RepositoryFile
 
 GRAIN_BYTES = 4 * 1024 * 1024
 _HEADER = "warmslice-grains 1"
 _FILE_MODE = 0o644
+_HASH_BUFFER_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,9 @@ class Part:
     _descriptor: int | None = None
     _journal: int | None = None
     _lock: Lock = field(default_factory=Lock)
+    _digest: Digest | None = None
+    _hashed_grains: int = 0
+    _hash_lock: Lock = field(default_factory=Lock)
 
     @staticmethod
     def found(blobs: Path, file: RepositoryFile) -> Part:
@@ -112,18 +122,33 @@ class Part:
                 os.write(self._journal, "".join(f"{grain}\n" for grain in finished).encode())
         self.done.update(finished)
 
+    def hash_on(self, buffer: memoryview, stopped: Callable[[], bool] = lambda: False) -> str:
+        """Take in the grains that are there without a gap, read through ``buffer``; the hash of all so far.
+        See Note [Hash in flight]."""
+        with self._hash_lock, disk_errors():
+            if self._digest is None:
+                self._digest = content_digest(self.file.blob, self.file.size_bytes)
+            while self._descriptor is not None and self._hashed_grains in self.done and not stopped():
+                start = self._hashed_grains * GRAIN_BYTES
+                length = min(GRAIN_BYTES, self.file.size_bytes - start)
+                _hash(self._digest, self._descriptor, start, start + length, buffer)
+                os.posix_fadvise(self._descriptor, start, length, os.POSIX_FADV_DONTNEED)
+                self._hashed_grains += 1
+            return self._digest.hexdigest()
+
     def publish(self) -> bool:
         """Give the blob its name if its content is what the listing says; else throw it away, and False.
 
         Under its final name a blob is whole, checked and durable.
         """
         with disk_errors():
-            if content_hash(self.path, like=self.file.blob) != self.file.blob:
+            if self.hash_on(hash_buffer()) != self.file.blob:
                 self.discard()
                 return False
             assert self._descriptor is not None
             os.fchmod(self._descriptor, _FILE_MODE)
             os.fsync(self._descriptor)
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             self.path.rename(self.blobs / self.file.blob)
             sync_directory(self.blobs)
             self.close()
@@ -135,12 +160,15 @@ class Part:
         self.path.unlink(missing_ok=True)
         self.journal_path.unlink(missing_ok=True)
         self.done.clear()
+        with self._hash_lock:
+            self._digest, self._hashed_grains = None, 0
 
     def close(self) -> None:
-        for descriptor in (self._descriptor, self._journal):
-            if descriptor is not None:
-                os.close(descriptor)
-        self._descriptor = self._journal = None
+        with self._hash_lock:
+            for descriptor in (self._descriptor, self._journal):
+                if descriptor is not None:
+                    os.close(descriptor)
+            self._descriptor = self._journal = None
 
     def _header(self) -> str:
         return f"{_HEADER} {self.file.size_bytes} {GRAIN_BYTES}"
@@ -164,10 +192,37 @@ class Part:
         return {int(line) for line in lines if line.isdecimal() and int(line) < self.grains}
 
 
-class GrainRecorder:
-    """The thread that syncs parts and writes their journals. See Note [Grains]."""
+class Hasher:
+    """The thread that hashes what is on disk while the rest comes. See Note [Hash in flight]."""
 
     def __init__(self) -> None:
+        self._grown: SimpleQueue[Part | None] = SimpleQueue()
+        self._stopped = False
+        self._buffer = hash_buffer()
+        self._thread = Thread(target=self._run, name="hasher", daemon=True)
+        self._thread.start()
+
+    def grown(self, part: Part) -> None:
+        self._grown.put(part)
+
+    def stop(self) -> None:
+        """What it has not hashed yet is left to the next fetch."""
+        self._stopped = True
+        self._grown.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (part := self._grown.get()) is not None:
+            # What the disk refuses is met again, and told, by whoever publishes.
+            with suppress(FetchEndedError):
+                part.hash_on(self._buffer, lambda: self._stopped)
+
+
+class GrainRecorder:
+    """The thread that syncs parts and writes their journals; ``recorded`` hears of each part that grew. See Note [Grains]."""
+
+    def __init__(self, recorded: Callable[[Part], None]) -> None:
+        self._recorded = recorded
         self._finished: SimpleQueue[tuple[Part, int] | _Flush | None] = SimpleQueue()
         self._error: FetchEndedError | None = None
         self._thread = Thread(target=self._run, name="grain-recorder", daemon=True)
@@ -208,6 +263,7 @@ class GrainRecorder:
         for part, grains in by_part.values():
             try:
                 part.record(grains)
+                self._recorded(part)
             except FetchEndedError as error:
                 self._error = error
 
@@ -215,6 +271,20 @@ class GrainRecorder:
 @dataclass(slots=True)
 class _Flush:
     done: Lock = field(default_factory=Lock)
+
+
+def hash_buffer() -> memoryview:
+    """So small that it stays in a processor's cache between the read and the hash."""
+    return memoryview(bytearray(_HASH_BUFFER_BYTES))
+
+
+def _hash(digest: Digest, descriptor: int, start: int, end: int, buffer: memoryview) -> None:
+    while start < end:
+        count = os.preadv(descriptor, [buffer[: end - start]], start)
+        if not count:
+            raise OSError(errno.EIO, "the part file is shorter than it was made")
+        digest.update(buffer[:count])
+        start += count
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from agent.execute.fetch_blob import GRAIN_BYTES, GrainRecorder, Part, Piece
+from agent.execute.fetch_blob import GRAIN_BYTES, GrainRecorder, Hasher, Part, Piece
 from agent.execute.fetch_http import Connections, Source
 from agent.execute.fetch_pace import Pace
 from agent.model.cache import FetchEndedError, FetchError, FetchFaultError, FetchLimits
@@ -79,7 +79,8 @@ class Pool:
         self._at_work = limits.connections
         self._stopped = threading.Event()
         self._error: FetchError | None = None
-        self._recorder = GrainRecorder()
+        self._hasher = Hasher()
+        self._recorder = GrainRecorder(self._hasher.grown)
         self._pace = Pace(limits.bytes_per_second)
 
     @property
@@ -96,6 +97,7 @@ class Pool:
             while self._still_at_work(tick_seconds):
                 tick()
         self._recorder.stop()
+        self._hasher.stop()
         for download in self._downloads:
             download.part.close()
         if self._error is not None:

@@ -32,6 +32,7 @@ from tests.fakes.hub import (
     texts_in,
     tiny_model,
 )
+from tests.fakes.page_cache import can_drop, resident_bytes
 
 ALL_OF_STORE = r"GET cdn/.*safetensors"
 
@@ -362,6 +363,14 @@ async def test_grains_that_arrived_before_the_end_are_not_asked_for_again(hub: H
     await fetch(order_for(hub, cache, limits=one))
     assert hub.counters.body_bytes <= WEIGHTS_BYTES - 4 * 1024 * 1024 + 2000
     assert observe_model(cache, TINY).complete
+
+
+async def test_a_fetch_leaves_no_weights_in_the_page_cache(hub: Hub, model: ServedModel, cache: Path) -> None:
+    if not can_drop(cache.parent):
+        pytest.skip("files in this folder are in memory")
+    await fetch(order_for(hub, cache))
+    weights = cache / "models--acme--tiny" / "blobs" / model.files["model.safetensors"].etag
+    assert resident_bytes(weights) == 0
 
 
 def _some_file(model: ServedModel) -> ServedFile:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.execute.fetch_blob import GRAIN_BYTES, Part, Piece
+from agent.execute.fetch_blob import GRAIN_BYTES, Part, Piece, hash_buffer
 from agent.execute.fetch_pool import longest_piece
 from agent.model.catalog import RepositoryFile
+from tests.fakes.page_cache import can_drop, resident_bytes
 
 CONTENT = bytes(range(256)) * (3 * GRAIN_BYTES // 256) + b"tail"
 FILE = RepositoryFile("weights", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -97,3 +98,56 @@ def test_missing_pieces_and_finished_grains_are_the_whole_file(size: int, done: 
     assert sum(p.end - p.start for p in pieces) + part.done_bytes == size
     assert all(0 < p.end - p.start <= longest and p.start % GRAIN_BYTES == 0 for p in pieces)
     assert all(a.end <= b.start for a, b in pairwise(pieces))
+
+
+BUFFER = hash_buffer()
+
+
+def _hash_of(grains: int) -> str:
+    return hashlib.sha256(CONTENT[: grains * GRAIN_BYTES]).hexdigest()
+
+
+def test_the_hash_follows_the_grains_up_to_the_first_gap(tmp_path: Path) -> None:
+    part = with_grains(tmp_path, 0, 2)
+    part.open()
+    assert part.hash_on(BUFFER) == _hash_of(1)
+    part.write(GRAIN_BYTES, memoryview(CONTENT[GRAIN_BYTES:][:GRAIN_BYTES]))
+    part.record([1])
+    assert part.hash_on(BUFFER) == _hash_of(3)
+    part.close()
+
+
+def test_what_is_hashed_is_what_the_disk_keeps(tmp_path: Path) -> None:
+    """Bytes that went wrong on their way to the disk, or there, after they came."""
+    part = with_grains(tmp_path, 0, 1, 2, 3)
+    part.open()
+    part.write(GRAIN_BYTES + 5, memoryview(b"!"))
+    assert not part.publish()
+
+
+def test_after_wrong_bytes_the_hash_begins_anew(tmp_path: Path) -> None:
+    part = Part.found(tmp_path, FILE)
+    for content in (b"\0" * len(CONTENT), CONTENT):
+        part.open()
+        part.write(0, memoryview(content))
+        part.record(range(part.grains))
+        assert part.publish() == (content == CONTENT)
+
+
+def test_a_stop_leaves_the_rest_of_the_hash_for_later(tmp_path: Path) -> None:
+    part = with_grains(tmp_path, 0, 1, 2, 3)
+    part.open()
+    assert part.hash_on(BUFFER, lambda: True) == _hash_of(0)
+    assert part.hash_on(BUFFER) == FILE.blob
+    part.close()
+
+
+def test_a_published_blob_leaves_no_pages_behind(tmp_path: Path) -> None:
+    """Those of serving pods are not pushed out."""
+    if not can_drop(tmp_path):
+        pytest.skip("files in this folder are in memory")
+    part = with_grains(tmp_path, 0, 1, 2, 3)
+    part.open()
+    assert resident_bytes(part.path) > 0
+    assert part.publish()
+    assert resident_bytes(tmp_path / FILE.blob) == 0

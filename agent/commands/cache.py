@@ -46,7 +46,7 @@ async def cache_command(settings: Settings, action: str, names: Sequence[str], s
 def _chosen(settings: Settings, names: Sequence[str]) -> tuple[CatalogModel, ...]:
     wanted = read_wanted(TextFile(Path(settings.catalog_file)), {})
     if isinstance(wanted, CatalogRefusal):
-        raise BadInputError(f"{settings.catalog_file}: {wanted.message}")
+        raise BadInputError(wanted.at(settings.catalog_file))
     unknown = sorted(set(names) - {model.name for model in wanted})
     if unknown:
         known = ", ".join(model.name for model in wanted) or "none"

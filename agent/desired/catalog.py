@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
 from agent.model.catalog import Catalog, CatalogModel, CatalogRefusal, derived_name
-from agent.model.errors import BadInputError
 from agent.model.labels import MODEL_SET
-from agent.model.text import read_yaml
+from agent.model.text import Marked, Mistake, NotYamlError, Path, read_marked
+
+T = TypeVar("T")
 
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _REVISION = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
-_MISTAKE_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
-_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _PLAIN_WORDS = {"`array`": "a list", "`int`": "a whole number", "`str`": "text", "`object`": "a mapping"}
 
 
@@ -32,22 +31,21 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     bytes_per_second: int | None = None
 
 
-class _Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    models: tuple[_Entry, ...] = ()
-    sets: dict[str, Any] = {}  # checked by hand: msgspec does not say under which key a mistake is
-
-
-class _MistakeError(Exception):
-    """A sentence about one field of the catalog."""
+_TYPES: dict[str, Any] = get_type_hints(_Entry)
+_SECTIONS = ("models", "sets")
 
 
 def read_catalog(text: str) -> Catalog | CatalogRefusal:
-    """The catalog, or one sentence that names the field, its value and what would be right. An empty file has no
+    """The catalog, or every mistake in it: each names the field, its value and what would be right. An empty file has no
     models."""
     try:
-        return _catalog(_document(text))
-    except _MistakeError as mistake:
-        return CatalogRefusal(f"model catalog: {mistake}")
+        marked = read_marked(text)
+    except NotYamlError as error:
+        found = error.mistake
+        return CatalogRefusal.of((Mistake(found.line, found.column, f"not YAML: {found.sentence}"),))
+    reader = _Reader(marked)
+    catalog = reader.catalog()
+    return CatalogRefusal.of(tuple(sorted(reader.mistakes))) if reader.mistakes else catalog
 
 
 def wanted_models(catalog: Catalog, node_labels: Mapping[str, str]) -> tuple[CatalogModel, ...] | CatalogRefusal:
@@ -62,98 +60,119 @@ def wanted_models(catalog: Catalog, node_labels: Mapping[str, str]) -> tuple[Cat
     return tuple(sorted((catalog.models[name] for name in names), key=lambda m: (-m.priority, m.name)))
 
 
-def _document(text: str) -> _Document:
-    try:
-        document = read_yaml(text)
-    except BadInputError as error:
-        raise _MistakeError(str(error)) from error
-    if document is None:
-        return _Document()
-    if not isinstance(document, dict):
-        raise _MistakeError(f"is {document!r}, expected a mapping with `models` and `sets`")
-    try:
-        return msgspec.convert(document, _Document)
-    except msgspec.ValidationError as error:
-        raise _MistakeError(_explained(str(error), document)) from error
+class _Reader:
+    """Walks the document and collects what is wrong with it. What it returns counts only where nothing is."""
+
+    def __init__(self, marked: Marked) -> None:
+        self._marked = marked
+        self.mistakes = list(marked.repeated)
+        self._names: set[str] = set()
+
+    def catalog(self) -> Catalog:
+        document = self._marked.value if self._marked.value is not None else {}
+        if not isinstance(document, dict):
+            self._wrong((), f"the document is {document!r}, expected a mapping with `models` and `sets`")
+            return Catalog({}, {})
+        self._known((), document, _SECTIONS)
+        models: dict[str, CatalogModel] = {}
+        for index, entry in enumerate(self._section(document, "models", list, "a list")):
+            path = ("models", index)
+            model = self._model(path, entry)
+            if model is not None and model.name in models:
+                self._wrong(
+                    (*path, "name"),
+                    f"{_field(path)}.name is {model.name!r}, which an earlier model has: give it another",
+                )
+            elif model is not None:
+                models[model.name] = model
+        listed = self._section(document, "sets", dict, "a mapping")
+        return Catalog(models, {str(name): self._set(name, members) for name, members in listed.items()})
+
+    def _section(self, document: Mapping[Any, Any], name: str, kind: type[T], called: str) -> T:
+        found = document.get(name, kind())
+        if not isinstance(found, kind):
+            self._wrong((name,), f"{name} is {found!r}: expected {called}")
+            return kind()
+        return found
+
+    def _model(self, path: Path, raw: object) -> CatalogModel | None:
+        if not isinstance(raw, dict):
+            self._wrong(path, f"{_field(path)} is {raw!r}: expected a mapping with `repository`")
+            return None
+        self._names.add(str(raw.get("name", derived_name(str(raw.get("repository", ""))))))
+        before = len(self.mistakes)
+        self._known(path, raw, tuple(_TYPES))
+        if "repository" not in raw:
+            self._wrong(path, f"{_field(path)}.repository is missing: give it as org/name")
+        values = {name: self._typed((*path, name), raw[name], _TYPES[name]) for name in _TYPES if name in raw}
+        if len(self.mistakes) > before:
+            return None
+        entry = _Entry(**values)
+        for name, sentence in _wrong_values(entry):
+            self._wrong((*path, name), f"{_field((*path, name))} {sentence}")
+        if len(self.mistakes) > before:
+            return None
+        name = entry.name if entry.name is not None else derived_name(entry.repository)
+        fields = {field: getattr(entry, field) for field in _TYPES if field != "name"}
+        return CatalogModel(name=name, **fields)
+
+    def _typed(self, path: Path, value: object, kind: Any) -> Any:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            what = str(error).partition(" - at ")[0]
+            for technical, plain in _PLAIN_WORDS.items():
+                what = what.replace(technical, plain)
+            self._wrong(path, f"{_field(path)} is {value!r}: {what[0].lower() + what[1:]}")
+            return None
+
+    def _set(self, name: object, members: object) -> frozenset[str]:
+        """Names of models that have mistakes of their own count as known."""
+        path = ("sets", name)
+        if not isinstance(members, list):
+            self._wrong(path, f"{_field(path)} is {members!r}, expected a list of names of models")
+            return frozenset()
+        for index, member in enumerate(members):
+            if not isinstance(member, str) or member not in self._names:
+                known = ", ".join(sorted(self._names)) or "none"
+                where = (*path, index)
+                self._wrong(where, f"{_field(where)} is {member!r}, expected the name of a model (known: {known})")
+        return frozenset(str(member) for member in members)
+
+    def _known(self, path: Path, raw: Mapping[Any, Any], names: Sequence[str]) -> None:
+        for key in raw:
+            if key not in names:
+                where = _field(path) or "the document"
+                sentence = f"{where}: unknown field `{key}` (known: {', '.join(names)})"
+                self._wrong((*path, key), sentence, key=True)
+
+    def _wrong(self, path: Path, sentence: str, key: bool = False) -> None:
+        self.mistakes.append(self._marked.mistake(path, sentence, key))
 
 
-def _explained(mistake: str, document: Any) -> str:
-    """msgspec names the path and the type; a person also wants the value that stands there."""
-    parts = _MISTAKE_PATH.match(mistake)
-    assert parts is not None  # every part of the pattern is optional
-    path, what, value = (parts["path"] or "").lstrip("."), parts["what"], document
-    for key, index in _STEP.findall(parts["path"] or ""):
-        value = value[key] if key else value[int(index)]
-    for technical, plain in _PLAIN_WORDS.items():
-        what = what.replace(technical, plain)
-    if "unknown field" in what:
-        known = _Entry.__struct_fields__ if path else _Document.__struct_fields__
-        what = f"{what} (known: {', '.join(known)})"
-    shown = "" if isinstance(value, dict | list) else f" is {value!r}"
-    return f"{path or 'the document'}{shown}: {what[0].lower() + what[1:]}"
-
-
-def _catalog(document: _Document) -> Catalog:
-    models: dict[str, CatalogModel] = {}
-    for index, entry in enumerate(document.models):
-        model = _model(entry, f"models[{index}]")
-        if model.name in models:
-            raise _MistakeError(f"models[{index}].name is {model.name!r}, which an earlier model has: give it another")
-        models[model.name] = model
-    sets = {name: _set(name, members, models) for name, members in document.sets.items()}
-    return Catalog(models, sets)
-
-
-def _model(entry: _Entry, field: str) -> CatalogModel:
-    _check_repository(entry.repository, f"{field}.repository")
-    if not _REVISION.fullmatch(entry.revision) or ".." in entry.revision:
-        raise _MistakeError(f"{field}.revision is {entry.revision!r}, expected a branch, a tag or a commit id")
-    if entry.endpoint is not None and not re.match(r"https?://[^/\s]+", entry.endpoint):
-        raise _MistakeError(f"{field}.endpoint is {entry.endpoint!r}, expected a URL such as https://hub.example.com")
-    if entry.bytes_per_second is not None and entry.bytes_per_second < 1:
-        raise _MistakeError(
-            f"{field}.bytes_per_second is {entry.bytes_per_second}, expected 1 or more, or none for no limit"
-        )
-    return CatalogModel(
-        name=_name(entry, field),
-        repository=entry.repository,
-        revision=entry.revision,
-        allow_patterns=entry.allow_patterns,
-        ignore_patterns=entry.ignore_patterns,
-        priority=entry.priority,
-        endpoint=entry.endpoint,
-        bytes_per_second=entry.bytes_per_second,
-    )
-
-
-def _check_repository(repository: str, field: str) -> None:
-    parts = repository.split("/")
+def _wrong_values(entry: _Entry) -> Iterator[tuple[str, str]]:
+    """(field, what is wrong with its value) of an entry whose types are right."""
+    parts = entry.repository.split("/")
     odd = any(part != part.strip("-.") or "--" in part or ".." in part for part in parts)
-    if odd or not _REPOSITORY.fullmatch(repository):
-        raise _MistakeError(
-            f"{field} is {repository!r}, expected org/name as the hub writes it (letters, digits, `-`, `_`, `.`)"
-        )
+    if odd or not _REPOSITORY.fullmatch(entry.repository):
+        right = "expected org/name as the hub writes it (letters, digits, `-`, `_`, `.`)"
+        yield "repository", f"is {entry.repository!r}, {right}"
+    elif entry.name is None and not derived_name(entry.repository):
+        yield "name", f"is missing, and none can be made from {entry.repository!r}: give it one"
+    if entry.name is not None and not _NAME.fullmatch(entry.name):
+        right = "expected at most 63 letters, digits, `-`, `_`, `.`, with a letter or digit at both ends"
+        yield "name", f"is {entry.name!r}, {right}"
+    if not _REVISION.fullmatch(entry.revision) or ".." in entry.revision:
+        yield "revision", f"is {entry.revision!r}, expected a branch, a tag or a commit id"
+    if entry.endpoint is not None and not re.match(r"https?://[^/\s]+", entry.endpoint):
+        yield "endpoint", f"is {entry.endpoint!r}, expected a URL such as https://hub.example.com"
+    if entry.bytes_per_second is not None and entry.bytes_per_second < 1:
+        yield "bytes_per_second", f"is {entry.bytes_per_second}, expected 1 or more, or none for no limit"
 
 
-def _name(entry: _Entry, field: str) -> str:
-    if entry.name is None:
-        name = derived_name(entry.repository)
-        if not name:
-            raise _MistakeError(f"{field}.name is missing, and none can be made from {entry.repository!r}: give it one")
-        return name
-    if not _NAME.fullmatch(entry.name):
-        raise _MistakeError(
-            f"{field}.name is {entry.name!r}, expected at most 63 letters, digits, `-`, `_`, `.`, "
-            "with a letter or digit at both ends"
-        )
-    return entry.name
-
-
-def _set(name: str, members: Any, models: Mapping[str, CatalogModel]) -> frozenset[str]:
-    if not isinstance(members, list):
-        raise _MistakeError(f"sets.{name} is {members!r}, expected a list of names of models")
-    for index, member in enumerate(members):
-        if not isinstance(member, str) or member not in models:
-            known = ", ".join(sorted(models)) or "none"
-            raise _MistakeError(f"sets.{name}[{index}] is {member!r}, expected the name of a model (known: {known})")
-    return frozenset(members)
+def _field(path: Path) -> str:
+    """As people write it: models[0].name."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text

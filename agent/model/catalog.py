@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from agent.model.labels import MODEL_PREFIX
+from agent.model.text import Mistake
 
 _LABEL_NAME_CHARACTERS = 63
 _SHORTENED_CHARACTERS = 54
@@ -52,9 +53,19 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class CatalogRefusal:
-    """The catalog, or the set that the node names, cannot be followed; ``message`` is one sentence for people."""
+    """The catalog, or the set that the node names, cannot be followed; ``message`` is one sentence for people. ``mistakes``:
+    all of them, where it is the text that is wrong."""
 
     message: str
+    mistakes: tuple[Mistake, ...] = ()
+
+    @staticmethod
+    def of(mistakes: tuple[Mistake, ...]) -> CatalogRefusal:
+        return CatalogRefusal(mistakes[0].at("model catalog"), mistakes)
+
+    def at(self, source: str) -> str:
+        """A line each, as compilers and editors write them."""
+        return "\n".join(mistake.at(source) for mistake in self.mistakes) or f"{source}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,12 @@ from agent.report.plugin_config import config_map
 
 def check_file(file: str, model: str | None) -> tuple[int, str]:
     """(exit code, text): every mistake of a layouts file, a line each (2); the layouts that cannot be shared as they ask, and
-    with a GPU model also those that it cannot have (1). Of a model catalog the first mistake."""
+    with a GPU model also those that it cannot have (1). Of a model catalog every mistake too."""
     text = _text_of(file)
     if _is_catalog(text):
         catalog = read_catalog(text)
         if isinstance(catalog, CatalogRefusal):
-            return 2, f"{file}: {catalog.message}"
+            return 2, catalog.at(file)
         return 0, f"{file}: {len(catalog.models)} models, {len(catalog.sets)} sets: good"
     read = read_layouts(text)
     if read.mistakes:

@@ -86,16 +86,42 @@ def test_a_set_that_does_not_exist_is_refused_with_those_that_do() -> None:
         ("models: [{repository: a/b}]\nsets: {s: [c]}", "sets.s[0] is 'c', expected the name of a model (known: a--b)"),
         ("models: [{repository: a/b}]\nsets: {s: [[c]]}", "sets.s[0] is ['c'], expected the name of a model"),
         ("sets: {s: all}", "sets.s is 'all', expected a list"),
-        ("models: [{repository: a/b, revision: 2024-99-99}]", "not YAML at line 1, column 38: a value cannot be"),
+        ("models: [{repository: a/b, revision: 2024-99-99}]", "model catalog:1:38: not YAML: a value cannot be"),
         ("models: " + "[" * 5000, "not YAML: brackets are nested too deep"),
-        ("models: [", "not YAML at line 1, column"),
-        ("- a/b", "is ['a/b'], expected a mapping"),
+        ("models: [", "model catalog:1:10: not YAML: "),
+        ("- a/b", "the document is ['a/b'], expected a mapping"),
     ],
 )
 def test_a_mistake_is_named_with_its_value_and_what_would_be_right(text: str, sentence: str) -> None:
     read = read_catalog(text)
     assert isinstance(read, CatalogRefusal)
-    assert sentence in read.message
+    assert sentence in "\n".join(mistake.at("model catalog") for mistake in read.mistakes)
+
+
+def test_every_mistake_is_told_where_it_stands() -> None:
+    text = """\
+models:
+- repository: tiny
+  priority: high
+  bandwidth: 3
+- name: x
+- repository: a/b
+  name: -x
+  bytes_per_second: 0
+  bytes_per_second: 5
+sets:
+  s: [a--b, c]
+"""
+    read = read_catalog(text)
+    assert isinstance(read, CatalogRefusal)
+    assert [(mistake.line, mistake.column) for mistake in read.mistakes] == [
+        (3, 13), (4, 3), (5, 3), (7, 9), (9, 3), (11, 7), (11, 13),
+    ]  # fmt: skip
+    assert read.message == read.mistakes[0].at("model catalog")
+    assert read.at("c.yaml").splitlines()[1] == (
+        "c.yaml:4:3: models[0]: unknown field `bandwidth` (known: repository, name, revision, allow_patterns, "
+        "ignore_patterns, priority, endpoint, bytes_per_second)"
+    )
 
 
 @given(org=REPOSITORY_PART, name=REPOSITORY_PART)

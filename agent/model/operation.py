@@ -51,7 +51,8 @@ class Operation:
     pod held at begin: what holds one of them midway was not left by a pod that we evicted. ``given_up`` are GPUs that the
     operation ends without, by UUID with the reason: no other GPU has to wait for them. ``shares`` counts how often the device
     plugin's configuration was chosen. ``prepared`` is the boot in which the host's services let go of the GPUs for it, "" when
-    they have not, or may have them again.
+    they have not, or may have them again. ``plugin``: NVIDIA's device plugin ran, or was to run, when it began: that its pod is
+    being replaced just now does not mean that there is none.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Operation:
     given_up: dict[str, str] = field(default_factory=dict)
     shares: int = 0
     prepared: str = ""
+    plugin: bool = False
 
     @property
     def begun_for(self) -> str:

@@ -17,14 +17,15 @@ _PLUGIN_APPS = next(client.apps for client in CLIENTS if client.label == DEVICE_
 
 def applied(seen: Snapshot) -> str:
     """Whose word an applied layout has."""
-    if _has_plugin(seen) or _has_driver(seen):
+    if has_plugin(seen) or _has_driver(seen):
         return "applied"
     return "applied; neither a device plugin nor a DRA driver runs here, so the hardware's word alone counts"
 
 
-def not_shown(seen: Snapshot, word: Word) -> str:
-    """In words how what is advertised here differs from the layout; empty where it does not, or nobody advertises."""
-    by_plugin = difference(seen.node, seen.gpus, word) if _has_plugin(seen) else ""
+def not_shown(seen: Snapshot, word: Word, plugin: bool = False) -> str:
+    """In words how what is advertised here differs from the layout; empty where it does not, or nobody advertises. ``plugin``:
+    the device plugin is known to belong here though nothing shows it now."""
+    by_plugin = difference(seen.node, seen.gpus, word) if plugin or has_plugin(seen) else ""
     by_driver = not_offered(seen.offers, seen.gpus) if _has_driver(seen) else ""
     wrong = "; ".join(filter(None, (by_plugin, by_driver)))
     return wrong if not wrong or has_known_advertiser(seen) else f"{wrong} ({_NO_POD})"
@@ -41,7 +42,7 @@ def is_advertised(node: Node) -> bool:
     return any(_ours(name) and count for name, count in node.allocatable.items())
 
 
-def _has_plugin(seen: Snapshot) -> bool:
+def has_plugin(seen: Snapshot) -> bool:
     """Whether NVIDIA's device plugin runs, is asked for, or has ever advertised here. What it leaves behind on a node that has
     changed to a DRA driver is no sign of it."""
     asked = seen.node.labels.get(DEVICE_PLUGIN, "false") != "false"

@@ -241,7 +241,7 @@ def _share(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
 def _advertised(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome | None:
     """None once the node shows what it has, or after the way back has waited long enough for that."""
     waited = memory.waited("not-advertised", DISCOVERY_SECONDS, seen.now)
-    wrong = advertise.not_shown(seen, word(operation, seen.node, waited))
+    wrong = advertise.not_shown(seen, word(operation, seen.node, waited), operation.plugin)
     if not wrong:
         return None
     wrong += hint(seen.node)

@@ -188,6 +188,7 @@ def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change, la
         annotations={key: seen.node.annotations.get(key) for key in labels.AUTOSCALER_GUARDS},
         clients=tuple(sorted(pod.ref.uid for pod in client_pods(seen, mode))),
         plugin_config=config_on(seen.node),
+        plugin=advertise.has_plugin(seen),
         reboot=reboot.remembered(wish, last),
         strangers={
             gpu.uuid: tuple(sorted(there))

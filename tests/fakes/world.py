@@ -324,7 +324,8 @@ class NodeWorld:
 
     ``ghosts`` are pods with their devices that only the kubelet still lists, ``strangers`` processes outside every pod, by
     GPU. ``unlisted`` pods, by UID, have their devices past the kubelet: only what runs there shows it; ``blind``: the kernel
-    cannot be asked in which pod that is. ``freeze_plugin``: the device plugin runs and tells nothing. ``lacking``: entries that
+    cannot be asked in which pod that is. ``freeze_plugin``: the device plugin runs and tells nothing. ``slow_daemonset``:
+    nobody starts its next pod. ``lacking``: entries that
     the plugin's ConfigMap has not; it has every other of ours. ``foreign``: replicas by resource of the other entries there.
     ``on_reboot_command`` is what the hook does: the machine goes a moment after it.
 
@@ -369,6 +370,7 @@ class NodeWorld:
         self.budgets_down = False
         self.layouts_file = str(Path(__file__).parents[1] / "data" / "no_layouts.yaml")
         self.freeze_plugin = False
+        self.slow_daemonset = False
         self.services_run = True
         self.on_reboot_command: Callable[[], None] = self._go_soon
         self._going = False
@@ -657,6 +659,8 @@ class NodeWorld:
             return
         config = self.node["metadata"]["labels"].get(labels.PLUGIN_CONFIG, "")
         there = config in self.foreign or (named_by(config) is not None and config not in self.lacking)
+        if not running and self.slow_daemonset:
+            return
         if not running:
             uid = self.add_pod(
                 "nvidia-device-plugin",

@@ -370,6 +370,23 @@ async def test_no_change_begins_while_a_driver_is_replaced() -> None:
     assert _status(world)["state"] == "success"
 
 
+async def test_a_plugin_whose_next_pod_has_not_come_yet_is_no_plugin_that_does_not_run_here() -> None:
+    """On a node that never had a slice, and that nobody labels for the plugin, its pod is all that tells of it."""
+    world = NodeWorld(h100(), deploy_labels=False)
+    world.tick()
+    world.label(value="2x3g.40gb")
+    partition, hands = agent_on(world)
+    await _until_taken(world, partition, hands, RestartClient)
+    world.slow_daemonset = True
+    await _turns(world, partition, 5)
+    assert not world.uids("nvidia-device-plugin")
+    assert world.reports[-1].waits_for == "not-advertised"
+    world.slow_daemonset = False
+    await settle(world, partition)
+    assert _status(world)["state"] == "success"
+    assert "neither" not in _status(world)["message"]
+
+
 async def test_without_a_device_plugin_the_hardwares_word_counts_and_that_is_said() -> None:
     world = NodeWorld(h100(SEVEN), deploy_labels=False, plugin=False)
     world.label(value="2x3g.40gb")

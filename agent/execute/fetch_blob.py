@@ -32,7 +32,7 @@ from agent.model.catalog import RepositoryFile
 GRAIN_BYTES = 4 * 1024 * 1024
 _HEADER = "warmslice-grains 1"
 _FILE_MODE = 0o644
-_HASH_BUFFER_BYTES = 256 * 1024
+_HASH_BUFFER_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +274,7 @@ class _Flush:
 
 
 def hash_buffer() -> memoryview:
-    """So small that it stays in a processor's cache between the read and the hash."""
+    """So small that it stays in a processor's cache between the read and the hash, so large that turns are few."""
     return memoryview(bytearray(_HASH_BUFFER_BYTES))
 
 

@@ -66,6 +66,7 @@ class CacheRules:
             settings.hub_endpoint,
             settings.cache_budget_bytes,
             settings.cache_reserve_ratio,
+            connections=settings.fetch_connections,
             bytes_per_second=settings.fetch_bytes_per_second,
         )
 

@@ -1,6 +1,7 @@
 """Fetching a model, beside other ways to bring the same bytes: how fast, with how much processor time and memory.
 
-    python -m hack.bench.fetch [--gigabytes 4] [--shards 4] [--runs 5] [--single-gigabytes 2] [--connection-rate 50e6]
+    python -m hack.bench.fetch [--gigabytes 4] [--shards 4] [--runs 5] [--single-gigabytes 2]
+        [--connection-rate 50e6] [--connections 8]
 
 Ours is `warmslice cache pull` as a user runs it, which alone checks what it got. The others: the hub client's
 `snapshot_download`, curl with all files at once, aria2c with 16 connections a file. One static server on loopback sends the
@@ -57,13 +58,15 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Files, and the servers that offer them. ``names``: of the files as the static server knows them."""
+    """Files, and the servers that offer them. ``names``: of the files as the static server knows them;
+    ``connections``: of our client."""
 
     folder: Path
     bytes: int
     hub: str
     store: str
     names: Sequence[str]
+    connections: int
 
 
 def main() -> int:
@@ -74,6 +77,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--single-gigabytes", type=float, default=2.0)
     parser.add_argument("--connection-rate", type=float, default=50e6)
+    parser.add_argument("--connections", type=int, default=8, help="of ours (setting fetch_connections)")
     parser.add_argument("--folder", type=Path, help="where the bytes go (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=options.folder) as scratch:
@@ -81,12 +85,15 @@ def main() -> int:
         rate = _direct_write_rate(top)
         print(f"{os.cpu_count()} processors; the disk takes {rate / 1e6:.0f} MB/s of direct writes")
         size = int(options.gigabytes * 1e9 / options.shards)
-        _table(top, [size] * options.shards, None, options.runs, rate)
-        _table(top, [int(options.single_gigabytes * 1e9)], options.connection_rate, options.runs, rate)
+        single = [int(options.single_gigabytes * 1e9)]
+        for sizes, each in (([size] * options.shards, None), (single, options.connection_rate)):
+            _table(top, sizes, each, options.runs, rate, options.connections)
     return 0
 
 
-def _table(top: Path, sizes: Sequence[int], connection_rate: float | None, runs: int, disk_rate: float) -> None:
+def _table(
+    top: Path, sizes: Sequence[int], connection_rate: float | None, runs: int, disk_rate: float, ours: int
+) -> None:
     each = f", {connection_rate / 1e6:.0f} MB/s a connection" if connection_rate else ""
     print(f"\n{len(sizes)} of {sizes[0] / 1e9:.2f} GB{each}; {runs} runs, interleaved")
     source, store = top / "source", top / "store"
@@ -101,7 +108,7 @@ def _table(top: Path, sizes: Sequence[int], connection_rate: float | None, runs:
     hub, hub_url = _serve("-c", _SERVE_HUB, str(source), store_url)
     try:
         names = _by_content(source, store)
-        _print(_measured(Scene(top, sum(sizes), hub_url, store_url, names), runs), sum(sizes), disk_rate)
+        _print(_measured(Scene(top, sum(sizes), hub_url, store_url, names, ours), runs), sum(sizes), disk_rate)
     finally:
         for process in (hub, server):
             process.kill()
@@ -144,7 +151,8 @@ def _warmslice(scene: Scene, target: Path) -> Run:
     catalog = scene.folder / "catalog.yaml"
     catalog.write_text(f"models: [{{repository: {REPOSITORY}}}]\n", "utf-8")
     flags = (f"--catalog-file={catalog}", f"--cache-directory={target}", f"--hub-endpoint={scene.hub}")
-    return _run([sys.executable, "-m", "agent", "cache", "pull", *flags, "--cache-reserve-ratio=0"])
+    rest = ("--cache-reserve-ratio=0", f"--fetch-connections={scene.connections}")
+    return _run([sys.executable, "-m", "agent", "cache", "pull", *flags, *rest])
 
 
 def _snapshot_download(scene: Scene, target: Path) -> Run:

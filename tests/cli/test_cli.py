@@ -54,6 +54,7 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         (["run", "--resync-seconds", ".nan", "--node-name", "n"], "resync_seconds is nan"),
         (["run", "--drain-seconds", "-1", "--node-name", "n"], "drain_seconds is -1"),
         (["run", "--wait-for-jobs-seconds", "-1", "--node-name", "n"], "wait_for_jobs_seconds is -1"),
+        (["cache", "ls", "--fetch-connections=0"], "fetch_connections is 0; it must be from 1 to 64"),
         (["cache", "ls", "--cache-budget-bytes=-5"], "cache_budget_bytes is -5; it must be 0 or more"),
         (
             ["cache", "ls", "--fetch-bytes-per-second=0"],

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 10
+"""Without a priority of its own for I/O a process has that which follows from this, best effort 6 of 7 (ioprio_set(2))."""
 _TICK_SECONDS = 0.25
 _SENTENCE_CHARACTERS = 1000  # a hub may have put anything into it; it has to fit into an Event
 

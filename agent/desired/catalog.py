@@ -10,7 +10,7 @@ import msgspec
 
 from agent.model.catalog import Catalog, CatalogModel, CatalogRefusal, derived_name
 from agent.model.labels import MODEL_SET
-from agent.model.text import Marked, Mistake, NotYamlError, Path, read_marked
+from agent.model.text import Marked, NotYamlError, Path, field_of, read_marked
 
 T = TypeVar("T")
 
@@ -41,8 +41,7 @@ def read_catalog(text: str) -> Catalog | CatalogRefusal:
     try:
         marked = read_marked(text)
     except NotYamlError as error:
-        found = error.mistake
-        return CatalogRefusal.of((Mistake(found.line, found.column, f"not YAML: {found.sentence}"),))
+        return CatalogRefusal.of((error.mistake,))
     reader = _Reader(marked)
     catalog = reader.catalog()
     return CatalogRefusal.of(tuple(sorted(reader.mistakes))) if reader.mistakes else catalog
@@ -81,7 +80,7 @@ class _Reader:
             if model is not None and model.name in models:
                 self._wrong(
                     (*path, "name"),
-                    f"{_field(path)}.name is {model.name!r}, which an earlier model has: give it another",
+                    f"{field_of(path)}.name is {model.name!r}, which an earlier model has: give it another",
                 )
             elif model is not None:
                 models[model.name] = model
@@ -97,19 +96,19 @@ class _Reader:
 
     def _model(self, path: Path, raw: object) -> CatalogModel | None:
         if not isinstance(raw, dict):
-            self._wrong(path, f"{_field(path)} is {raw!r}: expected a mapping with `repository`")
+            self._wrong(path, f"{field_of(path)} is {raw!r}: expected a mapping with `repository`")
             return None
         self._names.add(str(raw.get("name", derived_name(str(raw.get("repository", ""))))))
         before = len(self.mistakes)
         self._known(path, raw, tuple(_TYPES))
         if "repository" not in raw:
-            self._wrong(path, f"{_field(path)}.repository is missing: give it as org/name")
+            self._wrong(path, f"{field_of(path)}.repository is missing: give it as org/name")
         values = {name: self._typed((*path, name), raw[name], _TYPES[name]) for name in _TYPES if name in raw}
         if len(self.mistakes) > before:
             return None
         entry = _Entry(**values)
         for name, sentence in _wrong_values(entry):
-            self._wrong((*path, name), f"{_field((*path, name))} {sentence}")
+            self._wrong((*path, name), f"{field_of((*path, name))} {sentence}")
         if len(self.mistakes) > before:
             return None
         name = entry.name if entry.name is not None else derived_name(entry.repository)
@@ -123,26 +122,26 @@ class _Reader:
             what = str(error).partition(" - at ")[0]
             for technical, plain in _PLAIN_WORDS.items():
                 what = what.replace(technical, plain)
-            self._wrong(path, f"{_field(path)} is {value!r}: {what[0].lower() + what[1:]}")
+            self._wrong(path, f"{field_of(path)} is {value!r}: {what[0].lower() + what[1:]}")
             return None
 
     def _set(self, name: object, members: object) -> frozenset[str]:
         """Names of models that have mistakes of their own count as known."""
         path = ("sets", name)
         if not isinstance(members, list):
-            self._wrong(path, f"{_field(path)} is {members!r}, expected a list of names of models")
+            self._wrong(path, f"{field_of(path)} is {members!r}, expected a list of names of models")
             return frozenset()
         for index, member in enumerate(members):
             if not isinstance(member, str) or member not in self._names:
                 known = ", ".join(sorted(self._names)) or "none"
                 where = (*path, index)
-                self._wrong(where, f"{_field(where)} is {member!r}, expected the name of a model (known: {known})")
+                self._wrong(where, f"{field_of(where)} is {member!r}, expected the name of a model (known: {known})")
         return frozenset(str(member) for member in members)
 
     def _known(self, path: Path, raw: Mapping[Any, Any], names: Sequence[str]) -> None:
         for key in raw:
             if key not in names:
-                where = _field(path) or "the document"
+                where = field_of(path) or "the document"
                 sentence = f"{where}: unknown field `{key}` (known: {', '.join(names)})"
                 self._wrong((*path, key), sentence, key=True)
 
@@ -168,11 +167,3 @@ def _wrong_values(entry: _Entry) -> Iterator[tuple[str, str]]:
         yield "endpoint", f"is {entry.endpoint!r}, expected a URL such as https://hub.example.com"
     if entry.bytes_per_second is not None and entry.bytes_per_second < 1:
         yield "bytes_per_second", f"is {entry.bytes_per_second}, expected 1 or more, or none for no limit"
-
-
-def _field(path: Path) -> str:
-    """As people write it: models[0].name."""
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
-    return text

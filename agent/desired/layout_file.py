@@ -20,7 +20,7 @@ from agent.model.errors import BadInputError
 from agent.model.mig import Gpu
 from agent.model.schedule import Period, Schedule
 from agent.model.sharing import WHOLE, Means
-from agent.model.text import Marked, Mistake, NotYamlError, Path, read_marked
+from agent.model.text import Marked, Mistake, NotYamlError, Path, field_of, read_marked
 from agent.model.wall import days_of, minutes_of, zone_of
 
 _FILTER = re.compile(r"0x[0-9A-Fa-f]{8}(:0x[0-9A-Fa-f]{8})?")
@@ -100,8 +100,7 @@ def read_layouts(text: str) -> LayoutFile:
     try:
         marked = read_marked(text)
     except NotYamlError as error:
-        mistake = Mistake(error.mistake.line, error.mistake.column, f"not YAML: {error.mistake.sentence}")
-        return LayoutFile({}, {}, (mistake,))
+        return LayoutFile({}, {}, (error.mistake,))
     reader = _Reader(marked)
     layouts, schedules = reader.layouts(), reader.schedules()
     return LayoutFile(MappingProxyType(layouts), MappingProxyType(schedules), tuple(sorted(reader.mistakes)))
@@ -332,9 +331,8 @@ def plugin_name(profile: str) -> str:
 
 
 def _field(path: Path) -> str:
-    """As people write it: ``mig-configs.halves[0].mig-devices.3g.40gb``."""
-    parts = (f"[{part}]" if isinstance(part, int) and number > 1 else f".{part}" for number, part in enumerate(path))
-    return "".join(parts).removeprefix(".")
+    """Names of layouts are keys."""
+    return field_of(path, keys=2)
 
 
 def _is_count(value: object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -35,7 +35,7 @@ class NotYamlError(BadInputError):
     def __init__(self, mistake: Mistake, known: bool = True) -> None:
         where = f" at line {mistake.line}, column {mistake.column}" if known else ""
         super().__init__(f"not YAML{where}: {mistake.sentence}")
-        self.mistake = mistake
+        self.mistake = replace(mistake, sentence=f"not YAML: {mistake.sentence}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,12 @@ class Marked:
             if place is not None:
                 return Mistake(*place, sentence)
         return Mistake(1, 1, sentence)
+
+
+def field_of(path: Path, keys: int = 1) -> str:
+    """As people write it: ``models[0].name``. The first ``keys`` steps are keys of mappings, though they may be numbers."""
+    parts = (f"[{step}]" if isinstance(step, int) and at >= keys else f".{step}" for at, step in enumerate(path))
+    return "".join(parts).removeprefix(".")
 
 
 def read_yaml(text: str) -> Any:

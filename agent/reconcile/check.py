@@ -32,8 +32,8 @@ def check_file(file: str, model: str | None) -> tuple[int, str]:
     read = read_layouts(text)
     if read.mistakes:
         return 2, "\n".join(mistake.at(file) for mistake in read.mistakes)
-    wrong = list(_impossible(read.layouts, gpu_on_paper(model))) if model else list(_unshareable(read.layouts))
-    wrong += _off_schedule(read, gpu_on_paper(model) if model else None)
+    gpu = gpu_on_paper(model) if model else None
+    wrong = [*(_impossible(read.layouts, gpu) if gpu else _unshareable(read.layouts)), *_off_schedule(read, gpu)]
     said = f"{len(read.layouts)} layouts" + (f", {len(read.schedules)} schedules" if read.schedules else "")
     return (1 if wrong else 0), "\n".join([*wrong, f"{file}: {said}, {len(wrong)} refused"])
 

@@ -109,7 +109,6 @@ def _status(
         owed_in=last.owed_in if last is not None else "",
         reboot=last.reboot if last is not None else None,
         jobs=last.jobs if last is not None and state != "success" else None,
-        schedule=last.schedule if last is not None else None,
     )
 
 

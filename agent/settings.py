@@ -47,8 +47,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cache_reserve_ratio: float = 0.15
     """Share of the file system that a fetch leaves free, beside the budget. Below 10 to 15 % free the kubelet begins to evict
     pods (its defaults for nodefs and imagefs)."""
-    fetch_connections: int = 8
-    """Connections over which a fetch brings its bytes. Hubs slow down who has many more than 16."""
+    fetch_connections: int = 16
+    """Most connections over which a fetch brings its bytes: 8 at once, the others where each is slow. Hubs slow down who has
+    many more than 16."""
     fetch_bytes_per_second: int | None = None
     """Most bytes that fetches together bring over the network in a second; without it, as fast as it goes."""
     hub_endpoint: str | None = None

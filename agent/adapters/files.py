@@ -111,6 +111,16 @@ def preallocate(descriptor: int, size_bytes: int) -> None:
         os.ftruncate(descriptor, size_bytes)
 
 
+def open_direct(path: Path) -> int | None:
+    """A descriptor whose writes go around the page cache; None where the file system has none."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
+
+
 def readable_by_others(status: os.stat_result) -> bool:
     return bool(status.st_mode & stat.S_IROTH)
 

@@ -7,11 +7,14 @@
 # writes the journals, taking all grains that finished meanwhile at once, so that nobody who downloads waits for it.
 # The journal is made before, and removed after, the part file; without its part file it says nothing.
 #
-# Note [Hash in flight]
-# A hash goes from the beginning to the end, so it follows the journalled grains: one thread reads each as soon as all before
-# it are there, while it is still in the page cache, and then gives its pages back. So the check ends soon after the last
-# byte, and a fetch does not push the files of serving pods out of memory. What is read is the file, not what came: a disk
-# that keeps other bytes is noticed. An earlier fetch's grains are read from disk.
+# Note [Around the page cache]
+# A fetch must not push the files of serving pods out of memory, so grains go to the disk directly (O_DIRECT). A file system
+# that cannot do that gets them through the page cache, from where they are given back once they are synced. The last bytes
+# of a blob, less than a block, and blobs of less than a grain always go that way.
+#
+# Note [Written once]
+# A grain is written by whoever claims it, once: so the bytes that were hashed (agent.execute.fetch_hash) are the bytes on
+# disk even where a server that ignores ranges sends again what came before.
 """
 
 from __future__ import annotations
@@ -19,20 +22,21 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 
-from agent.adapters.files import Digest, content_digest, preallocate, sync_directory, write_durably
+from agent.adapters.files import Digest, content_digest, open_direct, preallocate, sync_directory, write_durably
 from agent.model.cache import FetchEndedError
 from agent.model.catalog import RepositoryFile
 
 GRAIN_BYTES = 4 * 1024 * 1024
 _HEADER = "warmslice-grains 1"
 _FILE_MODE = 0o644
-_HASH_BUFFER_BYTES = 1024 * 1024
+_BLOCK_BYTES = 4096
+"""Offsets and lengths of direct writes are multiples of it: of the largest logical block that disks have (open(2))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +47,28 @@ class Piece:
     end: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Part:
-    """The unfinished blob. ``done`` are the indices of grains that are whole in the part file."""
+    """The unfinished blob. ``done`` are the indices of grains that are whole in the part file; the first ``hashed_grains``
+    are in the hash. Only whoever hashes changes that (agent.execute.fetch_hash)."""
 
     blobs: Path
     file: RepositoryFile
     done: set[int] = field(default_factory=set)
+    hashed_grains: int = 0
+    _digest: Digest | None = None
+    _claimed: set[int] = field(default_factory=set)
     _descriptor: int | None = None
+    _direct: int | None = None
     _journal: int | None = None
     _lock: Lock = field(default_factory=Lock)
-    _digest: Digest | None = None
-    _hashed_grains: int = 0
-    _hash_lock: Lock = field(default_factory=Lock)
 
     @staticmethod
     def found(blobs: Path, file: RepositoryFile) -> Part:
         """The part as an earlier fetch left it; without grains where there is none, or one of another size."""
         part = Part(blobs, file)
         part.done = part._read_journal()
+        part._claimed = set(part.done)
         return part
 
     @property
@@ -75,6 +82,10 @@ class Part:
     @property
     def grains(self) -> int:
         return -(-self.file.size_bytes // GRAIN_BYTES)
+
+    def span(self, grain: int) -> tuple[int, int]:
+        """Its first byte and the one after its last."""
+        return grain * GRAIN_BYTES, min((grain + 1) * GRAIN_BYTES, self.file.size_bytes)
 
     @property
     def done_bytes(self) -> int:
@@ -104,14 +115,24 @@ class Part:
             preallocate(self._descriptor, self.file.size_bytes)
             os.ftruncate(self._descriptor, self.file.size_bytes)
             if self.grains > 1:
+                self._direct = open_direct(self.path)
                 self._open_journal()
 
+    def claim(self, grain: int) -> bool:
+        """Whether the caller is the one who writes it. See Note [Written once]."""
+        with self._lock:
+            first = grain not in self._claimed
+            self._claimed.add(grain)
+            return first
+
     def write(self, offset: int, content: memoryview) -> None:
+        """``content`` begins at a multiple of the block size, in the file and in memory, where it is long."""
         assert self._descriptor is not None
         with disk_errors():
-            while content:
-                written = os.pwrite(self._descriptor, content, offset)
-                offset, content = offset + written, content[written:]
+            blocks = len(content) // _BLOCK_BYTES * _BLOCK_BYTES if self._direct is not None else 0
+            if blocks and self._direct is not None:
+                _write_all(self._direct, offset, content[:blocks])
+            _write_all(self._descriptor, offset + blocks, content[blocks:])
 
     def record(self, grains: Iterable[int]) -> None:
         """Sync the part file, then note the grains. See Note [Grains]."""
@@ -119,30 +140,34 @@ class Part:
         with disk_errors():
             if self._journal is not None and self._descriptor is not None:
                 os.fdatasync(self._descriptor)
+                self._give_pages_back(finished)
                 os.write(self._journal, "".join(f"{grain}\n" for grain in finished).encode())
         self.done.update(finished)
 
-    def hash_on(self, buffer: memoryview, stopped: Callable[[], bool] = lambda: False) -> str:
-        """Take in the grains that are there without a gap, read through ``buffer``; the hash of all so far.
-        See Note [Hash in flight]."""
-        with self._hash_lock, disk_errors():
-            if self._digest is None:
-                self._digest = content_digest(self.file.blob, self.file.size_bytes)
-            while self._descriptor is not None and self._hashed_grains in self.done and not stopped():
-                start = self._hashed_grains * GRAIN_BYTES
-                length = min(GRAIN_BYTES, self.file.size_bytes - start)
-                _hash(self._digest, self._descriptor, start, start + length, buffer)
-                os.posix_fadvise(self._descriptor, start, length, os.POSIX_FADV_DONTNEED)
-                self._hashed_grains += 1
-            return self._digest.hexdigest()
+    def take_into_hash(self, content: memoryview) -> None:
+        """The next grain's bytes."""
+        self._the_digest().update(content)
+        self.hashed_grains += 1
+
+    def read_next(self, buffer: memoryview) -> memoryview:
+        """The bytes of the grain that the hash needs next, from the disk. Raises FetchEndedError."""
+        start, end = self.span(self.hashed_grains)
+        with disk_errors():
+            assert self._descriptor is not None
+            content = buffer[: end - start]
+            _read_all(self._descriptor, start, content)
+            self._give_pages_back([self.hashed_grains])
+        return content
 
     def publish(self) -> bool:
-        """Give the blob its name if its content is what the listing says; else throw it away, and False.
+        """Once all is hashed: give the blob its name if its content is what the listing says; else throw it away, and
+        False.
 
         Under its final name a blob is whole, checked and durable.
         """
+        assert self.hashed_grains == self.grains
         with disk_errors():
-            if self.hash_on(hash_buffer()) != self.file.blob:
+            if self._the_digest().hexdigest() != self.file.blob:
                 self.discard()
                 return False
             assert self._descriptor is not None
@@ -156,19 +181,31 @@ class Part:
         return True
 
     def discard(self) -> None:
+        """Nothing of it was good."""
         self.close()
         self.path.unlink(missing_ok=True)
         self.journal_path.unlink(missing_ok=True)
         self.done.clear()
-        with self._hash_lock:
-            self._digest, self._hashed_grains = None, 0
+        self._claimed.clear()
+        self._digest, self.hashed_grains = None, 0
 
     def close(self) -> None:
-        with self._hash_lock:
-            for descriptor in (self._descriptor, self._journal):
-                if descriptor is not None:
-                    os.close(descriptor)
-            self._descriptor = self._journal = None
+        """What is on disk stays."""
+        for descriptor in (self._descriptor, self._direct, self._journal):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptor = self._direct = self._journal = None
+
+    def _the_digest(self) -> Digest:
+        if self._digest is None:
+            self._digest = content_digest(self.file.blob, self.file.size_bytes)
+        return self._digest
+
+    def _give_pages_back(self, grains: Iterable[int]) -> None:
+        """See Note [Around the page cache]."""
+        assert self._descriptor is not None
+        for start, end in map(self.span, grains):
+            os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
 
     def _header(self) -> str:
         return f"{_HEADER} {self.file.size_bytes} {GRAIN_BYTES}"
@@ -192,36 +229,10 @@ class Part:
         return {int(line) for line in lines if line.isdecimal() and int(line) < self.grains}
 
 
-class Hasher:
-    """The thread that hashes what is on disk while the rest comes. See Note [Hash in flight]."""
-
-    def __init__(self) -> None:
-        self._grown: SimpleQueue[Part | None] = SimpleQueue()
-        self._stopped = False
-        self._buffer = hash_buffer()
-        self._thread = Thread(target=self._run, name="hasher", daemon=True)
-        self._thread.start()
-
-    def grown(self, part: Part) -> None:
-        self._grown.put(part)
-
-    def stop(self) -> None:
-        """What it has not hashed yet is left to the next fetch."""
-        self._stopped = True
-        self._grown.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (part := self._grown.get()) is not None:
-            # What the disk refuses is met again, and told, by whoever publishes.
-            with suppress(FetchEndedError):
-                part.hash_on(self._buffer, lambda: self._stopped)
-
-
 class GrainRecorder:
-    """The thread that syncs parts and writes their journals; ``recorded`` hears of each part that grew. See Note [Grains]."""
+    """The thread that syncs parts and writes their journals; ``recorded`` is called after it. See Note [Grains]."""
 
-    def __init__(self, recorded: Callable[[Part], None]) -> None:
+    def __init__(self, recorded: Callable[[], None]) -> None:
         self._recorded = recorded
         self._finished: SimpleQueue[tuple[Part, int] | _Flush | None] = SimpleQueue()
         self._error: FetchEndedError | None = None
@@ -250,6 +261,7 @@ class GrainRecorder:
             while not self._finished.empty():
                 batch.append(self._finished.get())
             self._record([item for item in batch if isinstance(item, tuple)])
+            self._recorded()
             for item in batch:
                 if isinstance(item, _Flush):
                     item.done.release()
@@ -263,7 +275,6 @@ class GrainRecorder:
         for part, grains in by_part.values():
             try:
                 part.record(grains)
-                self._recorded(part)
             except FetchEndedError as error:
                 self._error = error
 
@@ -273,18 +284,18 @@ class _Flush:
     done: Lock = field(default_factory=Lock)
 
 
-def hash_buffer() -> memoryview:
-    """So small that it stays in a processor's cache between the read and the hash, so large that turns are few."""
-    return memoryview(bytearray(_HASH_BUFFER_BYTES))
+def _write_all(descriptor: int, offset: int, content: memoryview) -> None:
+    while content:
+        written = os.pwrite(descriptor, content, offset)
+        offset, content = offset + written, content[written:]
 
 
-def _hash(digest: Digest, descriptor: int, start: int, end: int, buffer: memoryview) -> None:
-    while start < end:
-        count = os.preadv(descriptor, [buffer[: end - start]], start)
+def _read_all(descriptor: int, offset: int, into: memoryview) -> None:
+    while into:
+        count = os.preadv(descriptor, [into], offset)
         if not count:
             raise OSError(errno.EIO, "the part file is shorter than it was made")
-        digest.update(buffer[:count])
-        start += count
+        offset, into = offset + count, into[count:]
 
 
 @contextmanager

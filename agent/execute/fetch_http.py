@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import http.client
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Protocol
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from agent.adapters import clock
@@ -22,13 +23,22 @@ from agent.execute.fetch_route import Route, route_to
 from agent.model.cache import FailureKind, FetchEndedError, FetchFaultError
 from agent.model.wait import wait_asked
 
-_BUFFER_BYTES = 256 * 1024
 _UNREAD_BYTES = 64 * 1024  # of a body that nobody wants
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
 
-Receive = Callable[[memoryview], None]
+
+class Sink(Protocol):
+    """Where bytes go, in order."""
+
+    def room(self) -> memoryview:
+        """Where the next ones go; not empty."""
+        ...
+
+    def took(self, count: int) -> None:
+        """So many were put there."""
+        ...
 
 
 @dataclass(slots=True)
@@ -54,35 +64,35 @@ class Connections:
     def __init__(self, silence_seconds: float) -> None:
         self._silence_seconds = silence_seconds
         self._open: dict[tuple[str, str], Route] = {}
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
     def close(self) -> None:
         for route in self._open.values():
             route.connection.close()
         self._open.clear()
 
-    def read(self, source: Source, start: int, end: int, receive: Receive) -> bool:
-        """Give the bytes ``start`` to ``end`` to ``receive`` in order, in pieces; True.
+    def read(self, source: Source, start: int, end: int, sink: Sink) -> bool:
+        """Put the bytes ``start`` to ``end`` into ``sink`` in order; True.
 
         False, with nothing received, where the server ignores ranges and the bytes asked for are not the whole file.
-        What ``receive`` raises passes through.
+        What ``sink`` raises passes through.
         """
         with self._closed_on_error():
             response = self._located(source, f"bytes={start}-{end - 1}" if end > start else None)
             if not _is_what_was_asked(response, source, start, end):
                 self.close()  # the body is on its way; only closing stops it
                 return False
-            self._receive(response, end - start, receive)
+            self._receive(response, end - start, sink)
         return True
 
-    def _receive(self, response: http.client.HTTPResponse, expected: int, receive: Receive) -> None:
+    def _receive(self, response: http.client.HTTPResponse, expected: int, sink: Sink) -> None:
         received = 0
         while received < expected:
+            room = sink.room()[: expected - received]
             with _network_faults():
-                count = response.readinto(self._buffer[: expected - received])
+                count = response.readinto(room)
             if not count:
                 raise FetchFaultError("truncated", f"the body ended after {received} of {expected} bytes")
-            receive(self._buffer[:count])
+            sink.took(count)
             received += count
         self._drain(response, 0)  # the end mark, after which the connection can be used again
 

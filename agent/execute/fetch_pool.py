@@ -1,6 +1,15 @@
 """Downloads blobs with one pool of threads: every connection takes the next missing piece of any of them.
 
-The largest blob comes first, its pieces in order; whoever brings a blob's last piece checks and publishes it.
+The blob that lacks most comes next, its pieces in order: so the largest has most of the connections, and those of one size are
+hashed side by side. Whoever brings a blob's last piece checks and publishes it.
+
+# Note [Length of pieces]
+# A piece is what one request asks for. Long pieces ask seldom; short ones come nearly in order, so that the hash can follow
+# from memory.
+#
+# Note [More connections where each is slow]
+# Some connections begin at once. The others join only where these bring less than a connection can and the hub did not ask
+# to slow down: on a fast network more of them cost memory and bring nothing, and hubs count them.
 """
 
 from __future__ import annotations
@@ -10,16 +19,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from agent.execute.fetch_blob import GRAIN_BYTES, GrainRecorder, Hasher, Part, Piece
+from agent.execute.fetch_blob import GRAIN_BYTES, GrainRecorder, Part, Piece
+from agent.execute.fetch_hash import Buffers, Hasher
 from agent.execute.fetch_http import Connections, Source
 from agent.execute.fetch_pace import Pace
 from agent.model.cache import FetchEndedError, FetchError, FetchFaultError, FetchLimits
 
-_LONGEST_PIECE_BYTES = 64 * 1024 * 1024
+_PIECE_BYTES = 2 * GRAIN_BYTES
+_MOST_KEPT_GRAINS = 3
+_HASHING_THREADS = 2
+_FIRST_CONNECTIONS = 8
+_SLOW_BYTES_PER_SECOND = 64_000_000  # of one connection
+_LOOK_SECONDS = 0.5
+_READ_BYTES = 512 * 1024  # of a body at once: so often a rate is kept and a stop is seen
 _TIMES_WRONG = 3
 
 
@@ -27,12 +46,14 @@ class StoppedError(Exception):
     """Another thread met the error that ends the fetch."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Download:
-    """A blob with the place it comes from. ``pieces_left`` and ``times_wrong`` belong to the pool's lock."""
+    """A blob with the place it comes from. ``waiting`` are pieces that nobody brings yet. All but the first two
+    belong to the pool's lock."""
 
     part: Part
     source: Source
+    waiting: deque[Piece | None] = field(default_factory=deque)
     pieces_left: int = 0
     times_wrong: int = 0
     published: bool = False
@@ -46,12 +67,6 @@ class Tally:
     received_bytes: int = 0
     verify_failures: int = 0
     faults: dict[str, int] = field(default_factory=dict)
-
-
-def longest_piece(size_bytes: int, connections: int) -> int:
-    """So short that a large file uses every connection, a multiple of the grain, at most 64 MiB."""
-    share = size_bytes // connections
-    return max(GRAIN_BYTES, min(_LONGEST_PIECE_BYTES, share // GRAIN_BYTES * GRAIN_BYTES))
 
 
 def retrying(limits: FetchLimits, stopped: threading.Event) -> Retrying:
@@ -72,14 +87,16 @@ class Pool:
     def __init__(self, downloads: Sequence[Download], limits: FetchLimits) -> None:
         self.tally = Tally()
         self._limits = limits
-        self._downloads = sorted(downloads, key=lambda d: -d.part.file.size_bytes)
-        self._queue: deque[tuple[Download, Piece | None]] = deque()
+        self._downloads = downloads
+        self._queue: list[tuple[int, int, Download]] = []  # a heap: by the bytes that wait
+        self._numbers = count()
         self._changed = threading.Condition()
         self._open_downloads = len(downloads)
         self._at_work = limits.connections
         self._stopped = threading.Event()
         self._error: FetchError | None = None
-        self._hasher = Hasher()
+        self.buffers = Buffers()
+        self._hasher = Hasher(self.buffers, _MOST_KEPT_GRAINS, _HASHING_THREADS)
         self._recorder = GrainRecorder(self._hasher.grown)
         self._pace = Pace(limits.bytes_per_second)
 
@@ -93,7 +110,7 @@ class Pool:
         for download in self._downloads:
             self._enqueue(download)
         with ThreadPoolExecutor(self._limits.connections, thread_name_prefix="connection") as threads:
-            workers = [threads.submit(self._work) for _ in range(self._limits.connections)]
+            workers = [threads.submit(self._work, number) for number in range(self._limits.connections)]
             while self._still_at_work(tick_seconds):
                 tick()
         self._recorder.stop()
@@ -113,18 +130,24 @@ class Pool:
 
     def _enqueue(self, download: Download) -> None:
         """A blob that lacks nothing (an empty one, or one that was never checked) still has to be published."""
-        pieces: list[Piece | None] = [*download.part.missing(self._piece_bytes(download))] or [None]
+        pieces: list[Piece | None] = [*download.part.missing(_PIECE_BYTES)] or [None]
         with self._changed:
             download.pieces_left = len(pieces)
-            self._queue.extend((download, piece) for piece in pieces)
+            download.waiting.extend(pieces)
+            self._push(download)
             self._changed.notify_all()
 
-    def _piece_bytes(self, download: Download) -> int:
-        return longest_piece(download.part.file.size_bytes, self._limits.connections)
+    def _push(self, download: Download) -> None:
+        if download.waiting:
+            first = download.waiting[0]
+            left = download.part.file.size_bytes - first.start if first is not None else 0
+            heappush(self._queue, (-left, next(self._numbers), download))
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         connections = Connections(self._limits.stall_seconds)
         try:
+            if number >= _FIRST_CONNECTIONS:
+                self._wait_until_needed()
             while (taken := self._take()) is not None:
                 self._bring(*taken, connections)
         except StoppedError:
@@ -140,6 +163,21 @@ class Pool:
                 self._at_work -= 1
                 self._changed.notify_all()
 
+    def _wait_until_needed(self) -> None:
+        """See Note [More connections where each is slow]."""
+        slow = _SLOW_BYTES_PER_SECOND * _FIRST_CONNECTIONS * _LOOK_SECONDS
+        with self._changed:
+            while True:
+                before = self.tally.received_bytes
+                if self._changed.wait_for(self._over, _LOOK_SECONDS):
+                    return
+                held_back = self._limits.bytes_per_second is not None or "throttled" in self.tally.faults
+                if self.tally.received_bytes - before < slow and not held_back:
+                    return
+
+    def _over(self) -> bool:
+        return not self._open_downloads or self._stopped.is_set()
+
     def _take(self) -> tuple[Download, Piece | None] | None:
         """The next piece; waits for blobs that may come back with wrong bytes; None at the end."""
         with self._changed:
@@ -147,18 +185,24 @@ class Pool:
                 self._changed.wait()
             if self._stopped.is_set() or not self._queue:
                 return None
-            return self._queue.popleft()
+            download = heappop(self._queue)[2]
+            piece = download.waiting.popleft()
+            self._push(download)
+            return download, piece
 
     def _end(self, error: FetchError) -> None:
         with self._changed:
             self._error = self._error or error
             self._stopped.set()
             self._changed.notify_all()
+        self._hasher.stop()
 
     def _bring(self, download: Download, piece: Piece | None, connections: Connections) -> None:
         download.part.open()
+        self._hasher.follow(download.part)
         if piece is not None:
-            _Reading(self, download, piece, connections).until_done()
+            with closing(_Reading(self, download, piece, connections)) as reading:
+                reading.until_done()
         with self._changed:
             download.pieces_left -= 1
             last = download.pieces_left == 0
@@ -167,6 +211,8 @@ class Pool:
             self._publish(download)
 
     def _publish(self, download: Download) -> None:
+        if not self._hasher.finished(download.part):
+            raise StoppedError
         if download.part.publish():
             with self._changed:
                 download.published = True
@@ -184,17 +230,19 @@ class Pool:
 
     # -- for readings -------------------------------------------------------------------------------------------
 
-    def received(self, count: int) -> None:
+    def received(self, size: int) -> None:
         """Counts them, and returns when the rate allows for more."""
         with self._changed:
-            self.tally.received_bytes += count
-            wait = self._pace.spend(count, time.monotonic())
+            self.tally.received_bytes += size
+            wait = self._pace.spend(size, time.monotonic())
         if self._stopped.is_set():
             raise StoppedError
         if wait:
             _sleep(wait, self._stopped)
 
-    def grain_finished(self, part: Part, grain: int) -> None:
+    def grain_written(self, part: Part, grain: int, buffer: memoryview) -> None:
+        """``buffer`` holds it, and is the hasher's from now on."""
+        self._hasher.keep(part, grain, buffer)
         self._recorder.finished(part, grain)
 
     def flush(self) -> None:
@@ -218,6 +266,12 @@ class _Reading:
         self._connections = connections
         self._finished_to = piece.start  # all before is written
         self._position = piece.start
+        self._grain: memoryview | None = None  # where the bytes since ``_finished_to`` are
+
+    def close(self) -> None:
+        if self._grain is not None:
+            self._pool.buffers.give(self._grain)
+            self._grain = None
 
     def until_done(self) -> None:
         while self._finished_to < self._piece.end:
@@ -236,7 +290,7 @@ class _Reading:
         source = self._download.source
         if not source.ranges_ignored:
             self._position = self._finished_to
-            if self._connections.read(source, self._position, self._piece.end, self._receive):
+            if self._connections.read(source, self._position, self._piece.end, self):
                 return
             source.ranges_ignored = True
         self._read_whole()
@@ -247,8 +301,8 @@ class _Reading:
         with self._download.whole_body:
             size = part.file.size_bytes
             if not self._piece_written():
-                whole = _Reading(self._pool, self._download, Piece(0, size), self._connections)
-                self._connections.read(self._download.source, 0, size, whole._receive)
+                with closing(_Reading(self._pool, self._download, Piece(0, size), self._connections)) as whole:
+                    self._connections.read(self._download.source, 0, size, whole)
                 self._pool.flush()
             self._finished_to = self._piece.end
 
@@ -256,19 +310,26 @@ class _Reading:
         grains = range(self._piece.start // GRAIN_BYTES, -(-self._piece.end // GRAIN_BYTES))
         return all(grain in self._download.part.done for grain in grains)
 
-    def _receive(self, content: memoryview) -> None:
-        """In order from ``_position``; notes every grain that this makes whole."""
-        part = self._download.part
-        part.write(self._position, content)
-        self._position += len(content)
-        self._pool.received(len(content))
-        while self._finished_to < self._position:
-            grain = self._finished_to // GRAIN_BYTES
-            grain_end = min((grain + 1) * GRAIN_BYTES, part.file.size_bytes)
-            if grain_end > self._position:
-                return
-            self._pool.grain_finished(part, grain)
-            self._finished_to = grain_end
+    def room(self) -> memoryview:
+        """In the grain that is on its way."""
+        if self._grain is None:
+            self._grain = self._pool.buffers.take()
+        filled = self._position - self._finished_to
+        return self._grain[filled : filled + _READ_BYTES]
+
+    def took(self, count: int) -> None:
+        """Writes the grain that this makes whole."""
+        self._position += count
+        self._pool.received(count)
+        part, grain = self._download.part, self._finished_to // GRAIN_BYTES
+        _, end = part.span(grain)
+        if self._position < end:
+            return
+        if part.claim(grain) and self._grain is not None:
+            buffer, self._grain = self._grain, None
+            part.write(self._finished_to, buffer[: end - self._finished_to])
+            self._pool.grain_written(part, grain, buffer)
+        self._finished_to = end
 
 
 class _Wait:

@@ -54,7 +54,7 @@ class CacheRules:
     endpoint: str | None = None
     budget_bytes: int | None = None
     reserve_ratio: float = 0.0
-    connections: int = 8
+    connections: int = 16
     fetches_at_once: int = 1
     stall_seconds: float = 30.0
     bytes_per_second: float | None = None

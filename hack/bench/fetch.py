@@ -1,7 +1,7 @@
 """Fetching a model, beside other ways to bring the same bytes: how fast, with how much processor time and memory.
 
     python -m hack.bench.fetch [--gigabytes 4] [--shards 4] [--runs 5] [--single-gigabytes 2]
-        [--connection-rate 50e6] [--connections 8]
+        [--connection-rate 50e6] [--connections 16]
 
 Ours is `warmslice cache pull` as a user runs it, which alone checks what it got. The others: the hub client's
 `snapshot_download`, curl with all files at once, aria2c with 16 connections a file. One static server on loopback sends the
@@ -77,7 +77,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--single-gigabytes", type=float, default=2.0)
     parser.add_argument("--connection-rate", type=float, default=50e6)
-    parser.add_argument("--connections", type=int, default=8, help="of ours (setting fetch_connections)")
+    parser.add_argument("--connections", type=int, default=16, help="of ours (setting fetch_connections)")
     parser.add_argument("--folder", type=Path, help="where the bytes go (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=options.folder) as scratch:

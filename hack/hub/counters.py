@@ -19,19 +19,22 @@ class Served:
 
 @dataclass(slots=True)
 class Counters:
-    """``requests`` by ``METHOD origin``; ``by_client`` by ``address User-Agent``."""
+    """``requests`` by ``METHOD origin``; ``by_client`` by ``address User-Agent``; ``peers``: addresses and ports, by origin."""
 
     requests: Counter[str] = field(default_factory=Counter)
     request_lines: list[str] = field(default_factory=list)
     body_bytes: int = 0
     authorized_cdn_requests: int = 0
     by_client: dict[str, Served] = field(default_factory=dict)
+    peers: dict[str, set[Any]] = field(default_factory=dict)
 
     def request(self, request: web.Request, origin: str, line: str) -> None:
         self.requests[f"{request.method} {origin}"] += 1
         self.request_lines.append(line)
         self.authorized_cdn_requests += origin == "cdn" and "Authorization" in request.headers
         self._client(request).requests += 1
+        if request.transport is not None:
+            self.peers.setdefault(origin, set()).add(request.transport.get_extra_info("peername"))
 
     def sent(self, request: web.Request, count: int) -> None:
         self.body_bytes += count
@@ -46,6 +49,7 @@ class Counters:
             "requests": dict(self.requests),
             "body_bytes": self.body_bytes,
             "authorized_cdn_requests": self.authorized_cdn_requests,
+            "connections": {origin: len(peers) for origin, peers in self.peers.items()},
             "by_client": {name: asdict(served) for name, served in self.by_client.items()},
         }
 
@@ -55,3 +59,4 @@ class Counters:
         self.body_bytes = 0
         self.authorized_cdn_requests = 0
         self.by_client.clear()
+        self.peers.clear()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.execute.fetch_blob import GRAIN_BYTES, Part, Piece, hash_buffer
-from agent.execute.fetch_pool import longest_piece
+from agent.execute.fetch_blob import GRAIN_BYTES, GrainRecorder, Part, Piece
+from agent.execute.fetch_hash import Buffers, Hasher
 from agent.model.catalog import RepositoryFile
 from tests.fakes.page_cache import can_drop, resident_bytes
 
@@ -23,8 +24,11 @@ def with_grains(blobs: Path, *grains: int) -> Part:
     """A part left behind with these grains written and recorded."""
     part = Part.found(blobs, FILE)
     part.open()
+    buffer = Buffers().take()
     for grain in grains:
-        part.write(grain * GRAIN_BYTES, memoryview(CONTENT[grain * GRAIN_BYTES :][:GRAIN_BYTES]))
+        start, end = part.span(grain)
+        buffer[: end - start] = CONTENT[start:end]
+        part.write(start, buffer[: end - start])
     part.record(grains)
     part.close()
     return part
@@ -68,11 +72,18 @@ def test_a_journal_that_is_not_ours_says_nothing(noise: str, tmp_path: Path) -> 
     assert Part.found(tmp_path, FILE).done == set()
 
 
+def publish(part: Part) -> bool:
+    """As a fetch does it once every grain is there."""
+    hasher = Hasher(Buffers(), 1, 2)
+    part.open()
+    assert hasher.finished(part)
+    hasher.stop()
+    return part.publish()
+
+
 def test_a_whole_part_gets_its_name_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with_grains(tmp_path, 0, 1, 2, 3)
-    part = Part.found(tmp_path, FILE)
-    part.open()
-    assert part.publish()
+    assert publish(Part.found(tmp_path, FILE))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {FILE.blob: CONTENT}
 
 
@@ -81,64 +92,88 @@ def test_a_part_with_wrong_bytes_is_thrown_away(tmp_path: Path) -> None:
     part = Part.found(tmp_path, FILE)
     part.open()
     part.record([3])
-    assert not part.publish()
+    assert not publish(part)
     assert list(tmp_path.iterdir()) == []
 
 
 @given(
     size=st.integers(0, 40 * GRAIN_BYTES),
     done=st.sets(st.integers(0, 39)),
-    connections=st.integers(1, 16),
+    longest=st.integers(GRAIN_BYTES, 16 * GRAIN_BYTES),
 )
-def test_missing_pieces_and_finished_grains_are_the_whole_file(size: int, done: set[int], connections: int) -> None:
+def test_missing_pieces_and_finished_grains_are_the_whole_file(size: int, done: set[int], longest: int) -> None:
     part = Part(Path("/nowhere"), RepositoryFile("f", size, "0" * 64))
     part.done = {grain for grain in done if grain < part.grains}
-    longest = longest_piece(size, connections)
     pieces = part.missing(longest)
     assert sum(p.end - p.start for p in pieces) + part.done_bytes == size
     assert all(0 < p.end - p.start <= longest and p.start % GRAIN_BYTES == 0 for p in pieces)
     assert all(a.end <= b.start for a, b in pairwise(pieces))
 
 
-BUFFER = hash_buffer()
+PIECES = [memoryview(CONTENT)[grain * GRAIN_BYTES :][:GRAIN_BYTES] for grain in range(4)]
 
 
-def _hash_of(grains: int) -> str:
-    return hashlib.sha256(CONTENT[: grains * GRAIN_BYTES]).hexdigest()
+@settings(deadline=None, max_examples=25)  # a grain that is let go was waited for
+@given(order=st.permutations(range(4)), most_kept=st.integers(1, 4), earlier=st.integers(0, 3))
+def test_in_whatever_order_grains_come_the_hash_is_that_of_the_content(
+    order: list[int], most_kept: int, earlier: int
+) -> None:
+    """However few of them may wait in memory, and with the first ones from an earlier fetch."""
+    with TemporaryDirectory() as folder:
+        part = with_grains(Path(folder), *order[:earlier])
+        part.open()
+        buffers = Buffers()
+        hasher = Hasher(buffers, most_kept, 2)
+        recorder = GrainRecorder(hasher.grown)
+        hasher.follow(part)
+        for grain in order[earlier:]:
+            buffer, content = buffers.take(), PIECES[grain]
+            buffer[: len(content)] = content
+            part.write(grain * GRAIN_BYTES, buffer[: len(content)])
+            hasher.keep(part, grain, buffer)
+            recorder.finished(part, grain)
+        recorder.flush()
+        assert hasher.finished(part)
+        recorder.stop()
+        hasher.stop()
+        assert part.publish()
+        assert (Path(folder) / FILE.blob).read_bytes() == CONTENT
 
 
-def test_the_hash_follows_the_grains_up_to_the_first_gap(tmp_path: Path) -> None:
-    part = with_grains(tmp_path, 0, 2)
-    part.open()
-    assert part.hash_on(BUFFER) == _hash_of(1)
-    part.write(GRAIN_BYTES, memoryview(CONTENT[GRAIN_BYTES:][:GRAIN_BYTES]))
-    part.record([1])
-    assert part.hash_on(BUFFER) == _hash_of(3)
-    part.close()
-
-
-def test_what_is_hashed_is_what_the_disk_keeps(tmp_path: Path) -> None:
-    """Bytes that went wrong on their way to the disk, or there, after they came."""
+def test_what_an_earlier_fetch_left_is_hashed_as_the_disk_has_it(tmp_path: Path) -> None:
+    """Bytes that went wrong there."""
     part = with_grains(tmp_path, 0, 1, 2, 3)
-    part.open()
-    part.write(GRAIN_BYTES + 5, memoryview(b"!"))
-    assert not part.publish()
+    with part.path.open("r+b") as stream:
+        stream.seek(GRAIN_BYTES + 5)
+        stream.write(b"!")
+    assert not publish(Part.found(tmp_path, FILE))
 
 
 def test_after_wrong_bytes_the_hash_begins_anew(tmp_path: Path) -> None:
     part = Part.found(tmp_path, FILE)
     for content in (b"\0" * len(CONTENT), CONTENT):
         part.open()
-        part.write(0, memoryview(content))
+        with part.path.open("r+b") as stream:
+            stream.write(content)
         part.record(range(part.grains))
-        assert part.publish() == (content == CONTENT)
+        assert publish(part) == (content == CONTENT)
 
 
-def test_a_stop_leaves_the_rest_of_the_hash_for_later(tmp_path: Path) -> None:
-    part = with_grains(tmp_path, 0, 1, 2, 3)
+def test_a_grain_is_claimed_once(tmp_path: Path) -> None:
+    """One that an earlier fetch wrote never, until the part was thrown away."""
+    part = with_grains(tmp_path, 0)
+    found = Part.found(tmp_path, FILE)
+    assert [found.claim(0), found.claim(1), found.claim(1)] == [False, True, False]
+    part.discard()
+    assert part.claim(0)
+
+
+def test_a_hasher_that_is_stopped_leaves_the_rest(tmp_path: Path) -> None:
+    part = with_grains(tmp_path, 0)
     part.open()
-    assert part.hash_on(BUFFER, lambda: True) == _hash_of(0)
-    assert part.hash_on(BUFFER) == FILE.blob
+    hasher = Hasher(Buffers(), 1, 2)
+    hasher.stop()
+    assert not hasher.finished(part)
     part.close()
 
 
@@ -146,8 +181,6 @@ def test_a_published_blob_leaves_no_pages_behind(tmp_path: Path) -> None:
     """Those of serving pods are not pushed out."""
     if not can_drop(tmp_path):
         pytest.skip("files in this folder are in memory")
-    part = with_grains(tmp_path, 0, 1, 2, 3)
-    part.open()
-    assert resident_bytes(part.path) > 0
-    assert part.publish()
+    with_grains(tmp_path, 0, 1, 2, 3)
+    assert publish(Part.found(tmp_path, FILE))
     assert resident_bytes(tmp_path / FILE.blob) == 0

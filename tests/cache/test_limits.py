@@ -13,9 +13,10 @@ from agent.adapters.files import disk_use
 from agent.execute.fetch import FetchSupervisor
 from agent.model.cache import FetchLimits
 from agent.reconcile.cache import CacheRules, _limits
-from hack.hub.content import Access
+from hack.hub.content import Access, read_model
+from hack.hub.limits import Throttle
 from hack.hub.server import Hub
-from tests.fakes.hub import REPOSITORY, TINY, tiny_model
+from tests.fakes.hub import REPOSITORY, TINY, fetch, order_for, tiny_model, write_files
 
 TOKEN = "hf_" + "t" * 30
 
@@ -48,3 +49,18 @@ def test_the_reserve_is_a_share_of_the_whole_file_system(tmp_path: Path) -> None
     assert disk.total_bytes >= disk.free_bytes > 0
     limits = _limits(CacheRules(tmp_path, reserve_ratio=0.25), TINY, disk)
     assert limits.reserve_bytes == disk.total_bytes // 4
+
+
+@pytest.mark.parametrize(
+    ("connection_rate", "limit", "connections"),
+    [(2_000_000, None, 16), (None, None, 8), (2_000_000, 16_000_000.0, 8)],
+)
+async def test_more_connections_join_where_each_is_slow(
+    connection_rate: float | None, limit: float | None, connections: int, tmp_path: Path, cache: Path
+) -> None:
+    """Not on a fast network, nor where we are slow by our own limit: a hub counts connections."""
+    write_files(tmp_path / "many", {f"{number}.safetensors": 1_000_000 for number in range(24)})
+    model = read_model(REPOSITORY, tmp_path / "many", Access.PUBLIC)
+    async with Hub({REPOSITORY: model}, throttle=Throttle(connection_rate)) as hub:
+        await fetch(order_for(hub, cache, limits=FetchLimits(connections=16, bytes_per_second=limit)))
+        assert len(hub.counters.peers["cdn"]) == connections

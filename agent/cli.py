@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -187,6 +188,32 @@ def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         _add_settings(sub)
         sub.set_defaults(command=_cache, action=action)
 
+    sub = actions.add_parser(
+        "gc",
+        help="remove what has to go for the budget, or for a model to come",
+        description="Remove revisions that nobody uses: earlier ones beyond cache_keep_revisions, and as many more as the "
+        "budget, or --free, asks for. Exit code 1: there is not room enough, and what holds it is named.",
+    )
+    sub.add_argument("--dry-run", action="store_true", help="say what would go, and do nothing")
+    sub.add_argument(
+        "--free", type=_bytes, default=0, metavar="BYTES", help="room for so much more, such as 20e9 or 20GB"
+    )
+    _add_settings(sub)
+    sub.set_defaults(command=_cache_gc)
+
+
+def _bytes(text: str) -> int:
+    """A number, with one of GB, MB, kB, GiB, MiB, KiB behind it or none."""
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kKMGT]i?B)?", text)
+    try:
+        number = float(match[1]) if match is not None else None
+    except ValueError:
+        number = None
+    if match is None or number is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes: write 20000000000 or 20GB")
+    unit = match[2] or ""
+    return int(number * (1024 if "i" in unit else 1000) ** " kMGT".index((unit or " ")[0].replace("K", "k")))
+
 
 def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str] = Settings.__struct_fields__) -> None:
     parser.add_argument("--settings", metavar="FILE", help=f"settings file (default: {DEFAULT_FILE}, if it is there)")
@@ -291,6 +318,12 @@ def _status(options: argparse.Namespace) -> int:
         fleet = print_fleet(settings.mig_config_label, settings.kubeconfig, options.json, time.time)
         return _say(*asyncio.run(fleet))
     return _say(*asyncio.run(print_status(options.node, settings, options.json)))
+
+
+def _cache_gc(options: argparse.Namespace) -> int:
+    from agent.commands.cache import gc_command
+
+    return gc_command(_settings(options), options.free, options.dry_run, print)
 
 
 def _cache(options: argparse.Namespace) -> int:

@@ -39,6 +39,7 @@ from agent.model.report import PartitionReport
 from agent.observe.claims import Claims
 from agent.observe.cluster import node_of
 from agent.observe.fleet import kept_of_member
+from agent.observe.revisions import pod_texts
 from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
 from agent.plan.fleet import LEASE_SECONDS
@@ -49,6 +50,7 @@ from agent.reconcile.leading import FleetPass, FleetRules
 from agent.reconcile.loop import keep_passing
 from agent.reconcile.partition import PartitionPass, Rules
 from agent.reconcile.policy import policy_of
+from agent.reconcile.room import RoomKeeper, RoomRules
 from agent.reconcile.telling import CacheNews, CountedEvents
 from agent.report.exposition import application, serving
 from agent.report.health import Heartbeats, Readiness
@@ -119,6 +121,8 @@ class Agent:
         selector = f"metadata.name={settings.node_name}"
         # The journal is on it: an old node would bring back a record that is done with.
         self._node = Watch(kube, "/api/v1/nodes", selector, self._node_changed, consistent=True)
+        self._pods = Watch(kube, "/api/v1/pods", f"spec.nodeName={settings.node_name}", self._pods_changed)
+        self._room: RoomKeeper | None = None
 
     async def run(self) -> None:
         """Start everything; end the loops first, each after its pass, then the rest."""
@@ -128,7 +132,7 @@ class Agent:
             log.info(
                 "started", extra={"role": self._settings.role, "node": self._settings.node_name, "address": address}
             )
-            helpers = [tasks.create_task(self._node.run()), tasks.create_task(self._watch_files())]
+            helpers = [tasks.create_task(work) for work in (self._node.run(), self._pods.run(), self._watch_files())]
             loops: list[asyncio.Task[None]] = []
             if "partition" in self._settings.roles:
                 self._start_partition(tasks, helpers, loops)
@@ -145,8 +149,6 @@ class Agent:
         self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]], loops: list[asyncio.Task[None]]
     ) -> None:
         settings, hardware = self._settings, self._machine.hardware
-        pods = Watch(self._kube, "/api/v1/pods", f"spec.nodeName={settings.node_name}", self._wakes["partition"].set)
-        helpers.append(tasks.create_task(pods.run()))
         telemetry = Telemetry(hardware, settings.telemetry_period_seconds, clock.now, self._metrics.telemetry)
         helpers.append(tasks.create_task(telemetry.run()))
         driver = _Driver(hardware, telemetry)
@@ -166,7 +168,7 @@ class Agent:
         one_pass = PartitionPass(
             World(
                 self._node,
-                pods,
+                self._pods,
                 driver,
                 self._machine.kubelet,
                 Claims(dra),
@@ -232,7 +234,10 @@ class Agent:
             self._cache_ready(report)
             await news.tell(report)
 
-        one_pass = CachePass(rules, TextFile(Path(settings.catalog_file)), self, fetches, publish, clock.now)
+        room = self._room = RoomKeeper(
+            RoomRules.of(settings), lambda: pod_texts(self._pods.objects) if self._pods.synced else None
+        )
+        one_pass = CachePass(rules, TextFile(Path(settings.catalog_file)), self, fetches, publish, clock.now, room)
 
         async def cache_pass() -> float:
             if self._our_node() is None:
@@ -300,6 +305,13 @@ class Agent:
         if fingerprint != self._fingerprint:
             self._fingerprint = fingerprint
             self._wake_all()
+
+    def _pods_changed(self) -> None:
+        """A layout may wait for one; models only where a pod may hold the room that one of them needs."""
+        if "partition" in self._wakes:
+            self._wakes["partition"].set()
+        if self._room is not None and self._room.waits:
+            self._wakes["cache"].set()
 
     async def _watch_files(self) -> None:
         """A mounted ConfigMap changes without an event: look at the files' times now and then."""

@@ -47,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cache_reserve_ratio: float = 0.15
     """Share of the file system that a fetch leaves free, beside the budget. Below 10 to 15 % free the kubelet begins to evict
     pods (its defaults for nodefs and imagefs)."""
+    cache_keep_revisions: int = 1
+    """How many earlier revisions of a repository stay on disk once a wanted one is complete, while there is room."""
     fetch_connections: int = 16
     """Most connections over which a fetch brings its bytes: 8 at once, the others where each is slow. Hubs slow down who has
     many more than 16."""
@@ -145,6 +147,8 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be 0 or more")
     if settings.cache_budget_bytes is not None and settings.cache_budget_bytes < 0:
         raise BadInputError(f"settings: cache_budget_bytes is {settings.cache_budget_bytes}; it must be 0 or more")
+    if settings.cache_keep_revisions < 0:
+        raise BadInputError(f"settings: cache_keep_revisions is {settings.cache_keep_revisions}; it must be 0 or more")
     if not 1 <= settings.fetch_connections <= 64:
         raise BadInputError(f"settings: fetch_connections is {settings.fetch_connections}; it must be from 1 to 64")
     if settings.fetch_bytes_per_second is not None and settings.fetch_bytes_per_second < 1:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import re
+import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
 _HASH_CHUNK_BYTES = 1024 * 1024
 _FILE_MODE = 0o644
 _SHA256_DIGITS = 64
+_LOCK_MODE = 0o664
+_F_SETSIG = 10  # fcntl(2); Python's fcntl does not name it
+_FOLDER = re.compile(r"models--((?:(?!--).)+)--((?:(?!--).)+)")
 
 
 class Digest(Protocol):
@@ -175,11 +182,51 @@ def _existing_parent(path: Path) -> Path:
     return next(parent for parent in path.absolute().parents if parent.is_dir())
 
 
+def is_open(path: Path) -> bool:
+    """Whether a process has the file open or mapped; True too where that cannot be told.
+
+    A lease for writing is refused while anybody else has the file open (fcntl(2), F_SETLEASE); it takes the file's owner. Who
+    opens the file in the moment of the question waits until it is answered.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        # The kernel says by a signal that somebody waits; this one is ignored where nobody asked for it, SIGIO is not.
+        fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return True
+    else:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Whether the lock file ``path`` is ours now (flock(2)); it is free again at the end, or when the process ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _LOCK_MODE)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
     """Where the classic hub cache keeps one repository: ``models--org--name`` below ``cache``.
 
-    ``private`` is ours: manifests, drafts, the lock of a running fetch. Nothing else reads it.
+    ``private`` is ours: manifests, drafts, the lock of a running fetch, when a commit was last used. Nothing else reads it.
     """
 
     cache: Path
@@ -211,6 +258,35 @@ class ModelFolder:
 
     def manifest(self, commit: str) -> Path:
         return self.private / f"{commit}.json"
+
+    def used(self, commit: str) -> Path:
+        """Its time is when the commit was last seen in use."""
+        return self.private / f"{commit}.used"
+
+    def going(self, commit: str) -> Path:
+        """There while the commit is being removed."""
+        return self.private / f"{commit}.going"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever fetches into the repository or removes from it."""
+        return self.private / "lock"
+
+    def lock_of_the_client(self, blob: str) -> Path:
+        """The hub's own client holds it while it brings the blob."""
+        return self.cache / ".locks" / self.root.name / f"{blob}.lock"
+
+
+def model_folders(cache: Path) -> list[ModelFolder]:
+    """Every repository that has a folder in the cache. Raises RetryError where the disk does not answer."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(cache) if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RetryError(f"the cache cannot be read: {error}") from error
+    found = [_FOLDER.fullmatch(name) for name in names]
+    return [ModelFolder(cache, f"{match[1]}/{match[2]}") for match in found if match is not None]
 
 
 def read_manifest(folder: ModelFolder, commit: str) -> Manifest | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from agent.adapters import clock
@@ -11,7 +11,10 @@ from agent.model import labels
 from agent.model.cache import FetchProgress
 from agent.model.catalog import CatalogModel, CatalogRefusal
 from agent.model.errors import BadInputError
-from agent.reconcile.cache import CacheRules, list_cached, pull, read_wanted, verify_cached
+from agent.model.revision import Room
+from agent.reconcile.cache import CacheRules, Wish, read_wish
+from agent.reconcile.cache_by_hand import collect, list_cached, pull, verify_cached
+from agent.reconcile.room import RoomRules
 from agent.settings import Settings
 
 Say = Callable[[str], None]
@@ -43,10 +46,36 @@ async def cache_command(settings: Settings, action: str, names: Sequence[str], s
             return 0
 
 
+def gc_command(settings: Settings, free_bytes: int, dry_run: bool, say: Say) -> int:
+    """``cache gc``; exit code 1 where there is not room enough."""
+    rules = RoomRules.of(settings)
+    room = collect(rules, _wish(settings), free_bytes, clock.now(), act=not dry_run)
+    for line in _room_lines(room, free_bytes, dry_run):
+        say(line)
+    return int(room.short_bytes > 0)
+
+
+def _room_lines(room: Room, free_bytes: int, dry_run: bool) -> Iterator[str]:
+    fits = f"to fit {free_bytes / 1e9:.1f} GB" if free_bytes else "to keep the budget"
+    for going in room.going:
+        goes = "goes" if dry_run else "is gone"
+        yield f"{fits}: {going.key} {goes}, {going.freed_bytes / 1e9:.2f} GB, because it {going.because}"
+    if room.short_bytes:
+        yield f"{fits}: {room.short_bytes / 1e9:.2f} GB are lacking, and what is there stays:"
+        yield from (f"  {key}  {size / 1e9:.2f} GB  {why}" for key, size, why in room.held)
+    elif not room.going:
+        yield f"{fits}: nothing has to go"
+
+
+def _wish(settings: Settings) -> Wish:
+    wish = read_wish(TextFile(Path(settings.catalog_file)), {})
+    if isinstance(wish, CatalogRefusal):
+        raise BadInputError(wish.at(settings.catalog_file))
+    return wish
+
+
 def _chosen(settings: Settings, names: Sequence[str]) -> tuple[CatalogModel, ...]:
-    wanted = read_wanted(TextFile(Path(settings.catalog_file)), {})
-    if isinstance(wanted, CatalogRefusal):
-        raise BadInputError(wanted.at(settings.catalog_file))
+    wanted = _wish(settings).wanted
     unknown = sorted(set(names) - {model.name for model in wanted})
     if unknown:
         known = ", ".join(model.name for model in wanted) or "none"

@@ -17,7 +17,13 @@ T = TypeVar("T")
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _REVISION = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
-_PLAIN_WORDS = {"`array`": "a list", "`int`": "a whole number", "`str`": "text", "`object`": "a mapping"}
+_PLAIN_WORDS = {
+    "`array`": "a list",
+    "`int`": "a whole number",
+    "`str`": "text",
+    "`object`": "a mapping",
+    "`bool`": "true or false",
+}
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -29,6 +35,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     priority: int = 0
     endpoint: str | None = None
     bytes_per_second: int | None = None
+    pin: bool = False
 
 
 _TYPES: dict[str, Any] = get_type_hints(_Entry)

@@ -46,6 +46,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     reason: str
     message: str
     after_seconds: float | None = None
+    needed_bytes: int = 0
 
 
 Message = Resolved | Progress | Done | Failed

@@ -7,7 +7,6 @@ low CPU priority, and is the only process that loads huggingface_hub.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.adapters.files import ModelFolder, allocated_bytes, content_hash, free_bytes
+from agent.adapters.files import ModelFolder, allocated_bytes, content_hash, free_bytes, locked
 from agent.execute.fetch_blob import Part, disk_errors
 from agent.execute.fetch_http import Source
 from agent.execute.fetch_layout import (
@@ -66,7 +65,8 @@ def main() -> int:
     try:
         commit = Fetch(instructions, _say).run()
     except FetchError as error:
-        _say(Failed(error.kind, error.reason, str(error)[:_SENTENCE_CHARACTERS], error.after_seconds))
+        sentence = str(error)[:_SENTENCE_CHARACTERS]
+        _say(Failed(error.kind, error.reason, sentence, error.after_seconds, error.needed_bytes))
         return 1
     _say(Done(commit))
     return 0
@@ -137,10 +137,10 @@ class Fetch:
         free = max(0, free_bytes(self._folder.blobs) - limits.reserve_bytes)
         if needed > free:
             message = f"{needed} bytes are needed and {free} are free beside the reserve of {limits.reserve_bytes}"
-            raise FetchEndedError("no-space", message, FailureKind.REFUSED)
+            raise FetchEndedError("no-space", message, FailureKind.REFUSED, needed_bytes=needed)
         if limits.allowance_bytes is not None and needed > limits.allowance_bytes:
             message = f"{needed} bytes are needed and the cache's budget leaves {max(0, limits.allowance_bytes)}"
-            raise FetchEndedError("budget", message, FailureKind.REFUSED)
+            raise FetchEndedError("budget", message, FailureKind.REFUSED, needed_bytes=needed)
 
     def _publish(self, listing: Listing, files: Sequence[RepositoryFile]) -> None:
         link_snapshot(self._folder, listing.commit, files)
@@ -179,16 +179,10 @@ def _blob_state(folder: ModelFolder, file: RepositoryFile) -> bool | None:
 @contextmanager
 def _only_one(folder: ModelFolder) -> Iterator[None]:
     """One fetch per repository and cache; the lock goes with the process that holds it."""
-    with disk_errors():
-        descriptor = os.open(folder.private / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FetchEndedError("busy", "another process fetches this model into this cache") from error
+    with disk_errors(), locked(folder.lock) as ours:
+        if not ours:
+            raise FetchEndedError("busy", "another process fetches this model into this cache, or removes it")
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _die_with(parent_pid: int) -> None:

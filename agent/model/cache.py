@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from agent.model.catalog import CatalogModel, RepositoryFile
 from agent.model.errors import AgentError
+from agent.model.revision import Going
 
 MANIFEST_FORMAT = 1
 
@@ -89,6 +90,12 @@ class Manifest:
     files: tuple[RepositoryFile, ...]
     verified: tuple[str, ...]
 
+    @property
+    def blobs(self) -> frozenset[str]:
+        """Names of those that were checked."""
+        verified = frozenset(self.verified)
+        return frozenset(file.blob for file in self.files if file.path in verified)
+
 
 class FailureKind(StrEnum):
     """A refusal needs somebody to act (token, name, space); a fault may pass by itself."""
@@ -99,7 +106,7 @@ class FailureKind(StrEnum):
 
 class FetchError(AgentError):
     """A fetch, or a part of it, did not succeed. ``reason`` is a short stable word, the message a sentence.
-    ``after_seconds`` is what the other side asked us to wait."""
+    ``after_seconds`` is what the other side asked us to wait, ``needed_bytes`` what the disk would have to take."""
 
     def __init__(
         self,
@@ -107,8 +114,10 @@ class FetchError(AgentError):
         message: str,
         kind: FailureKind = FailureKind.FAULT,
         after_seconds: float | None = None,
+        needed_bytes: int = 0,
     ) -> None:
         super().__init__(message)
+        self.needed_bytes = needed_bytes
         self.reason = reason
         self.kind = kind
         self.after_seconds = after_seconds
@@ -126,7 +135,8 @@ class FetchEndedError(FetchError):
 class FetchFailure:
     """Why a fetch ended without a model. ``reason`` is a short stable word (a metric's label), ``message`` a sentence.
 
-    ``model`` is the entry that failed: another revision or endpoint under the same name starts afresh.
+    ``model`` is the entry that failed: another revision or endpoint under the same name starts afresh. ``needed_bytes`` have
+    to fit before it can succeed, 0 where space is not what it lacked.
     """
 
     model: CatalogModel
@@ -136,6 +146,7 @@ class FetchFailure:
     failures: int
     failed_at_seconds: float
     next_try_seconds: float
+    needed_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +198,8 @@ class ModelReport:
 @dataclass(frozen=True, slots=True)
 class CacheReport:
     """One pass of the cache loop. ``refusal`` says why the catalog could not be followed; then nothing was started,
-    stopped or deleted, and ``models`` is empty. ``look_again_seconds`` is the time by which a pass is due anyway."""
+    stopped or deleted, and ``models`` is empty. ``look_again_seconds`` is the time by which a pass is due anyway. ``gone``: what
+    was removed in this pass; ``over``: why the cache takes more than it may, in a sentence."""
 
     at_seconds: float
     models: tuple[ModelReport, ...]
@@ -198,3 +210,5 @@ class CacheReport:
     finished: tuple[FinishedFetch, ...]
     labels_to_write: Mapping[str, str | None]
     look_again_seconds: float | None
+    gone: tuple[Going, ...] = ()
+    over: str | None = None

@@ -27,7 +27,8 @@ _NOT_BESIDE_SAFETENSORS = ("*.bin", "*.pt", "*.msgpack", "*.h5", "*.ot", "*.onnx
 @dataclass(frozen=True, slots=True)
 class CatalogModel:
     """A model as the catalog names it. ``name`` is the label's name; patterns are fnmatch patterns on paths, in which
-    ``*`` also matches ``/``. With neither kind of pattern the defaults of ``selected`` hold."""
+    ``*`` also matches ``/``. With neither kind of pattern the defaults of ``selected`` hold. ``pin``: where it is on disk it
+    stays, wanted there or not."""
 
     name: str
     repository: str
@@ -37,6 +38,7 @@ class CatalogModel:
     priority: int = 0
     endpoint: str | None = None
     bytes_per_second: int | None = None
+    pin: bool = False
 
     @property
     def label(self) -> str:

@@ -20,7 +20,7 @@ def observe_model(cache: Path, model: CatalogModel) -> CachedModel:
     """Complete where every wanted file of the revision's commit was checked by us when it came, is linked from the
     snapshot to a blob of the listed length, and is readable for everyone."""
     folder = ModelFolder(cache, model.repository)
-    commit = _commit(folder, model.revision)
+    commit = commit_here(cache, model)
     if commit is None:
         return CachedModel(None, 0, 0, "not fetched yet")
     manifest = read_manifest(folder, commit)
@@ -33,7 +33,7 @@ def verify_model(cache: Path, model: CatalogModel) -> str | None:
     """What is wrong, in words; None where every wanted file is here with the content that was listed. Reads all of them:
     seconds per GB."""
     folder = ModelFolder(cache, model.repository)
-    commit = _commit(folder, model.revision)
+    commit = commit_here(cache, model)
     manifest = read_manifest(folder, commit) if commit is not None else None
     if manifest is None:
         return observe_model(cache, model).lacking
@@ -44,11 +44,12 @@ def verify_model(cache: Path, model: CatalogModel) -> str | None:
     return None if files else _NO_FILE
 
 
-def _commit(folder: ModelFolder, revision: str) -> str | None:
-    if _COMMIT.fullmatch(revision):
-        return revision
+def commit_here(cache: Path, model: CatalogModel) -> str | None:
+    """The commit at which the model's revision is on this disk; None where it is not known."""
+    if _COMMIT.fullmatch(model.revision):
+        return model.revision
     try:
-        commit = folder.ref(revision).read_text(encoding="ascii").strip()
+        commit = ModelFolder(cache, model.repository).ref(model.revision).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return None
     return commit if _COMMIT.fullmatch(commit) else None

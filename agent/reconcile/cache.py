@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,8 +25,9 @@ from agent.model.cache import (
     ModelState,
 )
 from agent.model.catalog import CatalogModel, CatalogRefusal
-from agent.observe.cache import observe_model, verify_model
+from agent.observe.cache import observe_model
 from agent.plan.prefetch import CachePlan, CacheSeen, failure_of, next_try_seconds, plan_prefetch
+from agent.reconcile.room import RoomKeeper, Use
 from agent.settings import Settings
 
 
@@ -76,8 +77,8 @@ class CachePass:
     """Call ``run`` at each pass; it never waits for a fetch. Between passes it keeps only what cannot be observed:
     failures with their next try, and since when each state has held.
 
-    ``publish`` is given each report before the node's labels are written: metrics stay true, and every fetch is counted,
-    while the API server is away.
+    ``room`` keeps the cache inside its budget. ``publish`` is given each report before the node's labels are written:
+    metrics stay true, and every fetch is counted, while the API server is away.
     """
 
     rules: CacheRules
@@ -86,6 +87,7 @@ class CachePass:
     fetches: FetchSupervisor
     publish: Callable[[CacheReport], Awaitable[None]]
     now: Callable[[], float]
+    room: RoomKeeper
     _failures: dict[str, FetchFailure] = field(default_factory=dict)
     _since: dict[str, tuple[ModelState, float]] = field(default_factory=dict)
 
@@ -104,26 +106,37 @@ class CachePass:
         running = {name: progress.model for name, progress in self.fetches.running().items()}
         ended = self.fetches.take_ended()
         finished = self._take_in(ended)
-        wanted = self._wanted()
+        catalog = read_wish(self.catalog, self.node.labels())
         disk = await asyncio.to_thread(disk_use, self.rules.cache)
-        if isinstance(wanted, CatalogRefusal):
-            return self._report(now, (), wanted.message, disk, finished, {}, None)
-        models = await asyncio.to_thread(_observe, self.rules.cache, wanted)
+        if isinstance(catalog, CatalogRefusal):
+            return self._report(now, (), catalog.message, disk, finished, {}, None)
+        wanted = catalog.wanted
+        models = await asyncio.to_thread(observe_all, self.rules.cache, wanted)
         self._distrust(ended, wanted, models)
-        seen = CacheSeen(models, running, dict(self._failures), self.node.labels())
+        seen = CacheSeen(models, running, self._failures, self.node.labels())
+        short = self._too_large(wanted, seen)
+        room = await self.room.keep(Use(wanted, models, catalog.pinned, self.room.pods()), short, disk, now)
+        if short is not None and room.made:
+            del self._failures[short.model.name]
+        if room.gone:
+            disk = await asyncio.to_thread(disk_use, self.rules.cache)
         plan = plan_prefetch(wanted, seen, now, self.rules.fetches_at_once)
         self._act(plan, disk)
         reports = self._models(wanted, seen, plan, now)
-        return self._report(now, reports, None, disk, finished, plan.labels, plan.look_again_seconds)
+        report = self._report(now, reports, None, disk, finished, plan.labels, plan.look_again_seconds)
+        return replace(report, gone=room.gone, over=room.over)
 
-    def _wanted(self) -> tuple[CatalogModel, ...] | CatalogRefusal:
-        return read_wanted(self.catalog, self.node.labels())
+    def _too_large(self, wanted: Sequence[CatalogModel], seen: CacheSeen) -> FetchFailure | None:
+        """Why the first wanted model that did not fit did not."""
+        waiting = (m for m in wanted if not seen.models[m.name].complete and m.name not in seen.running)
+        failures = (failure_of(model, self._failures) for model in waiting)
+        return next((failure for failure in failures if failure is not None and failure.needed_bytes), None)
 
     def _act(self, plan: CachePlan, disk: DiskUse) -> None:
         for name in plan.stops:
             self.fetches.stop(name)
         for model in plan.starts:
-            self.fetches.start(model, self.rules.endpoint, _limits(self.rules, model, disk))
+            self.fetches.start(model, self.rules.endpoint, limits_of(self.rules, model, disk))
 
     def _take_in(self, ended: Sequence[EndedFetch]) -> tuple[FinishedFetch, ...]:
         for fetch in ended:
@@ -159,6 +172,7 @@ class CachePass:
             failures=failures,
             failed_at_seconds=at,
             next_try_seconds=next_try_seconds(failure.kind, failures, at, failure.after_seconds),
+            needed_bytes=failure.needed_bytes,
         )
 
     def _models(
@@ -176,6 +190,7 @@ class CachePass:
                 seen.models[model.name],
                 running.get(model.name),
                 failure_of(model, self._failures),
+                self.room.why_not(model),
             )
             for model in wanted
         )
@@ -203,71 +218,34 @@ class CachePass:
         )
 
 
-def read_wanted(catalog: CatalogSource, labels: Mapping[str, str]) -> tuple[CatalogModel, ...] | CatalogRefusal:
-    """The models that the catalog wants on a node with these labels, or one sentence why that cannot be said."""
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the catalog says for one node: the models wanted there, in order, and all that are pinned wherever they are."""
+
+    wanted: tuple[CatalogModel, ...]
+    pinned: tuple[CatalogModel, ...]
+
+
+def read_wish(catalog: CatalogSource, labels: Mapping[str, str]) -> Wish | CatalogRefusal:
+    """For a node with these labels; or one sentence why that cannot be said."""
     try:
         text = catalog.read()
     except (OSError, ValueError) as error:
         return CatalogRefusal(f"model catalog: cannot be read: {error}")
     known = read_catalog(text)
-    return known if isinstance(known, CatalogRefusal) else wanted_models(known, labels)
+    if isinstance(known, CatalogRefusal):
+        return known
+    wanted = wanted_models(known, labels)
+    if isinstance(wanted, CatalogRefusal):
+        return wanted
+    return Wish(wanted, tuple(model for model in known.models.values() if model.pin))
 
 
-def list_cached(rules: CacheRules, wanted: Sequence[CatalogModel]) -> Mapping[str, CachedModel]:
-    """What the disk holds of each, by name (``cache ls``)."""
-    return _observe(rules.cache, wanted)
-
-
-def verify_cached(rules: CacheRules, wanted: Sequence[CatalogModel]) -> Mapping[str, str | None]:
-    """What is wrong with each, by name; None where nothing is. Reads every file (``cache verify``)."""
-    return {model.name: verify_model(rules.cache, model) for model in wanted}
-
-
-async def pull(
-    rules: CacheRules,
-    wanted: Sequence[CatalogModel],
-    token: Callable[[], str | None],
-    now: Callable[[], float],
-    follow: Callable[[FetchProgress], None],
-) -> Mapping[str, str | None]:
-    """Fetch each model that is not complete, one after the other; ``follow`` is told of progress twice a second.
-    By name: None where the model is there now, else why not (``cache pull``)."""
-    outcomes: dict[str, str | None] = {}
-    for model in wanted:
-        outcomes[model.name] = None
-        if not observe_model(rules.cache, model).complete:
-            outcomes[model.name] = await _pull_one(rules, model, token, now, follow)
-    return outcomes
-
-
-async def _pull_one(
-    rules: CacheRules,
-    model: CatalogModel,
-    token: Callable[[], str | None],
-    now: Callable[[], float],
-    follow: Callable[[FetchProgress], None],
-) -> str | None:
-    ended = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        fetches = FetchSupervisor(rules.cache, tasks.create_task, ended.set, token, now)
-        fetches.start(model, rules.endpoint, _limits(rules, model, disk_use(rules.cache)))
-        while not ended.is_set():
-            try:
-                async with asyncio.timeout(0.5):
-                    await ended.wait()
-            except TimeoutError:
-                for progress in fetches.running().values():  # none where it ended in this moment
-                    follow(progress)
-    fetch = fetches.take_ended()[0]
-    follow(fetch.progress)
-    return fetch.failure.message if fetch.failure is not None else None
-
-
-def _observe(cache: Path, wanted: Sequence[CatalogModel]) -> dict[str, CachedModel]:
+def observe_all(cache: Path, wanted: Sequence[CatalogModel]) -> dict[str, CachedModel]:
     return {model.name: observe_model(cache, model) for model in wanted}
 
 
-def _limits(rules: CacheRules, model: CatalogModel, disk: DiskUse) -> FetchLimits:
+def limits_of(rules: CacheRules, model: CatalogModel, disk: DiskUse) -> FetchLimits:
     """A fetch has an equal share of the rate of all, whether the others run or not: so it holds without a word between them."""
     allowance = None if rules.budget_bytes is None else max(0, rules.budget_bytes - disk.used_bytes)
     share = None if rules.bytes_per_second is None else rules.bytes_per_second / rules.fetches_at_once
@@ -292,9 +270,10 @@ def _model_report(
     cached: CachedModel,
     progress: FetchProgress | None,
     failure: FetchFailure | None,
+    held: str | None,
 ) -> ModelReport:
     state, since_seconds = since
-    reason, message = _why(state, cached, failure)
+    reason, message = _why(state, cached, failure, held)
     fetching = progress if state is ModelState.FETCHING else None
     return ModelReport(
         name=model.name,
@@ -311,10 +290,10 @@ def _model_report(
     )
 
 
-def _why(state: ModelState, cached: CachedModel, failure: FetchFailure | None) -> tuple[str, str]:
+def _why(state: ModelState, cached: CachedModel, failure: FetchFailure | None, held: str | None) -> tuple[str, str]:
     """The reason's short word and the sentence."""
     if state is ModelState.READY:
         return "complete", "every wanted file is here and was checked"
     if state is ModelState.FAILED and failure is not None:
-        return failure.reason, failure.message
+        return (failure.reason, failure.message) if held is None else ("blocked", f"{failure.message}; {held}")
     return state.value, cached.lacking or ""

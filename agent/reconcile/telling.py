@@ -10,7 +10,7 @@ from agent.model.cache import CacheReport
 from agent.model.errors import AgentError, ConflictError, GoneError, RefusedError
 from agent.model.node import Node
 from agent.report.events import node_event
-from agent.report.model_words import Word, words_of
+from agent.report.model_words import Word, farewells, words_of
 
 _MOST_REMEMBERED = 200
 
@@ -91,3 +91,7 @@ class CacheNews:
                 event = node_event(node, word.reason, word.message, "Cache", self._now(), word.warning)
                 await tell(self._events, event)
         self._said = words
+        for word in farewells(report):
+            log.info("model", extra={"model": "", "reason": word.reason, "detail": word.message})
+            if node is not None:
+                await tell(self._events, node_event(node, word.reason, word.message, "Cache", self._now()))

@@ -54,6 +54,12 @@ class Metrics:
         self._drifts = Counter(
             "warmslice_drifts", "Times the GPUs were found changed by somebody else.", registry=self.registry
         )
+        self._cache_evictions = Counter(
+            "warmslice_cache_evictions",
+            "Revisions of models removed from the cache: to make room, or since they were old.",
+            ["reason"],
+            registry=self.registry,
+        )
         self._fetches = Histogram(
             "warmslice_fetch_duration_seconds",
             "How long fetches took that ended with the whole model here.",
@@ -70,8 +76,11 @@ class Metrics:
         self._state.telemetry = snapshot
 
     def cache(self, report: CacheReport) -> None:
-        """What the last pass of the cache loop came to. Each report is given once: its finished fetches are counted."""
+        """What the last pass of the cache loop came to. Each report is given once: its finished fetches and what is gone
+        are counted."""
         self._state.cache = report
+        for going in report.gone:
+            self._cache_evictions.labels(going.reason).inc()
         for fetch in report.finished:
             if fetch.reason == "ok":
                 self._fetches.observe(fetch.duration_seconds)

@@ -17,10 +17,20 @@ class Word:
 
 
 def words_of(report: CacheReport) -> dict[str, Word]:
-    """By model name; the catalog's refusal stands under ``catalog``, and then nothing is said of models."""
+    """By model name; the catalog's refusal stands under ``catalog``, and then nothing is said of models; what is to be said of
+    the cache as a whole under ``cache``."""
     if report.refusal is not None:
         return {"catalog": Word("catalog-refused", report.refusal, warning=True)}
-    return {model.name: _word(model) for model in report.models}
+    words = {model.name: _word(model) for model in report.models}
+    return words if report.over is None else words | {"cache": Word("cache-over-budget", report.over, warning=True)}
+
+
+def farewells(report: CacheReport) -> tuple[Word, ...]:
+    """What was removed in this pass."""
+    return tuple(
+        Word("model-evicted", f"{going.key} is gone, {going.freed_bytes / 1e9:.2f} GB, since it {going.because}")
+        for going in report.gone
+    )
 
 
 def _word(model: ModelReport) -> Word:

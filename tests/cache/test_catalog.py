@@ -120,7 +120,7 @@ sets:
     assert read.message == read.mistakes[0].at("model catalog")
     assert read.at("c.yaml").splitlines()[1] == (
         "c.yaml:4:3: models[0]: unknown field `bandwidth` (known: repository, name, revision, allow_patterns, "
-        "ignore_patterns, priority, endpoint, bytes_per_second)"
+        "ignore_patterns, priority, endpoint, bytes_per_second, pin)"
     )
 
 

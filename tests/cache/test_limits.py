@@ -12,7 +12,7 @@ import pytest
 from agent.adapters.files import disk_use
 from agent.execute.fetch import FetchSupervisor
 from agent.model.cache import FetchLimits
-from agent.reconcile.cache import CacheRules, _limits
+from agent.reconcile.cache import CacheRules, limits_of
 from hack.hub.content import Access, read_model
 from hack.hub.limits import Throttle
 from hack.hub.server import Hub
@@ -47,7 +47,7 @@ async def test_the_token_goes_to_the_hub_of_the_settings_and_to_no_other(gated: 
 def test_the_reserve_is_a_share_of_the_whole_file_system(tmp_path: Path) -> None:
     disk = disk_use(tmp_path / "not-there-yet")
     assert disk.total_bytes >= disk.free_bytes > 0
-    limits = _limits(CacheRules(tmp_path, reserve_ratio=0.25), TINY, disk)
+    limits = limits_of(CacheRules(tmp_path, reserve_ratio=0.25), TINY, disk)
     assert limits.reserve_bytes == disk.total_bytes // 4
 
 

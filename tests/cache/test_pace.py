@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.execute.fetch_pace import Pace
 from agent.model.cache import DiskUse
-from agent.reconcile.cache import CacheRules, _limits
+from agent.reconcile.cache import CacheRules, limits_of
 from hack.hub.server import Hub
 from tests.fakes.hub import QUICK, TINY, WEIGHTS_BYTES, fetch, order_for
 
@@ -66,4 +66,4 @@ def test_a_fetch_has_its_share_of_the_rate_of_all_or_less(
     of_all: int | None, of_this: int | None, at_once: int, rate: float | None, tmp_path: Path
 ) -> None:
     rules = CacheRules(tmp_path, fetches_at_once=at_once, bytes_per_second=of_all)
-    assert _limits(rules, replace(TINY, bytes_per_second=of_this), DiskUse(0, 10**9, 10**9)).bytes_per_second == rate
+    assert limits_of(rules, replace(TINY, bytes_per_second=of_this), DiskUse(0, 10**9, 10**9)).bytes_per_second == rate

@@ -13,7 +13,10 @@ import pytest
 from agent.execute.fetch import FetchSupervisor
 from agent.model.cache import CacheReport, ModelState
 from agent.model.errors import RetryError
-from agent.reconcile.cache import CachePass, CacheRules, list_cached, pull, verify_cached
+from agent.model.revision import PodText
+from agent.reconcile.cache import CachePass, CacheRules
+from agent.reconcile.cache_by_hand import list_cached, pull, verify_cached
+from agent.reconcile.room import RoomKeeper, RoomRules
 from hack.hub.server import Hub
 from tests.fakes.hub import TINY, LabelledNode, WrittenCatalog, fetch, order_for, published_files
 
@@ -30,6 +33,7 @@ class Loop:
     catalog: WrittenCatalog
     woken: asyncio.Event
     published: list[CacheReport]
+    pods: list[PodText]
     reports: list[CacheReport] = field(default_factory=list)
 
     async def until(self, reached: Callable[[CacheReport], bool]) -> CacheReport:
@@ -52,6 +56,7 @@ async def filled(hub: Hub, cache: Path) -> dict[str, str]:
 @pytest.fixture
 async def loop(hub: Hub, cache: Path) -> AsyncIterator[Loop]:
     node, catalog, woken = LabelledNode(), WrittenCatalog(CATALOG), asyncio.Event()
+    pods: list[PodText] = []
     async with asyncio.TaskGroup() as tasks:
         started: list[asyncio.Task[None]] = []
         fetches = FetchSupervisor(
@@ -62,8 +67,9 @@ async def loop(hub: Hub, cache: Path) -> AsyncIterator[Loop]:
         async def publish(report: CacheReport) -> None:
             published.append(report)
 
-        step = CachePass(CacheRules(cache, hub.url), catalog, node, fetches, publish, time.time)
-        yield Loop(step, node, catalog, woken, published)
+        room = RoomKeeper(RoomRules(cache, None, 0.0, 1, None), lambda: pods)
+        step = CachePass(CacheRules(cache, hub.url), catalog, node, fetches, publish, time.time, room)
+        yield Loop(step, node, catalog, woken, published, pods)
         for task in started:
             task.cancel()
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from agent.model.catalog import CatalogModel
-from agent.reconcile.cache import CacheRules, pull
+from agent.reconcile.cache import CacheRules
+from agent.reconcile.cache_by_hand import pull
 from hack.hub.content import read_model
 from hack.hub.server import Hub
 

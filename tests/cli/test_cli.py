@@ -55,6 +55,7 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         (["run", "--drain-seconds", "-1", "--node-name", "n"], "drain_seconds is -1"),
         (["run", "--wait-for-jobs-seconds", "-1", "--node-name", "n"], "wait_for_jobs_seconds is -1"),
         (["cache", "ls", "--fetch-connections=0"], "fetch_connections is 0; it must be from 1 to 64"),
+        (["cache", "gc", "--cache-keep-revisions=-1"], "cache_keep_revisions is -1; it must be 0 or more"),
         (["cache", "ls", "--cache-budget-bytes=-5"], "cache_budget_bytes is -5; it must be 0 or more"),
         (
             ["cache", "ls", "--fetch-bytes-per-second=0"],
@@ -173,6 +174,22 @@ def test_check_tells_which_periods_of_a_schedule_have_no_layout(
     assert main(["check", str(file), "--gpu", "H100-80GB-SXM"]) == 0
     assert main(["check", str(file), "--gpu", "A100-SXM4-40GB"]) == 1
     assert "schedules.office.periods.a: layout '7x1g.10gb'" in capsys.readouterr().out
+
+
+def test_what_would_go_from_the_cache_is_told_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "catalog.yaml").write_text("models: []\n", "utf-8")
+    where = [f"--catalog-file={tmp_path / 'catalog.yaml'}", f"--cache-directory={tmp_path / 'hub'}"]
+    assert main(["cache", "gc", "--dry-run", *where, "--cache-reserve-ratio=0"]) == 0
+    assert capsys.readouterr().out == "to keep the budget: nothing has to go\n"
+    assert main(["cache", "gc", "--free=3GiB", *where, "--cache-budget-bytes=1000000000"]) == 1
+    assert "to fit 3.2 GB: 2.22 GB are lacking, and what is there stays:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["much", "3 apples", "1.2.3GB", ""])
+def test_a_number_of_bytes_that_is_none_is_named(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["cache", "gc", "--free", text])
+    assert f"{text!r} is no number of bytes: write 20000000000 or 20GB" in capsys.readouterr().err
 
 
 def test_layouts_lists_the_maximal_geometries(capsys: pytest.CaptureFixture[str]) -> None:

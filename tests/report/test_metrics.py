@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from agent.model.cache import FinishedFetch
 from agent.model.mig import GpuInstance, Placement
 from agent.model.report import PartitionReport, WaitedFor
+from agent.model.revision import Going, RevisionKey
 from agent.report.layout import largest_free_profile
 from agent.report.metrics import Metrics
 from tests.report import world
@@ -189,6 +190,14 @@ def test_a_cache_without_budget_shows_none(metrics: Metrics) -> None:
 def test_only_fetches_that_brought_a_model_are_timed(metrics: Metrics) -> None:
     metrics.cache(world.cached(finished=(FinishedFetch("a", "ok", 3.0), FinishedFetch("b", "not-found", 1.0))))
     assert value(metrics, "warmslice_fetch_duration_seconds_count") == 1
+
+
+def test_what_was_removed_is_counted_once(metrics: Metrics) -> None:
+    going = Going(RevisionKey("org/m", "a" * 40), ("x",), 5, "room", "was not in use for 3 days")
+    metrics.cache(replace(world.cached(), gone=(going, replace(going, reason="old"), going)))
+    metrics.cache(world.cached())
+    assert value(metrics, "warmslice_cache_evictions_total", reason="room") == 2
+    assert value(metrics, "warmslice_cache_evictions_total", reason="old") == 1
 
 
 def test_events_are_counted() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.model.cache import CacheReport, DiskUse, FetchTotals, ModelReport, ModelState
 from agent.model.errors import RetryError
+from agent.model.revision import Going, RevisionKey
 from agent.observe.cluster import node_of
 from agent.reconcile.telling import CacheNews
 
@@ -80,6 +81,17 @@ async def test_what_an_agent_finds_well_when_it_starts_is_no_news() -> None:
     events = Events()
     await CacheNews(events, lambda: NODE, lambda: 1.0).tell(_report(ModelState.READY))
     assert events.seen == []
+
+
+async def test_what_was_removed_is_said_each_time_and_a_cache_too_large_once() -> None:
+    events = Events()
+    news = CacheNews(events, lambda: NODE, lambda: 1.0)
+    going = Going(RevisionKey("org/m", "a" * 40), ("x",), 2_500_000_000, "room", "was not in use for 3 days")
+    report = replace(_report(ModelState.READY), gone=(going,), over="the cache takes 5 bytes, 1 more than it may")
+    await news.tell(report)
+    await news.tell(report)
+    assert events.words == [("CacheOverBudget", "Warning"), ("ModelEvicted", "Normal"), ("ModelEvicted", "Normal")]
+    assert events.seen[1]["message"] == "org/m@aaaaaaaaaaaa is gone, 2.50 GB, since it was not in use for 3 days"
 
 
 async def test_a_catalog_that_cannot_be_read_is_said_and_a_lost_event_stops_nothing() -> None:

@@ -1,0 +1,73 @@
+"""The model cache of a host, looked after by hand: what the commands of `warmslice cache` do. No node is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from agent.adapters.files import disk_use
+from agent.execute.fetch import FetchSupervisor
+from agent.model.cache import CachedModel, FetchProgress
+from agent.model.catalog import CatalogModel
+from agent.model.revision import Room
+from agent.observe.cache import observe_model, verify_model
+from agent.reconcile.cache import CacheRules, Wish, limits_of, observe_all
+from agent.reconcile.room import RoomRules, Use, make_room_now, plan_room
+
+
+def list_cached(rules: CacheRules, wanted: Sequence[CatalogModel]) -> Mapping[str, CachedModel]:
+    """What the disk holds of each, by name (``cache ls``)."""
+    return observe_all(rules.cache, wanted)
+
+
+def verify_cached(rules: CacheRules, wanted: Sequence[CatalogModel]) -> Mapping[str, str | None]:
+    """What is wrong with each, by name; None where nothing is. Reads every file (``cache verify``)."""
+    return {model.name: verify_model(rules.cache, model) for model in wanted}
+
+
+async def pull(
+    rules: CacheRules,
+    wanted: Sequence[CatalogModel],
+    token: Callable[[], str | None],
+    now: Callable[[], float],
+    follow: Callable[[FetchProgress], None],
+) -> Mapping[str, str | None]:
+    """Fetch each model that is not complete, one after the other; ``follow`` is told of progress twice a second.
+    By name: None where the model is there now, else why not (``cache pull``)."""
+    outcomes: dict[str, str | None] = {}
+    for model in wanted:
+        outcomes[model.name] = None
+        if not observe_model(rules.cache, model).complete:
+            outcomes[model.name] = await _pull_one(rules, model, token, now, follow)
+    return outcomes
+
+
+async def _pull_one(
+    rules: CacheRules,
+    model: CatalogModel,
+    token: Callable[[], str | None],
+    now: Callable[[], float],
+    follow: Callable[[FetchProgress], None],
+) -> str | None:
+    ended = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        fetches = FetchSupervisor(rules.cache, tasks.create_task, ended.set, token, now)
+        fetches.start(model, rules.endpoint, limits_of(rules, model, disk_use(rules.cache)))
+        while not ended.is_set():
+            try:
+                async with asyncio.timeout(0.5):
+                    await ended.wait()
+            except TimeoutError:
+                for progress in fetches.running().values():  # none where it ended in this moment
+                    follow(progress)
+    fetch = fetches.take_ended()[0]
+    follow(fetch.progress)
+    return fetch.failure.message if fetch.failure is not None else None
+
+
+def collect(rules: RoomRules, wish: Wish, free_bytes: int, now: float, act: bool) -> Room:
+    """Make room for ``free_bytes`` more inside the budget, or say what would go (``cache gc``). A host by itself has no pods;
+    what a process has open stays. Raises RetryError where the disk refuses."""
+    use = Use(wish.wanted, observe_all(rules.cache, wish.wanted), wish.pinned, pods=())
+    excess = rules.excess(disk_use(rules.cache), free_bytes)
+    return (make_room_now if act else plan_room)(rules, use, excess, now)

@@ -225,7 +225,8 @@ class Agent:
         cache = Path(settings.cache_directory)
 
         start = _starter(tasks, helpers)
-        fetches = FetchSupervisor(cache, start, wake.set, token_reader(settings.hub_token_file), clock.now)
+        tokens = token_reader(settings.hub_token_file, settings.hub_tokens_directory)
+        fetches = FetchSupervisor(cache, start, wake.set, tokens, clock.now)
         rules = CacheRules.of(settings)
         news = CacheNews(self._events, self._our_node, clock.now)
 

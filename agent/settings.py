@@ -58,6 +58,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The hub or a mirror of it; without it https://huggingface.co."""
     hub_token_file: str | None = None
     """File with the hub's token."""
+    hub_tokens_directory: str | None = None
+    """Directory with a file for each further token that a model of the catalog may name."""
+    require_safetensors: bool = False
+    """Refuse models that have their weights as pickles only: reading one runs whatever code is in it."""
     partition_listen: str = "0.0.0.0:9470"
     """Address of /metrics, /healthz and /readyz of the partition role."""
     cache_listen: str = "0.0.0.0:9471"

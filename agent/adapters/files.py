@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from agent.model.cache import MANIFEST_FORMAT, DiskUse, Manifest
-from agent.model.errors import RetryError
+from agent.model.errors import BadInputError, RetryError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -51,18 +51,32 @@ class TextFile:
         return self.path.read_text(encoding="utf-8")
 
 
-def token_reader(file: str | None) -> Callable[[], str | None]:
-    """Reads a token file anew at each call, so that a renewed token is used; None where there is none."""
+def token_reader(file: str | None, directory: str | None) -> Callable[[str | None], str | None]:
+    """Reads a token anew at each call, so that a renewed one is used: the one of that name in ``directory``, which raises
+    BadInputError where it cannot be had, or without a name that of ``file``, None where there is none."""
 
-    def read() -> str | None:
-        if file is None:
-            return None
+    def read(name: str | None) -> str | None:
+        if name is not None:
+            return _named_token(name, directory)
         try:
-            return Path(file).read_text("utf-8").strip() or None
-        except OSError:
+            return (Path(file).read_text("utf-8").strip() or None) if file is not None else None
+        except (OSError, ValueError):
             return None
 
     return read
+
+
+def _named_token(name: str, directory: str | None) -> str:
+    if directory is None:
+        raise BadInputError(f"token {name!r} cannot be had: the setting hub_tokens_directory is not set")
+    try:
+        token = (Path(directory) / name).read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BadInputError(f"token {name!r} cannot be read in {directory}: {what}") from error
+    if not token:
+        raise BadInputError(f"token {name!r} in {directory} is empty")
+    return token
 
 
 def sync_directory(directory: Path) -> None:

@@ -26,7 +26,7 @@ async def cache_command(settings: Settings, action: str, names: Sequence[str], s
     wanted = _chosen(settings, names)
     match action:
         case "pull":
-            token = token_reader(settings.hub_token_file)
+            token = token_reader(settings.hub_token_file, settings.hub_tokens_directory)
             ended = await pull(rules, wanted, token, clock.now, lambda progress: say(_progress(progress)))
             for name, why in ended.items():
                 say(f"{name}: {why or 'ready'}")

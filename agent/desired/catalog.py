@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from agent.model.catalog import Catalog, CatalogModel, CatalogRefusal, derived_name
+from agent.model.catalog import ENGINES, Catalog, CatalogModel, CatalogRefusal, derived_name
 from agent.model.labels import MODEL_SET
 from agent.model.text import Marked, NotYamlError, Path, field_of, read_marked
 
@@ -17,6 +17,9 @@ T = TypeVar("T")
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _REVISION = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TOKEN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
+_LEAST_FOLLOW_SECONDS = 60
 _PLAIN_WORDS = {
     "`array`": "a list",
     "`int`": "a whole number",
@@ -36,6 +39,10 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     endpoint: str | None = None
     bytes_per_second: int | None = None
     pin: bool = False
+    follow_seconds: int | None = None
+    nodes: dict[str, str] = {}
+    token: str | None = None
+    engine: str | None = None
 
 
 _TYPES: dict[str, Any] = get_type_hints(_Entry)
@@ -55,7 +62,8 @@ def read_catalog(text: str) -> Catalog | CatalogRefusal:
 
 
 def wanted_models(catalog: Catalog, node_labels: Mapping[str, str]) -> tuple[CatalogModel, ...] | CatalogRefusal:
-    """All models, or those of the set that the node's label names; highest priority first, then by name."""
+    """All models, or those of the set that the node's label names, that may be on a node with these labels; highest priority
+    first, then by name."""
     chosen = node_labels.get(MODEL_SET)
     if chosen is not None and chosen not in catalog.sets:
         known = ", ".join(sorted(catalog.sets)) or "none"
@@ -63,7 +71,12 @@ def wanted_models(catalog: Catalog, node_labels: Mapping[str, str]) -> tuple[Cat
             f"label {MODEL_SET} is {chosen!r}, a model set that the catalog does not have (it has: {known})"
         )
     names = catalog.models.keys() if chosen is None else catalog.sets[chosen]
-    return tuple(sorted((catalog.models[name] for name in names), key=lambda m: (-m.priority, m.name)))
+    here = [
+        m
+        for m in map(catalog.models.__getitem__, names)
+        if all(node_labels.get(key) == value for key, value in m.nodes)
+    ]
+    return tuple(sorted(here, key=lambda m: (-m.priority, m.name)))
 
 
 class _Reader:
@@ -119,8 +132,8 @@ class _Reader:
         if len(self.mistakes) > before:
             return None
         name = entry.name if entry.name is not None else derived_name(entry.repository)
-        fields = {field: getattr(entry, field) for field in _TYPES if field != "name"}
-        return CatalogModel(name=name, **fields)
+        fields = {field: getattr(entry, field) for field in _TYPES if field not in {"name", "nodes"}}
+        return CatalogModel(name=name, nodes=tuple(sorted(entry.nodes.items())), **fields)
 
     def _typed(self, path: Path, value: object, kind: Any) -> Any:
         try:
@@ -172,5 +185,14 @@ def _wrong_values(entry: _Entry) -> Iterator[tuple[str, str]]:
         yield "revision", f"is {entry.revision!r}, expected a branch, a tag or a commit id"
     if entry.endpoint is not None and not re.match(r"https?://[^/\s]+", entry.endpoint):
         yield "endpoint", f"is {entry.endpoint!r}, expected a URL such as https://hub.example.com"
+    if entry.follow_seconds is not None and entry.follow_seconds < _LEAST_FOLLOW_SECONDS:
+        right = f"expected {_LEAST_FOLLOW_SECONDS} or more, or none to stay at the commit that is here"
+        yield "follow_seconds", f"is {entry.follow_seconds}, {right}"
+    if entry.follow_seconds is not None and _COMMIT.fullmatch(entry.revision):
+        yield "follow_seconds", f"is {entry.follow_seconds}, but revision {entry.revision} is a commit: name a branch"
+    if entry.token is not None and not _TOKEN_NAME.fullmatch(entry.token):
+        yield "token", f"is {entry.token!r}, expected the name of a file in hub_tokens_directory"
+    if entry.engine is not None and entry.engine not in ENGINES:
+        yield "engine", f"is {entry.engine!r}, expected one of {', '.join(ENGINES)}"
     if entry.bytes_per_second is not None and entry.bytes_per_second < 1:
         yield "bytes_per_second", f"is {entry.bytes_per_second}, expected 1 or more, or none for no limit"

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import msgspec
 from agent.execute.fetch_messages import Done, Failed, Instructions, Outcome, Progress, Resolved, read_message
 from agent.model.cache import FailureKind, FetchLimits, FetchOrder, FetchProgress, FetchTotals
 from agent.model.catalog import CatalogModel
+from agent.model.errors import BadInputError
 
 StartTask = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -44,13 +46,14 @@ class FetchSupervisor:
     """At most one process per model name.
 
     ``start_task`` runs a coroutine until it ends (a TaskGroup's ``create_task``); cancelling that task kills the
-    process. ``wake`` is called when a fetch ends. ``token`` is asked at each start. ``now`` is Unix time in seconds.
+    process. ``wake`` is called when a fetch ends. ``token`` is asked at each start for the one of a name, or without a name
+    for that of the settings, and may raise BadInputError. ``now`` is Unix time in seconds.
     """
 
     cache: Path
     start_task: StartTask
     wake: Callable[[], None]
-    token: Callable[[], str | None]
+    token: Callable[[str | None], str | None]
     now: Callable[[], float]
     totals: FetchTotals = field(default_factory=FetchTotals)
     _running: dict[str, _Running] = field(default_factory=dict)
@@ -65,7 +68,9 @@ class FetchSupervisor:
         ended, self._ended = tuple(self._ended), []
         return ended
 
-    def start(self, model: CatalogModel, endpoint: str | None, limits: FetchLimits) -> None:
+    def start(
+        self, model: CatalogModel, endpoint: str | None, limits: FetchLimits, require_safetensors: bool = False
+    ) -> None:
         """Begin to fetch ``model``; ``endpoint`` is the hub to use where the model names none."""
         order = FetchOrder(
             repository=model.repository,
@@ -75,13 +80,16 @@ class FetchSupervisor:
             endpoint=model.endpoint or endpoint,
             cache_directory=str(self.cache),
             parent_pid=os.getpid(),
+            engine=model.engine,
+            require_safetensors=require_safetensors,
             limits=limits,
         )
         running = _Running(FetchProgress(model, self.now()))
         self._running[model.name] = running
-        # The token is the hub's of the settings: a catalog entry that names another endpoint must not be given it.
-        token = self.token() if model.endpoint in (None, endpoint) else None
-        self.start_task(self._follow(running, Instructions(order, token)))
+        # The token of the settings is for their hub: a catalog entry that names another endpoint must not be given it.
+        foreign = model.endpoint not in (None, endpoint)
+        ask = None if foreign and model.token is None else partial(self.token, model.token)
+        self.start_task(self._follow(running, order, ask))
 
     def stop(self, name: str) -> None:
         """Kill the fetch of a model that is not wanted any more; its parts stay."""
@@ -90,11 +98,14 @@ class FetchSupervisor:
             running.stopped = True
             _kill(running.process)
 
-    async def _follow(self, running: _Running, instructions: Instructions) -> None:
+    async def _follow(self, running: _Running, order: FetchOrder, ask: Callable[[], str | None] | None) -> None:
         failure: Failed | None = Failed(FailureKind.FAULT, "killed", "the fetch was cut off")
         try:
             if not running.stopped:
-                failure = (await self._run(running, instructions)).failure
+                token = ask() if ask is not None else None
+                failure = (await self._run(running, Instructions(order, token))).failure
+        except BadInputError as error:
+            failure = Failed(FailureKind.REFUSED, "token", str(error))
         except OSError as error:
             failure = Failed(FailureKind.FAULT, "start", f"the fetching process cannot be started: {error}")
         finally:

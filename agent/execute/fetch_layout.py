@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -48,20 +49,41 @@ def link_snapshot(folder: ModelFolder, commit: str, files: Sequence[RepositoryFi
 
 def write_manifest(folder: ModelFolder, listing: Listing, verified: Iterable[str]) -> None:
     """Record what was checked, beside what was checked before for this commit."""
-    before = read_manifest(folder, listing.commit)
-    paths = sorted({*verified, *(before.verified if before is not None else ())})
+    before, vouched = read_manifest(folder, listing.commit), vouched_blobs(folder)
+    still = {file.path for file in before.files if file.blob in vouched} if before is not None else set()
+    paths = sorted({*verified, *(still & set(before.verified) if before is not None else ())})
     manifest = Manifest(MANIFEST_FORMAT, listing.repository, listing.commit, listing.files, tuple(paths))
     write_durably(folder.manifest(listing.commit), msgspec.json.encode(manifest))
 
 
+def vouched_blobs(folder: ModelFolder) -> frozenset[str]:
+    """Those that a manifest says were checked and that nobody has put there or changed since. Whether their bytes are still
+    what they were is for the scrub to find out, not for each fetch."""
+    found: set[str] = set()
+    for path in folder.private.glob("*.json"):
+        manifest = read_manifest(folder, path.stem)
+        if manifest is not None:
+            checked_at = path.stat().st_mtime_ns
+            found.update(name for name in manifest.blobs if _changed_at(folder.blob(name)) <= checked_at)
+    return frozenset(found)
+
+
+def _changed_at(path: Path) -> float:
+    """By the inode's own time, which nobody sets; infinite where there is no such file."""
+    try:
+        return path.stat().st_ctime_ns
+    except OSError:
+        return math.inf
+
+
 def write_ref(folder: ModelFolder, revision: str, commit: str) -> None:
-    """Let a branch or tag point to the commit; a commit asked for by its id has no ref."""
+    """Let a branch or tag point to the commit; a commit asked for by its id has no ref. It is written even where it says so
+    already: its time is when the hub was last asked."""
     if revision == commit:
         return
     ref = folder.ref(revision)
     _make_parents(ref.parent, folder.root)
-    if not ref.is_file() or ref.read_bytes() != commit.encode():
-        write_durably(ref, commit.encode())
+    write_durably(ref, commit.encode())
 
 
 def settle_listing_of_the_client(folder: ModelFolder, listing: Listing, files: Sequence[RepositoryFile]) -> None:

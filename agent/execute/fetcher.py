@@ -9,10 +9,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,13 +27,14 @@ from agent.execute.fetch_layout import (
     link_snapshot,
     make_folders,
     settle_listing_of_the_client,
+    vouched_blobs,
     write_manifest,
     write_ref,
 )
 from agent.execute.fetch_messages import Done, Failed, Instructions, Message, Progress, Resolved
 from agent.execute.fetch_pool import Download, Pool, retrying
 from agent.model.cache import FailureKind, FetchEndedError, FetchError
-from agent.model.catalog import Listing, RepositoryFile, selected
+from agent.model.catalog import Listing, RepositoryFile, pickled_only, selected
 
 if TYPE_CHECKING:
     from agent.adapters.hub import HubClient
@@ -41,6 +43,11 @@ _PR_SET_PDEATHSIG = 1
 _NICENESS = 10
 """Without a priority of its own for I/O a process has that which follows from this, best effort 6 of 7 (ioprio_set(2))."""
 _TICK_SECONDS = 0.25
+_PICKLED = (
+    "{} has its weights as pickles only ({}), which run code when they are read: name a revision or a model with safetensors, "
+    "or set require_safetensors to false"
+)
+_BLOB_MODE = 0o644
 _SENTENCE_CHARACTERS = 1000  # a hub may have put anything into it; it has to fit into an Event
 
 # Read by huggingface_hub at its import. Xet and shared blobs would put bytes where we neither check nor resume them.
@@ -89,9 +96,13 @@ class Fetch:
     def run(self) -> str:
         """The commit that is published now."""
         listing = self._listing()
-        files = selected(listing.files, self._order.allow_patterns, self._order.ignore_patterns)
+        order = self._order
+        files = selected(listing.files, order.allow_patterns, order.ignore_patterns, order.engine)
         if not files:
             raise FetchEndedError("nothing", "the patterns leave no file of the model", FailureKind.REFUSED)
+        pickled = pickled_only(files) if order.require_safetensors else None
+        if pickled is not None:
+            raise FetchEndedError("pickled", _PICKLED.format(order.repository, pickled), FailureKind.REFUSED)
         with disk_errors():
             make_folders(self._folder)
         with _only_one(self._folder):
@@ -108,10 +119,11 @@ class Fetch:
     def _bring(self, listing: Listing, files: Sequence[RepositoryFile]) -> None:
         blobs = {file.blob: file for file in files}
         size = sum(file.size_bytes for file in blobs.values())
+        vouched = vouched_blobs(self._folder)
         wrong = 0
         parts: list[Part] = []
         for file in blobs.values():
-            state = _blob_state(self._folder, file)
+            state = _blob_state(self._folder, file, vouched)
             wrong += state is False
             if not state:
                 parts.append(Part.found(self._folder.blobs, file))
@@ -159,7 +171,7 @@ class Fetch:
         self._say(Progress(fetched, tally.received_bytes, tally.verify_failures, dict(tally.faults)))
 
 
-def _blob_state(folder: ModelFolder, file: RepositoryFile) -> bool | None:
+def _blob_state(folder: ModelFolder, file: RepositoryFile, vouched: Collection[str]) -> bool | None:
     """True: there and right; None: not there; False: it was wrong, and is gone now.
 
     A blob may have been put there by another program, which checks lengths only: it is hashed before we vouch for it.
@@ -168,9 +180,11 @@ def _blob_state(folder: ModelFolder, file: RepositoryFile) -> bool | None:
     with disk_errors():
         if not blob.is_file():
             return None
-        if blob.stat().st_size == file.size_bytes and content_hash(blob, like=file.blob) == file.blob:
-            if not blob.is_symlink():
-                blob.chmod(0o644)
+        status = blob.stat()
+        right = status.st_size == file.size_bytes
+        if right and (file.blob in vouched or content_hash(blob, like=file.blob) == file.blob):
+            if not blob.is_symlink() and stat.S_IMODE(status.st_mode) != _BLOB_MODE:
+                blob.chmod(_BLOB_MODE)
             return True
         blob.unlink()
         return False

@@ -29,12 +29,14 @@ class CachedModel:
 
     ``commit`` is None while the revision is not known on this disk; ``size_bytes`` counts the selected files,
     ``present_bytes`` those of them that are there. ``lacking`` says in words what keeps it from being complete.
+    ``checked_at_seconds``: when the hub last said that this is the revision's commit (Unix time).
     """
 
     commit: str | None
     size_bytes: int
     present_bytes: int
     lacking: str | None
+    checked_at_seconds: float | None = None
 
     @property
     def complete(self) -> bool:
@@ -76,6 +78,8 @@ class FetchOrder:
     endpoint: str | None
     cache_directory: str
     parent_pid: int
+    engine: str | None = None
+    require_safetensors: bool = False
     limits: FetchLimits = field(default_factory=FetchLimits)
 
 

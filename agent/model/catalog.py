@@ -22,13 +22,27 @@ _ALPHANUMERIC = string.ascii_letters + string.digits
 # same weights a second time are left out only where the model has safetensors.
 _NEVER_BY_DEFAULT = ("original/**", "*.pth")
 _NOT_BESIDE_SAFETENSORS = ("*.bin", "*.pt", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf")
+# Mistral's repositories hold the same weights consolidated and in shards. TGI fails on both together, these others read the
+# shards; vLLM can read either.
+_CONSOLIDATED = "consolidated*.safetensors"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+ENGINES: Mapping[str, tuple[str, ...]] = {
+    "vllm": (),
+    "sglang": (_CONSOLIDATED,),
+    "tgi": (_CONSOLIDATED,),
+    "transformers": (_CONSOLIDATED,),
+    "trtllm": (),
+}
+"""What each server leaves out of a repository that has its safetensors twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogModel:
     """A model as the catalog names it. ``name`` is the label's name; patterns are fnmatch patterns on paths, in which
     ``*`` also matches ``/``. With neither kind of pattern the defaults of ``selected`` hold. ``pin``: where it is on disk it
-    stays, wanted there or not."""
+    stays, wanted there or not. ``follow_seconds``: how often the hub is asked for a newer commit of the revision; None: never
+    once one is here. ``nodes``: labels that a node must have. ``token``: name of a token for the endpoint. ``engine``: the
+    server that reads the model, where one is known (``ENGINES``)."""
 
     name: str
     repository: str
@@ -39,6 +53,10 @@ class CatalogModel:
     endpoint: str | None = None
     bytes_per_second: int | None = None
     pin: bool = False
+    follow_seconds: int | None = None
+    nodes: tuple[tuple[str, str], ...] = ()
+    token: str | None = None
+    engine: str | None = None
 
     @property
     def label(self) -> str:
@@ -119,18 +137,33 @@ def unusable_path(path: str) -> str | None:
 
 
 def selected(
-    files: Iterable[RepositoryFile], allow: tuple[str, ...] | None, ignore: tuple[str, ...] | None
+    files: Iterable[RepositoryFile],
+    allow: tuple[str, ...] | None,
+    ignore: tuple[str, ...] | None,
+    engine: str | None = None,
 ) -> tuple[RepositoryFile, ...]:
-    """The files that the patterns leave, in the order given. Patterns given replace the defaults altogether."""
+    """The files that the patterns leave, in the order given. Patterns given replace the defaults altogether, and those of
+    the engine."""
     listed = tuple(files)
     if allow is None and ignore is None:
-        ignore = _default_ignored(listed)
+        ignore = _default_ignored(listed, engine)
     return tuple(f for f in listed if _wanted(f.path, allow, ignore or ()))
 
 
-def _default_ignored(files: tuple[RepositoryFile, ...]) -> tuple[str, ...]:
-    has_safetensors = any(f.path.endswith(".safetensors") for f in files)
-    return _NEVER_BY_DEFAULT + (_NOT_BESIDE_SAFETENSORS if has_safetensors else ())
+def pickled_only(files: Iterable[RepositoryFile]) -> str | None:
+    """A file of weights that runs code when it is read, where there are no safetensors instead of it."""
+    paths = [file.path for file in files]
+    if any(path.endswith(".safetensors") for path in paths):
+        return None
+    return next((path for path in paths if path.endswith(_PICKLED)), None)
+
+
+def _default_ignored(files: tuple[RepositoryFile, ...], engine: str | None) -> tuple[str, ...]:
+    weights = [f.path for f in files if f.path.endswith(".safetensors")]
+    ignored = _NEVER_BY_DEFAULT + (_NOT_BESIDE_SAFETENSORS if weights else ())
+    twice = ENGINES.get(engine or "", ())
+    once = [path for path in weights if not any(fnmatchcase(path, pattern) for pattern in twice)]
+    return ignored + twice if once else ignored
 
 
 def _wanted(path: str, allow: tuple[str, ...] | None, ignore: tuple[str, ...]) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.adapters.files import ModelFolder, content_hash, read_manifest, readable_by_others
@@ -26,7 +27,7 @@ def observe_model(cache: Path, model: CatalogModel) -> CachedModel:
     manifest = read_manifest(folder, commit)
     if manifest is None:
         return CachedModel(commit, 0, 0, "never checked against the hub's listing")
-    return _compared(folder, manifest, selected(manifest.files, model.allow_patterns, model.ignore_patterns))
+    return replace(_compared(folder, manifest, _wanted(manifest, model)), checked_at_seconds=_checked_at(folder, model))
 
 
 def verify_model(cache: Path, model: CatalogModel) -> str | None:
@@ -37,7 +38,7 @@ def verify_model(cache: Path, model: CatalogModel) -> str | None:
     manifest = read_manifest(folder, commit) if commit is not None else None
     if manifest is None:
         return observe_model(cache, model).lacking
-    files = selected(manifest.files, model.allow_patterns, model.ignore_patterns)
+    files = _wanted(manifest, model)
     bad = [f.path for f in files if not _is_intact(folder, manifest.commit, f)]
     if bad:
         return f"missing or wrong: {', '.join(bad)}"
@@ -53,6 +54,18 @@ def commit_here(cache: Path, model: CatalogModel) -> str | None:
     except (OSError, ValueError):
         return None
     return commit if _COMMIT.fullmatch(commit) else None
+
+
+def _wanted(manifest: Manifest, model: CatalogModel) -> tuple[RepositoryFile, ...]:
+    return selected(manifest.files, model.allow_patterns, model.ignore_patterns, model.engine)
+
+
+def _checked_at(folder: ModelFolder, model: CatalogModel) -> float | None:
+    """A fetch writes the ref anew whether the commit has changed or not."""
+    try:
+        return None if _COMMIT.fullmatch(model.revision) else folder.ref(model.revision).stat().st_mtime
+    except OSError:
+        return None
 
 
 def _compared(folder: ModelFolder, manifest: Manifest, files: Sequence[RepositoryFile]) -> CachedModel:

@@ -36,16 +36,19 @@ class CachePlan:
 
 
 def plan_prefetch(wanted: Sequence[CatalogModel], seen: CacheSeen, now_seconds: float, at_once: int = 1) -> CachePlan:
-    """``wanted`` in the order in which they are to be fetched. Fetches of models not wanted any more, or wanted
-    differently, are ended; files are never deleted here."""
+    """``wanted`` in the order in which they are to be fetched; one that is followed is asked for again. Fetches of models not
+    wanted any more, or wanted differently, are ended; files are never deleted here."""
     by_name = {model.name: model for model in wanted}
     stops = tuple(name for name, model in seen.running.items() if by_name.get(name) != model)
-    missing = [m for m in wanted if not seen.models[m.name].complete and m.name not in seen.running]
-    due = [m for m in missing if _next_try(m, seen) <= now_seconds]
+    idle = [m for m in wanted if m.name not in seen.running]
+    turns = {m.name: _turn(m, seen, now_seconds) for m in idle}
+    due = [m for m in idle if (turn := turns[m.name]) is not None and turn <= now_seconds]
+    # What is missing goes before what is only asked for again.
+    due.sort(key=lambda m: seen.models[m.name].complete)
     starts = tuple(due[: max(0, at_once - len(seen.running))])
     busy = {*seen.running, *(m.name for m in starts)} - set(stops)
     states = {m.name: _state(m, seen, busy) for m in wanted}
-    later = [_next_try(m, seen) for m in missing if _next_try(m, seen) > now_seconds]
+    later = [turn for turn in turns.values() if turn is not None and turn > now_seconds]
     return CachePlan(starts, stops, states, _labels(wanted, seen, states), min(later, default=None))
 
 
@@ -61,9 +64,16 @@ def failure_of(model: CatalogModel, failures: Mapping[str, FetchFailure]) -> Fet
     return failure if failure is not None and failure.model == model else None
 
 
-def _next_try(model: CatalogModel, seen: CacheSeen) -> float:
-    failure = failure_of(model, seen.failures)
-    return failure.next_try_seconds if failure is not None else 0.0
+def _turn(model: CatalogModel, seen: CacheSeen, now_seconds: float) -> float | None:
+    """When to fetch the model, or to ask for a newer commit; None for never. A time that is yet to come counts as none."""
+    cached, failure = seen.models[model.name], failure_of(model, seen.failures)
+    earliest = failure.next_try_seconds if failure is not None else 0.0
+    if not cached.complete:
+        return earliest
+    if model.follow_seconds is None or cached.checked_at_seconds is None:
+        return None
+    checked = cached.checked_at_seconds if cached.checked_at_seconds <= now_seconds else 0.0
+    return max(earliest, checked + model.follow_seconds)
 
 
 def _state(model: CatalogModel, seen: CacheSeen, busy: Collection[str]) -> ModelState:

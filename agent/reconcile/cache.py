@@ -59,6 +59,7 @@ class CacheRules:
     fetches_at_once: int = 1
     stall_seconds: float = 30.0
     bytes_per_second: float | None = None
+    require_safetensors: bool = False
 
     @staticmethod
     def of(settings: Settings) -> CacheRules:
@@ -69,6 +70,7 @@ class CacheRules:
             settings.cache_reserve_ratio,
             connections=settings.fetch_connections,
             bytes_per_second=settings.fetch_bytes_per_second,
+            require_safetensors=settings.require_safetensors,
         )
 
 
@@ -136,7 +138,8 @@ class CachePass:
         for name in plan.stops:
             self.fetches.stop(name)
         for model in plan.starts:
-            self.fetches.start(model, self.rules.endpoint, limits_of(self.rules, model, disk))
+            limits = limits_of(self.rules, model, disk)
+            self.fetches.start(model, self.rules.endpoint, limits, self.rules.require_safetensors)
 
     def _take_in(self, ended: Sequence[EndedFetch]) -> tuple[FinishedFetch, ...]:
         for fetch in ended:
@@ -286,12 +289,14 @@ def _model_report(
         size_bytes=max(cached.size_bytes, fetching.size_bytes if fetching is not None else 0),
         fetched_bytes=max(cached.present_bytes, fetching.fetched_bytes if fetching is not None else 0),
         since_seconds=since_seconds,
-        next_try_seconds=failure.next_try_seconds if failure is not None and state is ModelState.FAILED else None,
+        next_try_seconds=failure.next_try_seconds if failure is not None and progress is None else None,
     )
 
 
 def _why(state: ModelState, cached: CachedModel, failure: FetchFailure | None, held: str | None) -> tuple[str, str]:
     """The reason's short word and the sentence."""
+    if state is ModelState.READY and failure is not None:
+        return "not-followed", f"every wanted file is here; a newer commit could not be fetched: {failure.message}"
     if state is ModelState.READY:
         return "complete", "every wanted file is here and was checked"
     if state is ModelState.FAILED and failure is not None:

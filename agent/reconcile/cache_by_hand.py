@@ -28,7 +28,7 @@ def verify_cached(rules: CacheRules, wanted: Sequence[CatalogModel]) -> Mapping[
 async def pull(
     rules: CacheRules,
     wanted: Sequence[CatalogModel],
-    token: Callable[[], str | None],
+    token: Callable[[str | None], str | None],
     now: Callable[[], float],
     follow: Callable[[FetchProgress], None],
 ) -> Mapping[str, str | None]:
@@ -45,14 +45,15 @@ async def pull(
 async def _pull_one(
     rules: CacheRules,
     model: CatalogModel,
-    token: Callable[[], str | None],
+    token: Callable[[str | None], str | None],
     now: Callable[[], float],
     follow: Callable[[FetchProgress], None],
 ) -> str | None:
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         fetches = FetchSupervisor(rules.cache, tasks.create_task, ended.set, token, now)
-        fetches.start(model, rules.endpoint, limits_of(rules, model, disk_use(rules.cache)))
+        limits = limits_of(rules, model, disk_use(rules.cache))
+        fetches.start(model, rules.endpoint, limits, rules.require_safetensors)
         while not ended.is_set():
             try:
                 async with asyncio.timeout(0.5):

@@ -36,6 +36,8 @@ def farewells(report: CacheReport) -> tuple[Word, ...]:
 def _word(model: ModelReport) -> Word:
     what = f"model {model.repository} ({model.revision})"
     match model.state:
+        case ModelState.READY if model.reason == "not-followed":
+            return Word("model-not-followed", f"{what}: {model.message}", warning=True)
         case ModelState.READY:
             return Word("model-ready", f"{what} is on disk and verified")
         case ModelState.FAILED:

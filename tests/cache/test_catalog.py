@@ -63,6 +63,37 @@ def test_the_label_chooses_a_set(chosen: str, names: list[str]) -> None:
     assert [model.name for model in wanted] == names
 
 
+def test_a_model_with_node_labels_is_wanted_on_nodes_that_have_them_all() -> None:
+    read = catalog("models: [{repository: a/b, nodes: {gpu: h100, zone: a}}, {repository: a/c}]")
+    for labels, names in [
+        ({}, ["a--c"]),
+        ({"gpu": "h100"}, ["a--c"]),
+        ({"gpu": "h100", "zone": "a", "x": "y"}, ["a--b", "a--c"]),
+    ]:
+        wanted = wanted_models(read, labels)
+        assert isinstance(wanted, tuple)
+        assert [model.name for model in wanted] == names
+
+
+@pytest.mark.parametrize(
+    ("engine", "kept"),
+    [
+        (None, ["config.json", "consolidated.safetensors", "model-1.safetensors"]),
+        ("vllm", ["config.json", "consolidated.safetensors", "model-1.safetensors"]),
+        ("tgi", ["config.json", "model-1.safetensors"]),
+        ("sglang", ["config.json", "model-1.safetensors"]),
+    ],
+)
+def test_weights_that_are_there_twice_are_kept_once_for_a_server_that_reads_one_kind(
+    engine: str | None, kept: list[str]
+) -> None:
+    files = tuple(RepositoryFile(path, 1, "0" * 64) for path in [*sorted(kept), "x.bin"])
+    both = (*files, RepositoryFile("consolidated.safetensors", 1, "1" * 64)) if engine in {"tgi", "sglang"} else files
+    assert [file.path for file in selected(both, None, None, engine)] == kept
+    only = (RepositoryFile("consolidated.safetensors", 1, "1" * 64),)
+    assert selected(only, None, None, engine) == only
+
+
 def test_a_set_that_does_not_exist_is_refused_with_those_that_do() -> None:
     refused = wanted_models(catalog(CATALOG), {"warmslice.dev/model-set": "big"})
     assert isinstance(refused, CatalogRefusal)
@@ -82,6 +113,12 @@ def test_a_set_that_does_not_exist_is_refused_with_those_that_do() -> None:
         ("models: [{repository: a/b, revision: ../x}]", "models[0].revision is '../x', expected a branch"),
         ("models: [{repository: a/b, endpoint: hub}]", "models[0].endpoint is 'hub', expected a URL"),
         ("models: [{repository: a/b, bytes_per_second: 0}]", "models[0].bytes_per_second is 0, expected 1 or more"),
+        ("models: [{repository: a/b, pin: 3}]", "models[0].pin is 3: expected true or false"),
+        ("models: [{repository: a/b, follow_seconds: 5}]", "models[0].follow_seconds is 5, expected 60 or more"),
+        (f"models: [{{repository: a/b, follow_seconds: 60, revision: {'a' * 40}}}]", "is a commit: name a branch"),
+        ("models: [{repository: a/b, token: ../x}]", "models[0].token is '../x', expected the name of a file in"),
+        ("models: [{repository: a/b, engine: llama}]", "models[0].engine is 'llama', expected one of vllm, sglang"),
+        ("models: [{repository: a/b, nodes: {gpu: 1}}]", "models[0].nodes is {'gpu': 1}: expected text"),
         ("models: [{repository: a/b}, {repository: a/b, revision: x}]", "models[1].name is 'a--b', which an earlier"),
         ("models: [{repository: a/b}]\nsets: {s: [c]}", "sets.s[0] is 'c', expected the name of a model (known: a--b)"),
         ("models: [{repository: a/b}]\nsets: {s: [[c]]}", "sets.s[0] is ['c'], expected the name of a model"),
@@ -120,7 +157,8 @@ sets:
     assert read.message == read.mistakes[0].at("model catalog")
     assert read.at("c.yaml").splitlines()[1] == (
         "c.yaml:4:3: models[0]: unknown field `bandwidth` (known: repository, name, revision, allow_patterns, "
-        "ignore_patterns, priority, endpoint, bytes_per_second, pin)"
+        "ignore_patterns, priority, endpoint, bytes_per_second, pin, follow_seconds, nodes, "
+        "token, engine)"
     )
 
 

@@ -85,7 +85,7 @@ async def loop(hub: Hub, filled: Path) -> AsyncIterator[Loop]:
         published.append(report)
 
     async with asyncio.TaskGroup() as tasks:
-        fetches = FetchSupervisor(filled, tasks.create_task, woken.set, lambda: None, now)
+        fetches = FetchSupervisor(filled, tasks.create_task, woken.set, lambda _: None, now)
         rules = CacheRules(filled, hub.url, budget_bytes=BUDGET)
         room = RoomKeeper(RoomRules(filled, BUDGET, 0.0, 1, None), lambda: pods)
         step = CachePass(rules, WrittenCatalog(CATALOG), node, fetches, publish, now, room)
@@ -134,7 +134,7 @@ async def test_a_budget_that_was_lowered_is_kept(hub: Hub, filled: Path) -> None
 
     await fetch(order_for(hub, filled, repository="acme/new"))
     async with asyncio.TaskGroup() as tasks:
-        fetches = FetchSupervisor(filled, tasks.create_task, lambda: None, lambda: None, time.time)
+        fetches = FetchSupervisor(filled, tasks.create_task, lambda: None, lambda _: None, time.time)
         for budget in (BUDGET, 1_000_000):
             room = RoomKeeper(RoomRules(filled, budget, 0.0, 1, None), lambda: ())
             rules = CacheRules(filled, hub.url, budget)

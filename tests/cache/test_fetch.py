@@ -12,12 +12,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from agent.adapters.files import ModelFolder
 from agent.execute.fetch_blob import disk_errors
 from agent.execute.fetch_http import Connections, Source
+from agent.execute.fetch_layout import vouched_blobs
 from agent.execute.fetch_messages import Progress
 from agent.model.cache import FailureKind, FetchEndedError, FetchError, FetchFaultError
 from agent.observe.cache import observe_model, verify_model
-from hack.hub.content import Access, ServedFile, ServedModel, model_of
+from hack.hub.content import Access, ServedFile, ServedModel, model_of, read_model
 from hack.hub.server import Hub
 from tests.fakes.hub import (
     QUICK,
@@ -31,6 +33,7 @@ from tests.fakes.hub import (
     served_files,
     texts_in,
     tiny_model,
+    write_files,
 )
 from tests.fakes.page_cache import can_drop, resident_bytes
 
@@ -219,6 +222,40 @@ async def test_wrong_bytes_that_another_program_left_are_replaced(hub: Hub, mode
     left.write_bytes(bytes(weights.size_bytes))
     await fetch(order_for(hub, cache))
     assert published_files(cache) == served_files(model, WANTED_OF_TINY)
+
+
+async def test_what_was_checked_is_not_read_again_until_somebody_puts_another_file_there(
+    hub: Hub, model: ServedModel, cache: Path
+) -> None:
+    await fetch(order_for(hub, cache))
+    folder = ModelFolder(cache, REPOSITORY)
+    weights = folder.blob(model.files["model.safetensors"].etag)
+    wanted = {model.files[path].etag for path in WANTED_OF_TINY}
+    assert vouched_blobs(folder) == wanted
+    draft = weights.with_name("draft")
+    draft.write_bytes(bytes(WEIGHTS_BYTES))
+    draft.replace(weights)
+    assert vouched_blobs(folder) == wanted - {weights.name}
+    # Nor does a fetch of other files vouch for it.
+    await fetch(replace(order_for(hub, cache), allow_patterns=("*.json",)))
+    assert observe_model(cache, TINY).lacking == "model.safetensors is never checked"
+    await fetch(order_for(hub, cache))
+    assert published_files(cache) == served_files(model, WANTED_OF_TINY)
+
+
+async def test_weights_as_pickles_are_refused_where_safetensors_are_required(tmp_path: Path, cache: Path) -> None:
+    write_files(tmp_path / "pickled", {"pytorch_model.bin": 1000, "config.json": 10})
+    pickled = read_model(REPOSITORY, tmp_path / "pickled", Access.PUBLIC)
+    async with Hub({REPOSITORY: pickled}) as hub:
+        order = order_for(hub, cache)
+        with pytest.raises(
+            FetchEndedError, match=r"weights as pickles only \(pytorch_model\.bin\), which run"
+        ) as caught:
+            await fetch(replace(order, require_safetensors=True))
+        assert (caught.value.kind, caught.value.reason) == (FailureKind.REFUSED, "pickled")
+        assert hub.counters.body_bytes == 0
+        await fetch(order)
+    assert observe_model(cache, TINY).complete
 
 
 async def test_right_bytes_that_another_program_left_are_kept(hub: Hub, model: ServedModel, cache: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.adapters.files import disk_use
+from agent.adapters.files import disk_use, token_reader
 from agent.execute.fetch import FetchSupervisor
-from agent.model.cache import FetchLimits
+from agent.model.cache import FailureKind, FetchLimits
 from agent.reconcile.cache import CacheRules, limits_of
 from hack.hub.content import Access, read_model
 from hack.hub.limits import Throttle
@@ -32,7 +32,7 @@ async def _reason(cache: Path, endpoint: str, own_endpoint: str | None) -> str:
     """Why a fetch of a gated model fails; empty when it does not."""
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        fetches = FetchSupervisor(cache, tasks.create_task, ended.set, lambda: TOKEN, lambda: 0.0)
+        fetches = FetchSupervisor(cache, tasks.create_task, ended.set, lambda _: TOKEN, lambda: 0.0)
         fetches.start(replace(TINY, endpoint=own_endpoint), endpoint, FetchLimits())
         await ended.wait()
     failure = fetches.take_ended()[0].failure
@@ -42,6 +42,30 @@ async def _reason(cache: Path, endpoint: str, own_endpoint: str | None) -> str:
 async def test_the_token_goes_to_the_hub_of_the_settings_and_to_no_other(gated: Hub, cache: Path) -> None:
     assert await _reason(cache, "http://127.0.0.1:9", own_endpoint=gated.url) != ""
     assert await _reason(cache, gated.url, own_endpoint=None) == ""
+
+
+async def test_a_model_may_name_a_token_for_its_own_hub(gated: Hub, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "acme").write_text(TOKEN + "\n", "utf-8")
+    (tmp_path / "tokens" / "empty").write_text("\n", "utf-8")
+    elsewhere = "http://127.0.0.1:9"
+    for name, directory, said in [
+        ("acme", str(tmp_path / "tokens"), ""),
+        ("other", str(tmp_path / "tokens"), "token 'other' cannot be read in"),
+        ("empty", str(tmp_path / "tokens"), "is empty"),
+        ("acme", None, "token 'acme' cannot be had: the setting hub_tokens_directory is not set"),
+    ]:
+        ended = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tokens = token_reader(None, directory)
+            fetches = FetchSupervisor(cache, tasks.create_task, ended.set, tokens, lambda: 0.0)
+            fetches.start(replace(TINY, endpoint=gated.url, token=name), elsewhere, FetchLimits())
+            await ended.wait()
+        failure = fetches.take_ended()[0].failure
+        assert (failure is None) == (said == "")
+        if failure is not None:
+            assert (failure.kind, failure.reason) == (FailureKind.REFUSED, "token")
+            assert said in failure.message
 
 
 def test_the_reserve_is_a_share_of_the_whole_file_system(tmp_path: Path) -> None:

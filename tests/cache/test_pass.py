@@ -17,6 +17,7 @@ from agent.model.revision import PodText
 from agent.reconcile.cache import CachePass, CacheRules
 from agent.reconcile.cache_by_hand import list_cached, pull, verify_cached
 from agent.reconcile.room import RoomKeeper, RoomRules
+from hack.hub.content import Access, ServedModel, model_of
 from hack.hub.server import Hub
 from tests.fakes.hub import TINY, LabelledNode, WrittenCatalog, fetch, order_for, published_files
 
@@ -60,7 +61,7 @@ async def loop(hub: Hub, cache: Path) -> AsyncIterator[Loop]:
     async with asyncio.TaskGroup() as tasks:
         started: list[asyncio.Task[None]] = []
         fetches = FetchSupervisor(
-            cache, lambda work: started.append(tasks.create_task(work)), woken.set, lambda: None, time.time
+            cache, lambda work: started.append(tasks.create_task(work)), woken.set, lambda _: None, time.time
         )
         published: list[CacheReport] = []
 
@@ -179,11 +180,41 @@ async def test_a_fetch_of_what_is_not_wanted_any_more_ends(loop: Loop, hub: Hub)
     assert [(d.reason, loop.node.present) for r in loop.reports for d in r.finished] == [("stopped", {})]
 
 
+@pytest.mark.usefixtures("filled")
+async def test_a_branch_that_is_followed_moves_with_the_hub_and_is_ready_all_the_while(
+    loop: Loop, hub: Hub, model: ServedModel, cache: Path
+) -> None:
+    loop.catalog.text = "models: [{repository: acme/tiny, name: tiny, follow_seconds: 60}]"
+    before = (await loop.step.run()).models[0].commit
+    newer = model_of({**model.files, "new.json": model.files["config.json"]}, "acme/tiny", Access.PUBLIC)
+    hub.add(newer)
+    hub.counters.reset()
+    loop.step.now = lambda: time.time() + 61.0
+    report = await loop.until(lambda report: report.models[0].commit == newer.commit)
+    assert before == model.commit
+    assert {m.state for r in loop.reports for m in r.models} == {ModelState.READY}
+    assert (report.models[0].reason, loop.node.present, hub.counters.body_bytes) == ("complete", {LABEL: "ready"}, 0)
+
+
+@pytest.mark.usefixtures("filled")
+async def test_a_hub_that_is_away_takes_no_readiness_from_a_branch_that_is_followed(loop: Loop, hub: Hub) -> None:
+    loop.catalog.text = "models: [{repository: acme/tiny, name: tiny, follow_seconds: 60}]"
+    hub.faults.add(".", "status", status=404)
+    loop.step.now = loop.step.fetches.now = lambda: time.time() + 61.0
+    report = await loop.until(lambda report: report.models[0].reason == "not-followed")
+    (found,) = report.models
+    assert found.message.startswith("every wanted file is here; a newer commit could not be fetched: the hub ")
+    assert (found.state, loop.node.present) == (ModelState.READY, {LABEL: "ready"})
+    assert found.next_try_seconds is not None
+
+
 async def test_models_can_be_pulled_listed_and_verified_without_a_node(hub: Hub, cache: Path) -> None:
     rules = CacheRules(cache, hub.url)
     assert verify_cached(rules, [TINY]) == {"tiny": "not fetched yet"}
     seen: list[int] = []
-    assert await pull(rules, [TINY], lambda: None, time.time, lambda p: seen.append(p.fetched_bytes)) == {"tiny": None}
+    assert await pull(rules, [TINY], lambda _: None, time.time, lambda p: seen.append(p.fetched_bytes)) == {
+        "tiny": None
+    }
     assert seen[-1] == list_cached(rules, [TINY])["tiny"].size_bytes
     assert verify_cached(rules, [TINY]) == {"tiny": None}
     _flip_a_byte(next((cache / "models--acme--tiny" / "snapshots").glob("*/config.json")))

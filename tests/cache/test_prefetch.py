@@ -81,6 +81,33 @@ def test_a_node_that_is_as_it_should_be_is_left_alone() -> None:
     assert plan_prefetch((A,), world, NOW) == CachePlan((), (), {"a": ModelState.READY}, {}, None)
 
 
+def test_a_model_that_is_followed_is_asked_for_again_in_its_turn_and_stays_ready() -> None:
+    followed = replace(A, follow_seconds=3600)
+    early = replace(COMPLETE, checked_at_seconds=NOW - 3000)
+    plan = plan_prefetch((followed, B), seen(a=early, b=ABSENT), NOW)
+    assert (plan.starts, plan.look_again_seconds) == ((B,), NOW + 600)
+    late = replace(COMPLETE, checked_at_seconds=NOW - 3600)
+    plan = plan_prefetch((followed, B), seen(a=late, b=ABSENT), NOW, at_once=2)
+    assert plan.starts == (B, followed)  # what is missing goes first
+    assert plan.states["a"] is ModelState.READY
+    assert plan_prefetch((A,), seen(a=late), NOW).starts == ()
+
+
+def test_a_time_that_is_yet_to_come_does_not_stop_anybody_from_asking() -> None:
+    """The clock was set back."""
+    ahead = replace(COMPLETE, checked_at_seconds=NOW + 10**6)
+    followed = replace(A, follow_seconds=60)
+    assert plan_prefetch((followed,), seen(a=ahead), NOW).starts == (followed,)
+
+
+def test_where_asking_failed_the_next_time_waits_longer() -> None:
+    followed = replace(A, follow_seconds=60)
+    world = seen(a=replace(COMPLETE, checked_at_seconds=NOW - 100))
+    failing = replace(world, failures={"a": failed(followed, NOW + 500)})
+    plan = plan_prefetch((followed,), failing, NOW)
+    assert (plan.starts, plan.states["a"], plan.look_again_seconds) == ((), ModelState.READY, NOW + 500)
+
+
 @given(
     present=st.dictionaries(st.sampled_from("abcdef"), st.booleans()),
     running=st.sets(st.sampled_from("abcdef"), max_size=3),

@@ -53,7 +53,7 @@ async def test_a_user_who_cannot_write_loads_the_fetched_model_offline(shared_ca
         served = read_model(MODEL.repository, folder)
         async with Hub({MODEL.repository: served}) as hub:
             rules = CacheRules(shared_cache, hub.url)
-            assert await pull(rules, [MODEL], lambda: None, time.time, lambda _: None) == {"minilm": None}
+            assert await pull(rules, [MODEL], lambda _: None, time.time, lambda _: None) == {"minilm": None}
     read = subprocess.run(  # noqa: ASYNC221 - nothing else runs on this loop any more
         [sys.executable, "-c", READER, str(shared_cache), MODEL.repository, str(NOBODY)],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HOME": "/nonexistent"},

@@ -221,19 +221,29 @@ def is_open(path: Path) -> bool:
         os.close(descriptor)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Whether the lock file ``path`` is ours now (flock(2)); it is free again at the end, or when the process ends."""
+def take_lock(path: Path) -> int | None:
+    """A descriptor that holds the lock file ``path`` (flock(2)) until it is closed, or the process ends; None where another
+    holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _LOCK_MODE)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
         os.close(descriptor)
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        return None
+    return descriptor
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Whether the lock file ``path`` is ours now; it is free again at the end."""
+    descriptor = take_lock(path)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)

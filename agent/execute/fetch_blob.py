@@ -28,7 +28,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 
-from agent.adapters.files import Digest, content_digest, open_direct, preallocate, sync_directory, write_durably
+from agent.adapters.files import (
+    Digest,
+    ModelFolder,
+    content_digest,
+    content_hash,
+    open_direct,
+    preallocate,
+    sync_directory,
+    take_lock,
+    write_durably,
+)
 from agent.model.cache import FetchEndedError
 from agent.model.catalog import RepositoryFile
 
@@ -50,23 +60,27 @@ class Piece:
 @dataclass(slots=True, eq=False)
 class Part:
     """The unfinished blob. ``done`` are the indices of grains that are whole in the part file; the first ``hashed_grains``
-    are in the hash. Only whoever hashes changes that (agent.execute.fetch_hash)."""
+    are in the hash. Only whoever hashes changes that (agent.execute.fetch_hash). ``lock``: what the hub's own client holds
+    while it brings the blob; ``brought_by_another``: it has done so while we waited."""
 
     blobs: Path
     file: RepositoryFile
+    lock: Path
     done: set[int] = field(default_factory=set)
     hashed_grains: int = 0
+    brought_by_another: bool = False
     _digest: Digest | None = None
     _claimed: set[int] = field(default_factory=set)
     _descriptor: int | None = None
     _direct: int | None = None
+    _held: int | None = None
     _journal: int | None = None
     _lock: Lock = field(default_factory=Lock)
 
     @staticmethod
-    def found(blobs: Path, file: RepositoryFile) -> Part:
+    def found(folder: ModelFolder, file: RepositoryFile) -> Part:
         """The part as an earlier fetch left it; without grains where there is none, or one of another size."""
-        part = Part(blobs, file)
+        part = Part(folder.blobs, file, folder.lock_of_the_client(file.blob))
         part.done = part._read_journal()
         part._claimed = set(part.done)
         return part
@@ -104,11 +118,17 @@ class Part:
                 runs.append((grain, grain + 1))
         return [Piece(a * GRAIN_BYTES, min(b * GRAIN_BYTES, self.file.size_bytes)) for a, b in runs]
 
-    def open(self) -> None:
-        """Make the part file with its full size on disk, unless that was done. Raises FetchEndedError when full."""
+    def open(self) -> bool:
+        """Make the part file with its full size on disk, unless that was done. False, with nothing done, while another program
+        brings the blob. Raises FetchEndedError when full."""
         with self._lock, disk_errors():
-            if self._descriptor is not None:
-                return
+            if self._descriptor is not None or self.brought_by_another:
+                return True
+            if not self._take_lock():
+                return False
+            if (self.blobs / self.file.blob).is_file():
+                self.brought_by_another = True
+                return True
             if not self.done:
                 self.journal_path.unlink(missing_ok=True)
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
@@ -117,6 +137,7 @@ class Part:
             if self.grains > 1:
                 self._direct = open_direct(self.path)
                 self._open_journal()
+            return True
 
     def claim(self, grain: int) -> bool:
         """Whether the caller is the one who writes it. See Note [Written once]."""
@@ -165,6 +186,8 @@ class Part:
 
         Under its final name a blob is whole, checked and durable.
         """
+        if self.brought_by_another:
+            return self._check_what_another_brought()
         assert self.hashed_grains == self.grains
         with disk_errors():
             if self._the_digest().hexdigest() != self.file.blob:
@@ -191,10 +214,32 @@ class Part:
 
     def close(self) -> None:
         """What is on disk stays."""
-        for descriptor in (self._descriptor, self._direct, self._journal):
+        for descriptor in (self._descriptor, self._direct, self._journal, self._held):
             if descriptor is not None:
                 os.close(descriptor)
-        self._descriptor = self._direct = self._journal = None
+        self._descriptor = self._direct = self._journal = self._held = None
+
+    def _take_lock(self) -> bool:
+        """True too where no lock can be made: the other program could not make one either."""
+        try:
+            self.lock.parent.mkdir(parents=True, exist_ok=True)
+            self._held = take_lock(self.lock)
+        except PermissionError:
+            return True
+        return self._held is not None
+
+    def _check_what_another_brought(self) -> bool:
+        """Other programs check lengths only."""
+        with disk_errors():
+            blob = self.blobs / self.file.blob
+            right = blob.stat().st_size == self.file.size_bytes and content_hash(blob, self.file.blob) == self.file.blob
+            if right:
+                blob.chmod(_FILE_MODE)
+            else:
+                blob.unlink()
+            self.discard()
+        self.brought_by_another = False
+        return right
 
     def _the_digest(self) -> Digest:
         if self._digest is None:

@@ -1,7 +1,8 @@
 """Downloads blobs with one pool of threads: every connection takes the next missing piece of any of them.
 
-The blob that lacks most comes next, its pieces in order: so the largest has most of the connections, and those of one size are
-hashed side by side. Whoever brings a blob's last piece checks and publishes it.
+A few blobs are begun at once, the largest first; of those the one that lacks most comes next, its pieces in order: so the largest
+has most of the connections, and those of one size are hashed side by side. Whoever brings a blob's last piece checks and
+publishes it.
 
 # Note [Length of pieces]
 # A piece is what one request asks for. Long pieces ask seldom; short ones come nearly in order, so that the hash can follow
@@ -35,6 +36,8 @@ from agent.model.cache import FetchEndedError, FetchError, FetchFaultError, Fetc
 _PIECE_BYTES = 2 * GRAIN_BYTES
 _MOST_KEPT_GRAINS = 3
 _HASHING_THREADS = 2
+_BLOBS_AT_ONCE = 4
+_LOCK_LOOK_SECONDS = 0.5
 _FIRST_CONNECTIONS = 8
 _SLOW_BYTES_PER_SECOND = 64_000_000  # of one connection
 _LOOK_SECONDS = 0.5
@@ -88,7 +91,8 @@ class Pool:
         self.tally = Tally()
         self._limits = limits
         self._downloads = downloads
-        self._queue: list[tuple[int, int, Download]] = []  # a heap: by the bytes that wait
+        self._queue: list[tuple[int, int, Download]] = []  # a heap: the largest first
+        self._begun: list[Download] = []  # of those that have pieces which nobody brings yet
         self._numbers = count()
         self._changed = threading.Condition()
         self._open_downloads = len(downloads)
@@ -134,14 +138,8 @@ class Pool:
         with self._changed:
             download.pieces_left = len(pieces)
             download.waiting.extend(pieces)
-            self._push(download)
+            heappush(self._queue, (-download.part.file.size_bytes, next(self._numbers), download))
             self._changed.notify_all()
-
-    def _push(self, download: Download) -> None:
-        if download.waiting:
-            first = download.waiting[0]
-            left = download.part.file.size_bytes - first.start if first is not None else 0
-            heappush(self._queue, (-left, next(self._numbers), download))
 
     def _work(self, number: int) -> None:
         connections = Connections(self._limits.stall_seconds)
@@ -181,13 +179,16 @@ class Pool:
     def _take(self) -> tuple[Download, Piece | None] | None:
         """The next piece; waits for blobs that may come back with wrong bytes; None at the end."""
         with self._changed:
-            while not self._queue and self._open_downloads and not self._stopped.is_set():
+            while not self._queue and not self._begun and not self._over():
                 self._changed.wait()
-            if self._stopped.is_set() or not self._queue:
+            if self._over():
                 return None
-            download = heappop(self._queue)[2]
+            while self._queue and len(self._begun) < _BLOBS_AT_ONCE:
+                self._begun.append(heappop(self._queue)[2])
+            download = max(self._begun, key=_lacking)
             piece = download.waiting.popleft()
-            self._push(download)
+            if not download.waiting:
+                self._begun.remove(download)
             return download, piece
 
     def _end(self, error: FetchError) -> None:
@@ -198,9 +199,8 @@ class Pool:
         self._hasher.stop()
 
     def _bring(self, download: Download, piece: Piece | None, connections: Connections) -> None:
-        download.part.open()
-        self._hasher.follow(download.part)
-        if piece is not None:
+        self._open(download.part)
+        if piece is not None and not download.part.brought_by_another:
             with closing(_Reading(self, download, piece, connections)) as reading:
                 reading.until_done()
         with self._changed:
@@ -210,8 +210,15 @@ class Pool:
             self._recorder.flush()
             self._publish(download)
 
+    def _open(self, part: Part) -> None:
+        """Once nobody else is at it: the hub's own client brings a blob under a lock."""
+        while not part.open():
+            _sleep(_LOCK_LOOK_SECONDS, self._stopped)
+        if not part.brought_by_another:
+            self._hasher.follow(part)
+
     def _publish(self, download: Download) -> None:
-        if not self._hasher.finished(download.part):
+        if not download.part.brought_by_another and not self._hasher.finished(download.part):
             raise StoppedError
         if download.part.publish():
             with self._changed:
@@ -254,6 +261,12 @@ class Pool:
 
     def retrying(self) -> Retrying:
         return retrying(self._limits, self._stopped)
+
+
+def _lacking(download: Download) -> int:
+    """Bytes that nobody brings yet."""
+    first = download.waiting[0]
+    return download.part.file.size_bytes - first.start if first is not None else 0
 
 
 class _Reading:

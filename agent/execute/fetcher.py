@@ -126,7 +126,7 @@ class Fetch:
             state = _blob_state(self._folder, file, vouched)
             wrong += state is False
             if not state:
-                parts.append(Part.found(self._folder.blobs, file))
+                parts.append(Part.found(self._folder, file))
         missing = sum(part.file.size_bytes for part in parts)
         self._admit(parts)
         self._say(Resolved(listing.commit, size, size - missing + sum(part.done_bytes for part in parts)))

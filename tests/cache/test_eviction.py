@@ -244,7 +244,7 @@ async def test_a_blob_that_the_hubs_own_client_is_bringing_stays(hub: Hub, fille
     folder = ModelFolder(filled, "acme/old")
     weights = hub.models["acme/old"].files["model.safetensors"].etag
     lock = folder.lock_of_the_client(weights)
-    lock.parent.mkdir(parents=True)
+    lock.parent.mkdir(parents=True, exist_ok=True)
     with _held(lock):
         remove(filled, going)
         finish_removals(filled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from agent.adapters.files import ModelFolder
+from agent.adapters.files import ModelFolder, locked
 from agent.execute.fetch_blob import disk_errors
 from agent.execute.fetch_http import Connections, Source
 from agent.execute.fetch_layout import vouched_blobs
@@ -51,6 +52,7 @@ class Memory:
         self.count += count
 
 
+_OF_THE_CLIENT = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 ALL_OF_STORE = r"GET cdn/.*safetensors"
 
 
@@ -256,6 +258,51 @@ async def test_weights_as_pickles_are_refused_where_safetensors_are_required(tmp
         assert hub.counters.body_bytes == 0
         await fetch(order)
     assert observe_model(cache, TINY).complete
+
+
+@pytest.mark.parametrize("content", ["right", "wrong", None])
+async def test_what_the_hubs_own_client_is_bringing_is_waited_for_and_checked(
+    content: str | None, hub: Hub, model: ServedModel, cache: Path
+) -> None:
+    """It has the blob's lock until it has brought it, or has failed."""
+    weights = model.files["model.safetensors"]
+    folder = ModelFolder(cache, REPOSITORY)
+    lock = folder.lock_of_the_client(weights.etag)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock) as held:
+        assert held
+        fetching = asyncio.create_task(fetch(order_for(hub, cache)))
+        async with asyncio.timeout(10):
+            while not list(folder.blobs.glob("[0-9a-f]*")):
+                await asyncio.sleep(0.05)
+        assert not fetching.done()
+        assert hub.counters.requests["GET cdn"] == 0
+        if content is not None:
+            folder.blob(weights.etag).write_bytes(
+                weights.source.read_bytes() if content == "right" else bytes(weights.size_bytes)
+            )
+    await fetching
+    assert published_files(cache) == served_files(model, WANTED_OF_TINY)
+    assert (hub.counters.requests["GET cdn"] == 0) == (content == "right")
+
+
+async def test_the_hubs_own_client_and_a_fetch_into_one_cache_do_each_other_no_harm(
+    hub: Hub, model: ServedModel, cache: Path
+) -> None:
+    hub.faults.add(ALL_OF_STORE, "slow", bytes_per_second=8 * 1024 * 1024)
+    script = "import sys; from huggingface_hub import snapshot_download; snapshot_download(sys.argv[1], cache_dir=sys.argv[2])"
+    client = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        REPOSITORY,
+        str(cache),
+        env={**os.environ, **_OF_THE_CLIENT, "HF_ENDPOINT": hub.url},
+    )
+    await asyncio.gather(fetch(order_for(hub, cache)), client.wait())
+    assert client.returncode == 0
+    assert observe_model(cache, TINY).complete
+    assert published_files(cache) == served_files(model, model.files)
 
 
 async def test_right_bytes_that_another_program_left_are_kept(hub: Hub, model: ServedModel, cache: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.adapters.files import ModelFolder
 from agent.execute.fetch_blob import GRAIN_BYTES, GrainRecorder, Part, Piece
 from agent.execute.fetch_hash import Buffers, Hasher
 from agent.model.catalog import RepositoryFile
@@ -20,9 +21,20 @@ CONTENT = bytes(range(256)) * (3 * GRAIN_BYTES // 256) + b"tail"
 FILE = RepositoryFile("weights", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 
 
-def with_grains(blobs: Path, *grains: int) -> Part:
+def found_in(top: Path) -> Part:
+    """As a fetch into the cache ``top`` finds it."""
+    folder = ModelFolder(top, "acme/tiny")
+    folder.blobs.mkdir(parents=True, exist_ok=True)
+    return Part.found(folder, FILE)
+
+
+def blobs_in(top: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in ModelFolder(top, "acme/tiny").blobs.iterdir()}
+
+
+def with_grains(top: Path, *grains: int) -> Part:
     """A part left behind with these grains written and recorded."""
-    part = Part.found(blobs, FILE)
+    part = found_in(top)
     part.open()
     buffer = Buffers().take()
     for grain in grains:
@@ -36,7 +48,7 @@ def with_grains(blobs: Path, *grains: int) -> Part:
 
 def test_recorded_grains_are_found_again(tmp_path: Path) -> None:
     with_grains(tmp_path, 0, 3)
-    found = Part.found(tmp_path, FILE)
+    found = found_in(tmp_path)
     assert (found.done, found.done_bytes) == ({0, 3}, GRAIN_BYTES + 4)
     assert found.missing(2 * GRAIN_BYTES) == [Piece(GRAIN_BYTES, 3 * GRAIN_BYTES)]
 
@@ -45,31 +57,31 @@ def test_a_line_that_a_crash_cut_short_does_not_count(tmp_path: Path) -> None:
     part = with_grains(tmp_path, 0)
     with part.journal_path.open("a") as journal:
         journal.write("1")  # the beginning of "12"
-    found = Part.found(tmp_path, FILE)
+    found = found_in(tmp_path)
     assert found.done == {0}
     found.open()
     found.close()
-    assert Part.found(tmp_path, FILE).done == {0}
+    assert found_in(tmp_path).done == {0}
 
 
 def test_a_journal_without_its_part_file_says_nothing(tmp_path: Path) -> None:
     part = with_grains(tmp_path, 0, 1)
     part.path.unlink()
-    assert Part.found(tmp_path, FILE).done == set()
+    assert found_in(tmp_path).done == set()
 
 
 def test_a_part_of_another_length_is_not_gone_on_with(tmp_path: Path) -> None:
     part = with_grains(tmp_path, 0, 1)
     with part.path.open("ab") as stream:
         stream.write(b"more")
-    assert Part.found(tmp_path, FILE).done == set()
+    assert found_in(tmp_path).done == set()
 
 
 @pytest.mark.parametrize("noise", ["", "warmslice-grains 9 1 1\n0\n", "\0\0\0\n1\n", "99\n-1\nx\n"])
 def test_a_journal_that_is_not_ours_says_nothing(noise: str, tmp_path: Path) -> None:
     part = with_grains(tmp_path, 0)
     part.journal_path.write_text(noise)
-    assert Part.found(tmp_path, FILE).done == set()
+    assert found_in(tmp_path).done == set()
 
 
 def publish(part: Part) -> bool:
@@ -83,17 +95,17 @@ def publish(part: Part) -> bool:
 
 def test_a_whole_part_gets_its_name_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with_grains(tmp_path, 0, 1, 2, 3)
-    assert publish(Part.found(tmp_path, FILE))
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {FILE.blob: CONTENT}
+    assert publish(found_in(tmp_path))
+    assert blobs_in(tmp_path) == {FILE.blob: CONTENT}
 
 
 def test_a_part_with_wrong_bytes_is_thrown_away(tmp_path: Path) -> None:
     with_grains(tmp_path, 0, 1, 2)  # the last grain is recorded, but was never written
-    part = Part.found(tmp_path, FILE)
+    part = found_in(tmp_path)
     part.open()
     part.record([3])
     assert not publish(part)
-    assert list(tmp_path.iterdir()) == []
+    assert blobs_in(tmp_path) == {}
 
 
 @given(
@@ -102,7 +114,7 @@ def test_a_part_with_wrong_bytes_is_thrown_away(tmp_path: Path) -> None:
     longest=st.integers(GRAIN_BYTES, 16 * GRAIN_BYTES),
 )
 def test_missing_pieces_and_finished_grains_are_the_whole_file(size: int, done: set[int], longest: int) -> None:
-    part = Part(Path("/nowhere"), RepositoryFile("f", size, "0" * 64))
+    part = Part.found(ModelFolder(Path("/nowhere"), "acme/tiny"), RepositoryFile("f", size, "0" * 64))
     part.done = {grain for grain in done if grain < part.grains}
     pieces = part.missing(longest)
     assert sum(p.end - p.start for p in pieces) + part.done_bytes == size
@@ -137,7 +149,7 @@ def test_in_whatever_order_grains_come_the_hash_is_that_of_the_content(
         recorder.stop()
         hasher.stop()
         assert part.publish()
-        assert (Path(folder) / FILE.blob).read_bytes() == CONTENT
+        assert blobs_in(Path(folder)) == {FILE.blob: CONTENT}
 
 
 def test_what_an_earlier_fetch_left_is_hashed_as_the_disk_has_it(tmp_path: Path) -> None:
@@ -146,11 +158,11 @@ def test_what_an_earlier_fetch_left_is_hashed_as_the_disk_has_it(tmp_path: Path)
     with part.path.open("r+b") as stream:
         stream.seek(GRAIN_BYTES + 5)
         stream.write(b"!")
-    assert not publish(Part.found(tmp_path, FILE))
+    assert not publish(found_in(tmp_path))
 
 
 def test_after_wrong_bytes_the_hash_begins_anew(tmp_path: Path) -> None:
-    part = Part.found(tmp_path, FILE)
+    part = found_in(tmp_path)
     for content in (b"\0" * len(CONTENT), CONTENT):
         part.open()
         with part.path.open("r+b") as stream:
@@ -162,7 +174,7 @@ def test_after_wrong_bytes_the_hash_begins_anew(tmp_path: Path) -> None:
 def test_a_grain_is_claimed_once(tmp_path: Path) -> None:
     """One that an earlier fetch wrote never, until the part was thrown away."""
     part = with_grains(tmp_path, 0)
-    found = Part.found(tmp_path, FILE)
+    found = found_in(tmp_path)
     assert [found.claim(0), found.claim(1), found.claim(1)] == [False, True, False]
     part.discard()
     assert part.claim(0)
@@ -182,5 +194,5 @@ def test_a_published_blob_leaves_no_pages_behind(tmp_path: Path) -> None:
     if not can_drop(tmp_path):
         pytest.skip("files in this folder are in memory")
     with_grains(tmp_path, 0, 1, 2, 3)
-    assert publish(Part.found(tmp_path, FILE))
-    assert resident_bytes(tmp_path / FILE.blob) == 0
+    assert publish(found_in(tmp_path))
+    assert resident_bytes(ModelFolder(tmp_path, "acme/tiny").blob(FILE.blob)) == 0

@@ -189,6 +189,15 @@ def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         sub.set_defaults(command=_cache, action=action)
 
     sub = actions.add_parser(
+        "doctor",
+        help="look for what others, or a kill, have left in the cache",
+        description="Say what is odd in the cache: what other programs put there, broken downloads, files that pods cannot read. "
+        "Exit code 1: something was found.",
+    )
+    sub.add_argument("--fix", action="store_true", help="adopt, open or remove it")
+    _add_settings(sub)
+    sub.set_defaults(command=_cache_doctor)
+    sub = actions.add_parser(
         "gc",
         help="remove what has to go for the budget, or for a model to come",
         description="Remove revisions that nobody uses: earlier ones beyond cache_keep_revisions, and as many more as the "
@@ -318,6 +327,12 @@ def _status(options: argparse.Namespace) -> int:
         fleet = print_fleet(settings.mig_config_label, settings.kubeconfig, options.json, time.time)
         return _say(*asyncio.run(fleet))
     return _say(*asyncio.run(print_status(options.node, settings, options.json)))
+
+
+def _cache_doctor(options: argparse.Namespace) -> int:
+    from agent.commands.cache import doctor_command
+
+    return doctor_command(_settings(options), options.fix, print)
 
 
 def _cache_gc(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import signal
 import stat
 import threading
@@ -144,6 +145,19 @@ def open_direct(path: Path) -> int | None:
 
 def readable_by_others(status: os.stat_result) -> bool:
     return bool(status.st_mode & stat.S_IROTH)
+
+
+def unshare(path: Path) -> None:
+    """Put the file itself in place of the link to it: a second name for it where that can be, else a copy."""
+    draft = path.with_name(f"{path.name}.unshared")
+    draft.unlink(missing_ok=True)
+    target = path.resolve(strict=True)
+    try:
+        os.link(target, draft)
+    except OSError:
+        shutil.copyfile(target, draft)
+        draft.chmod(stat.S_IMODE(target.stat().st_mode))
+    draft.replace(path)
 
 
 def free_bytes(directory: Path) -> int:

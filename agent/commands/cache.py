@@ -13,7 +13,7 @@ from agent.model.catalog import CatalogModel, CatalogRefusal
 from agent.model.errors import BadInputError
 from agent.model.revision import Room
 from agent.reconcile.cache import CacheRules, Wish, read_wish
-from agent.reconcile.cache_by_hand import collect, list_cached, pull, verify_cached
+from agent.reconcile.cache_by_hand import collect, list_cached, look_over, pull, verify_cached
 from agent.reconcile.room import RoomRules
 from agent.settings import Settings
 
@@ -44,6 +44,19 @@ async def cache_command(settings: Settings, action: str, names: Sequence[str], s
                 label = f"{labels.MODEL_PREFIX}{model.name}"
                 say(f"{label}  {model.repository}@{model.revision}  {cached.size_bytes / 1e9:.2f} GB  {state}")
             return 0
+
+
+def doctor_command(settings: Settings, fix: bool, say: Say) -> int:
+    """``cache doctor``; exit code 1 where something was found."""
+    wanted = {model.repository for model in _wish(settings).wanted}
+    found = False
+    for finding, done in look_over(Path(settings.cache_directory), wanted, fix):
+        found = True
+        size = f" ({finding.bytes / 1e9:.2f} GB)" if finding.bytes else ""
+        say(f"{finding.where}: {finding.what}{size}; {done}")
+    if not found:
+        say("nothing is odd")
+    return int(found)
 
 
 def gc_command(settings: Settings, free_bytes: int, dry_run: bool, say: Say) -> int:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.adapters.files import ModelFolder, allocated_bytes, content_hash, free_bytes, locked
+from agent.adapters.files import ModelFolder, allocated_bytes, content_hash, free_bytes, locked, unshare
 from agent.execute.fetch_blob import Part, disk_errors
 from agent.execute.fetch_http import Source
 from agent.execute.fetch_layout import (
@@ -183,7 +183,9 @@ def _blob_state(folder: ModelFolder, file: RepositoryFile, vouched: Collection[s
         status = blob.stat()
         right = status.st_size == file.size_bytes
         if right and (file.blob in vouched or content_hash(blob, like=file.blob) == file.blob):
-            if not blob.is_symlink() and stat.S_IMODE(status.st_mode) != _BLOB_MODE:
+            if blob.is_symlink():
+                unshare(blob)
+            elif stat.S_IMODE(status.st_mode) != _BLOB_MODE:
                 blob.chmod(_BLOB_MODE)
             return True
         blob.unlink()

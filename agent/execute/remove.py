@@ -18,7 +18,15 @@ from pathlib import Path
 
 import msgspec
 
-from agent.adapters.files import ModelFolder, locked, model_folders, read_manifest, sync_directory, write_durably
+from agent.adapters.files import (
+    ModelFolder,
+    allocated_bytes,
+    locked,
+    model_folders,
+    read_manifest,
+    sync_directory,
+    write_durably,
+)
 from agent.model.errors import RetryError
 from agent.model.revision import UNFINISHED, Going, RevisionKey
 
@@ -58,6 +66,29 @@ def finish_removals(cache: Path) -> None:
             except OSError as error:
                 raise RetryError(f"{folder.repository} cannot be removed: {error}") from error
             _remove_empty(folder)
+
+
+def reap_broken_downloads(cache: Path, older_than_seconds: float) -> int:
+    """Remove what the hub's client, which never goes on with a download, has left of those that were broken off before that
+    time. Returns the bytes. Raises RetryError where the disk refuses."""
+    freed = 0
+    for folder in model_folders(cache):
+        for path in folder.blobs.glob("*.incomplete"):
+            try:
+                if path.stat().st_mtime < older_than_seconds:
+                    freed += _reap(folder, path)
+            except OSError as error:
+                raise RetryError(f"{path.name} cannot be removed: {error}") from error
+    return freed
+
+
+def _reap(folder: ModelFolder, path: Path) -> int:
+    with ExitStack() as locks:
+        if not _nobody_brings(folder, path.name.partition(".")[0], locks):
+            return 0
+        size = allocated_bytes(path)
+        path.unlink(missing_ok=True)
+        return size
 
 
 def touch_used(cache: Path, key: RevisionKey) -> None:

@@ -11,7 +11,7 @@ from agent.adapters.files import ModelFolder, allocated_bytes, is_open, model_fo
 from agent.model.cache import Manifest
 from agent.model.revision import UNFINISHED, PodText, Revision, RevisionKey
 
-_MANIFEST = re.compile(r"([0-9a-f]{40})\.json")
+MANIFEST = re.compile(r"([0-9a-f]{40})\.json")
 _PART = re.compile(r"[0-9a-f]{40,64}\.warmslice-(part|grains)")
 _ENDED = frozenset({"Succeeded", "Failed"})
 
@@ -42,7 +42,7 @@ def pod_texts(pods: Sequence[dict[str, Any]]) -> tuple[PodText, ...]:
 
 def _of_folder(folder: ModelFolder) -> Iterator[Revision]:
     names = sorted(path.name for path in folder.private.glob("*.json"))
-    for match in filter(None, map(_MANIFEST.fullmatch, names)):
+    for match in filter(None, map(MANIFEST.fullmatch, names)):
         manifest = read_manifest(folder, match[1])
         if manifest is not None:
             yield _revision(folder, manifest)

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from agent.adapters.files import disk_use
 from agent.execute.fetch import FetchSupervisor
+from agent.execute.mend import mend
 from agent.model.cache import CachedModel, FetchProgress
 from agent.model.catalog import CatalogModel
+from agent.model.finding import Finding, Remedy
 from agent.model.revision import Room
 from agent.observe.cache import observe_model, verify_model
+from agent.observe.doctor import examine
 from agent.reconcile.cache import CacheRules, Wish, limits_of, observe_all
 from agent.reconcile.room import RoomRules, Use, make_room_now, plan_room
+
+_COULD = {
+    Remedy.ADOPT: "--fix reads it and vouches for it",
+    Remedy.REMOVE: "--fix removes it",
+    Remedy.OPEN: "--fix opens it",
+    Remedy.UNSHARE: "--fix puts the files themselves there",
+    Remedy.NONE: "nothing is done about it",
+}
 
 
 def list_cached(rules: CacheRules, wanted: Sequence[CatalogModel]) -> Mapping[str, CachedModel]:
@@ -72,3 +84,10 @@ def collect(rules: RoomRules, wish: Wish, free_bytes: int, now: float, act: bool
     use = Use(wish.wanted, observe_all(rules.cache, wish.wanted), wish.pinned, pods=())
     excess = rules.excess(disk_use(rules.cache), free_bytes)
     return (make_room_now if act else plan_room)(rules, use, excess, now)
+
+
+def look_over(cache: Path, wanted: Collection[str], mend_it: bool) -> Iterator[tuple[Finding, str]]:
+    """What is odd in the cache, with what was done about it, or could be (``cache doctor``). ``wanted``: repositories of the
+    catalog. Raises RetryError where the disk does not answer."""
+    for finding in examine(cache, wanted):
+        yield finding, mend(cache, finding) if mend_it else _COULD[finding.remedy]

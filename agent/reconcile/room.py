@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.execute.remove import finish_removals, remove, touch_used
+from agent.execute.remove import finish_removals, reap_broken_downloads, remove, touch_used
 from agent.model.cache import CachedModel, DiskUse, FetchFailure
 from agent.model.catalog import CatalogModel
 from agent.model.revision import UNFINISHED, Going, PodText, Revision, RevisionKey, Room
@@ -19,6 +19,8 @@ from agent.settings import Settings
 _LOOK_SECONDS = 300.0
 _WAIT_SECONDS = 10.0
 _MOST_NAMED = 5
+_BROKEN_SECONDS = 3600.0
+"""A download that another program broke off is left so long: on a network file system its lock may not be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ def clear(cache: Path, going: Iterable[Going]) -> tuple[Going, ...]:
 def make_room_now(rules: RoomRules, use: Use, needed_bytes: int, now_seconds: float) -> Room:
     """Plan and act, after what a kill interrupted was brought to its end; ``going`` is what is gone. Raises RetryError."""
     finish_removals(rules.cache)
+    reap_broken_downloads(rules.cache, now_seconds - _BROKEN_SECONDS)
     room = plan_room(rules, use, needed_bytes, now_seconds)
     return Room(clear(rules.cache, room.going), room.short_bytes, room.held)
 

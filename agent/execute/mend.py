@@ -1,0 +1,89 @@
+"""Does what a finding asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from agent.adapters.files import ModelFolder, content_hash, locked, unshare, write_durably
+from agent.model.cache import MANIFEST_FORMAT, Manifest
+from agent.model.catalog import RepositoryFile, unusable_path
+from agent.model.errors import RetryError
+from agent.model.finding import Finding, Remedy
+
+_BLOB_MODE = 0o644
+_DIRECTORY_MODE = 0o755
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    size: int
+    blob_id: str
+    lfs_sha256: str | None = None
+    lfs_size: int | None = None
+
+
+class _Tree(msgspec.Struct, frozen=True):
+    """What the hub's client writes to ``trees/<commit>.json``, format 1 (huggingface_hub 1.22 and later)."""
+
+    files: dict[str, _Entry]
+
+
+def mend(cache: Path, finding: Finding) -> str:
+    """What was done, in words; a finding without a remedy is left. Raises RetryError where the disk refuses."""
+    folder = ModelFolder(cache, finding.where)
+    if finding.remedy is Remedy.NONE:
+        return "left as it is"
+    try:
+        folder.private.mkdir(exist_ok=True)
+        with locked(folder.lock) as ours:
+            return _do(folder, finding) if ours else "left, since a fetch is at work on it"
+    except OSError as error:
+        raise RetryError(f"{finding.where} cannot be mended: {error}") from error
+
+
+def _do(folder: ModelFolder, finding: Finding) -> str:
+    paths = [folder.cache / path for path in finding.paths]
+    match finding.remedy:
+        case Remedy.ADOPT:
+            return "; ".join(_adopt(folder, path) for path in paths)
+        case Remedy.REMOVE:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            return f"removed, {finding.bytes / 1e9:.2f} GB"
+        case Remedy.OPEN:
+            for path in paths:
+                path.chmod(_DIRECTORY_MODE if path.is_dir() else _BLOB_MODE)
+            return "opened for everybody"
+        case Remedy.UNSHARE:
+            for path in paths:
+                unshare(path)
+            return "the files are in their place now"
+        case Remedy.NONE:
+            return "left as it is"
+
+
+def _adopt(folder: ModelFolder, snapshot: Path) -> str:
+    """Vouch for a snapshot whose every file has the content that its commit lists, as the hub's client wrote the list down.
+    What of the list is not here is not vouched for."""
+    try:
+        tree = msgspec.json.decode(folder.listing_of_the_client(snapshot.name).read_bytes(), type=_Tree)
+    except msgspec.DecodeError:
+        return "not adopted: the list of its files cannot be read"
+    files = tuple(_listed(path, entry) for path, entry in tree.files.items() if unusable_path(path) is None)
+    here = [file for file in files if (snapshot / file.path).is_file()]
+    wrong = [file.path for file in here if content_hash(snapshot / file.path, like=file.blob) != file.blob]
+    if wrong:
+        return f"not adopted: {', '.join(wrong[:3])} has not the content that is listed; remove it and fetch it again"
+    paths = tuple(file.path for file in here)
+    manifest = Manifest(MANIFEST_FORMAT, folder.repository, snapshot.name, files, paths)
+    write_durably(folder.manifest(snapshot.name), msgspec.json.encode(manifest))
+    # Offline readers miss what stands in the list and is not here; without the list they take what there is.
+    record = folder.listing_of_the_client(snapshot.name)
+    record.chmod(_BLOB_MODE) if len(here) == len(files) else record.unlink()
+    return f"adopted: {len(here)} of its {len(files)} files are here, with the content that is listed"
+
+
+def _listed(path: str, entry: _Entry) -> RepositoryFile:
+    size = entry.lfs_size if entry.lfs_size is not None else entry.size
+    return RepositoryFile(path, size, entry.lfs_sha256 or entry.blob_id)

@@ -36,6 +36,7 @@ def link_snapshot(folder: ModelFolder, commit: str, files: Sequence[RepositoryFi
     """Links from ``snapshots/<commit>`` to blobs. A snapshot that is new appears at once with all its files."""
     snapshot = folder.snapshot(commit)
     if snapshot.is_dir():
+        snapshot.chmod(_DIRECTORY_MODE)  # another client may have made it, under another umask
         _link(snapshot, files)
     else:
         draft = folder.private / f"{commit}.draft"
@@ -93,6 +94,7 @@ def settle_listing_of_the_client(folder: ModelFolder, listing: Listing, files: S
     if len(files) < len(listing.files):
         record.unlink(missing_ok=True)
     elif record.is_file():
+        record.parent.chmod(_DIRECTORY_MODE)
         record.chmod(_FILE_MODE)
 
 

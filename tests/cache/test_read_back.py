@@ -176,6 +176,21 @@ async def test_a_listing_that_the_client_left_does_not_ask_for_files_that_nobody
     assert _as_nobody(place, llama) == _complete(place, llama, wanted)
 
 
+async def test_what_another_client_kept_to_itself_is_open_to_nobody_once_it_is_fetched(
+    place: Place, llama: ServedModel
+) -> None:
+    """Under a closed umask the client's snapshot, ref and listing are for their owner only."""
+    place.cache.mkdir()
+    async with Hub({LLAMA: llama}) as hub:
+        before = os.umask(0o077)
+        try:
+            await _hf(hub, place, "download", LLAMA)
+        finally:
+            os.umask(before)
+        await _pull(place, hub, _wanted(llama, EVERYTHING))
+    assert _as_nobody(place, llama) == _complete(place, llama, llama.files)
+
+
 @pytest.mark.parametrize("missing_counts", [True, False])
 async def test_hf_verifies_what_was_fetched(missing_counts: bool, place: Place, llama: ServedModel) -> None:
     """It asks for the listing of the commit, and for no file; those not wanted count only where it is told that they do."""

@@ -24,22 +24,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hack.bench.served import REPOSITORY, served_model
 from hack.hub.third_parties import aria2c
 
-REPOSITORY = "bench/model"
 _BLOCK = 4 * 1024 * 1024
-_SERVE_HUB = """
-import asyncio, sys
-from pathlib import Path
-from hack.hub.content import read_model
-from hack.hub.server import Hub
-async def main(folder, store):
-    async with Hub({"bench/model": read_model("bench/model", Path(folder))}, signed_url_seconds=3600) as hub:
-        hub.cdn_url = store
-        print(hub.url, flush=True)
-        await asyncio.Event().wait()
-asyncio.run(main(*sys.argv[1:]))
-"""
 _SNAPSHOT = """
 import sys
 from huggingface_hub import snapshot_download
@@ -96,23 +84,9 @@ def _table(
 ) -> None:
     each = f", {connection_rate / 1e6:.0f} MB/s a connection" if connection_rate else ""
     print(f"\n{len(sizes)} of {sizes[0] / 1e9:.2f} GB{each}; {runs} runs, interleaved")
-    source, store = top / "source", top / "store"
-    for folder in (source, store):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-    for number, size in enumerate(sizes):
-        _write(source / f"model-{number}.safetensors", size)
-    (source / "config.json").write_text("{}\n", "utf-8")
-    limit = [f"--connection-rate={connection_rate}"] if connection_rate else []
-    server, store_url = _serve("-m", "hack.bench.static_server", str(store), *limit)
-    hub, hub_url = _serve("-c", _SERVE_HUB, str(source), store_url)
-    try:
-        names = _by_content(source, store)
-        _print(_measured(Scene(top, sum(sizes), hub_url, store_url, names, ours), runs), sum(sizes), disk_rate)
-    finally:
-        for process in (hub, server):
-            process.kill()
-            process.wait()
+    with served_model(top, sizes, connection_rate) as served:
+        scene = Scene(top, served.bytes, served.hub, served.store, served.names, ours)
+        _print(_measured(scene, runs), sum(sizes), disk_rate)
 
 
 def _measured(scene: Scene, runs: int) -> dict[str, list[Run]]:
@@ -188,28 +162,6 @@ def _check(target: Path, size: int) -> None:
     found = sum(path.stat().st_size for path in target.rglob("*") if path.is_file() and not path.is_symlink())
     if found < size:
         raise SystemExit(f"{found} of {size} bytes came")
-
-
-def _serve(*command: str) -> tuple[subprocess.Popen[str], str]:
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    return process, process.stdout.readline().strip()
-
-
-def _by_content(source: Path, store: Path) -> list[str]:
-    """The weights as an object store has them: by their sha256."""
-    names = []
-    for path in sorted(source.glob("*.safetensors")):
-        digest = subprocess.run(["sha256sum", str(path)], check=True, capture_output=True, text=True).stdout.split()[0]
-        os.link(path, store / digest)
-        names.append(digest)
-    return names
-
-
-def _write(path: Path, size: int) -> None:
-    with path.open("wb") as file:
-        for start in range(0, size, _BLOCK):
-            file.write(os.urandom(min(_BLOCK, size - start)))
 
 
 def _direct_write_rate(folder: Path, size: int = 2**30) -> float:

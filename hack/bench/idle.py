@@ -10,24 +10,17 @@ about every five minutes, so a run of ten shows what one of two does not.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import ssl
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hack import simgpu
-from hack.devcluster.kubeconfig import read_kubeconfig
+from hack.bench.node import CONFIG, BenchNode, until
 from hack.processes import Children
 
-NODE = "gpu-1"
 LIMIT_PER_MINUTE = 2.0
 WATCHES = """
 import asyncio, os
@@ -69,33 +62,16 @@ def main() -> None:
 
 class _Bench:
     def __init__(self, folder: Path, children: Children) -> None:
-        self._folder = folder
         self._children = children
-        self._gpus = simgpu.build()
-        self._environment = {
-            **simgpu.environment(self._gpus, folder / "gpus.state", os.environ),
-            "KUBECONFIG": str(folder / "kubeconfig"),
-        }
+        self._node = BenchNode(folder, children)
 
     def start(self) -> None:
         """The cluster, the agent with its layout applied, the peer."""
-        state = self._environment["SIMGPU_STATE"]
-        control = [str(self._gpus.simgpu), "--state", state, "init", "--gpu", "H100-80GB-SXM:2", "--mig"]
-        subprocess.run(control, check=True, stdout=subprocess.DEVNULL)
-        cluster = [sys.executable, "-m", "hack.devcluster", "--nodes", NODE, "--run-dir", str(self._folder)]
-        cluster += ["--simgpu-dir", str(self._gpus.simgpu.parent), "--simgpu-state", state]
-        self._children.start("cluster", cluster)
-        _until(lambda: (self._folder / "kubeconfig").exists())
-        _until(lambda: self._node() is not None)
-        self._ask("PATCH", f"/api/v1/nodes/{NODE}", {"metadata": {"labels": {"nvidia.com/mig.config": "all-balanced"}}})
-        socket = self._folder / NODE / "pod-resources" / "kubelet.sock"
-        agent = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
-        agent += [f"--layouts-file={self._folder / 'layouts.yaml'}", f"--catalog-file={self._folder / 'catalog.yaml'}"]
-        agent += [f"--pod-resources-socket={socket}", f"--cache-directory={self._folder / 'hub'}"]
-        agent += ["--partition-listen=127.0.0.1:0", "--cache-listen=127.0.0.1:0"]
-        self._children.start("agent", agent, self._environment)
-        self._children.start("peer", [sys.executable, "-c", WATCHES], self._environment)
-        _until(self._applied)
+        self._node.start_cluster()
+        self._node.label({CONFIG: "all-balanced"})
+        self._node.start_agent()
+        self._children.start("peer", [sys.executable, "-c", WATCHES], self._node.environment)
+        until(self._node.applied)
         time.sleep(5.0)
 
     def measure(self, minutes: float) -> list[tuple[str, ...]]:
@@ -114,40 +90,9 @@ class _Bench:
             rows.append((name, *(f"{number:.2f}" for number in numbers), str(len(os.listdir(f"/proc/{pid}/task")))))
         return rows
 
-    def _applied(self) -> bool:
-        node = self._node() or {"metadata": {}}
-        return bool((node["metadata"].get("labels") or {}).get("nvidia.com/mig.config.state") == "success")
-
-    def _node(self) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = self._ask("GET", f"/api/v1/nodes/{NODE}")
-        except OSError:
-            return None
-        return found
-
     def _requests(self, since: int) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._ask("GET", f"/_dev/requests?since={since}")
+        found: list[dict[str, Any]] = self._node.ask("GET", f"/_dev/requests?since={since}")
         return found
-
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        access = read_kubeconfig(self._folder / "kubeconfig")
-        request = urllib.request.Request(
-            access.server + path,
-            method=method,
-            data=json.dumps(body).encode() if body else None,
-            headers={"Content-Type": "application/merge-patch+json", "Authorization": f"Bearer {access.token}"},
-        )
-        trust = ssl.create_default_context(cadata=access.authority)
-        with urllib.request.urlopen(request, timeout=10, context=trust) as answer:
-            return json.load(answer)
-
-
-def _until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    late = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > late:
-            raise SystemExit("the node did not get ready")
-        time.sleep(0.1)
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -1,26 +1,14 @@
-"""What of a file is in the page cache."""
+"""Whether tests can tell what a file has in the page cache."""
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 from pathlib import Path
 
+from hack.page_cache import resident_bytes
 
-def resident_bytes(path: Path) -> int:
-    """By mincore(2), page by page."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        with mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
-            pages = (ctypes.c_ubyte * (-(-size // mmap.PAGESIZE)))()
-            first = ctypes.c_char.from_buffer(mapped)
-            address = ctypes.c_void_p(ctypes.addressof(first))
-            failed = ctypes.CDLL(None, use_errno=True).mincore(address, ctypes.c_size_t(size), pages)
-            del first
-            if failed:
-                raise OSError(ctypes.get_errno(), "mincore")
-            return sum(page & 1 for page in pages) * mmap.PAGESIZE
+__all__ = ["can_drop", "resident_bytes"]
 
 
 def can_drop(folder: Path) -> bool:

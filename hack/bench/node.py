@@ -1,0 +1,108 @@
+"""A node of two simulated GPUs in a development cluster, with an agent of both roles, as processes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hack import simgpu
+from hack.devcluster.kubeconfig import read_kubeconfig
+from hack.processes import Children
+
+NODE = "gpu-1"
+CONFIG = "nvidia.com/mig.config"
+STATE = "nvidia.com/mig.config.state"
+
+
+class BenchNode:
+    """``folder`` has everything that the processes write; ``children`` ends them."""
+
+    def __init__(self, folder: Path, children: Children) -> None:
+        self.folder = folder
+        self._children = children
+        self._gpus = simgpu.build()
+        self.environment = {
+            **simgpu.environment(self._gpus, folder / "gpus.state", os.environ),
+            "KUBECONFIG": str(folder / "kubeconfig"),
+        }
+
+    def start_cluster(self, *flags: str) -> None:
+        """Returns when the node is there."""
+        state = self.environment["SIMGPU_STATE"]
+        control = [str(self._gpus.simgpu), "--state", state, "init", "--gpu", "H100-80GB-SXM:2", "--mig"]
+        subprocess.run(control, check=True, stdout=subprocess.DEVNULL)
+        cluster = [sys.executable, "-m", "hack.devcluster", "--nodes", NODE, "--run-dir", str(self.folder)]
+        cluster += ["--simgpu-dir", str(self._gpus.simgpu.parent), "--simgpu-state", state, *flags]
+        self._children.start("cluster", cluster)
+        until(lambda: (self.folder / "kubeconfig").exists())
+        until(lambda: self._node() is not None)
+
+    def start_agent(self, *flags: str) -> None:
+        """It has not done anything yet."""
+        socket = self.folder / NODE / "pod-resources" / "kubelet.sock"
+        agent = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
+        agent += [f"--layouts-file={self.folder / 'layouts.yaml'}", f"--catalog-file={self.folder / 'catalog.yaml'}"]
+        agent += [f"--pod-resources-socket={socket}", f"--cache-directory={self.folder / 'hub'}"]
+        agent += ["--partition-listen=127.0.0.1:0", "--cache-listen=127.0.0.1:0", *flags]
+        self._children.start("agent", agent, self.environment)
+
+    def label(self, labels: Mapping[str, str | None]) -> None:
+        """Set labels of the node; None removes one."""
+        self.ask("PATCH", f"/api/v1/nodes/{NODE}", {"metadata": {"labels": labels}})
+
+    def labels(self) -> Mapping[str, str]:
+        """Empty where there is no node yet."""
+        found: Mapping[str, str] = (self._node() or {"metadata": {}})["metadata"].get("labels") or {}
+        return found
+
+    def applied(self) -> bool:
+        return self.labels().get(STATE) == "success"
+
+    def _node(self) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self.ask("GET", f"/api/v1/nodes/{NODE}")
+        except OSError:
+            return None
+        return found
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON of an answer of the API server."""
+        with self._answer(method, path, body) as answer:
+            return json.load(answer)
+
+    @contextmanager
+    def watched(self) -> Iterator[Iterator[dict[str, Any]]]:
+        """The node as it is, and then at each change."""
+        with self._answer("GET", f"/api/v1/nodes?watch=1&fieldSelector=metadata.name={NODE}", None) as answer:
+            yield (json.loads(line)["object"] for line in answer)
+
+    def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> http.client.HTTPResponse:
+        access = read_kubeconfig(self.folder / "kubeconfig")
+        request = urllib.request.Request(
+            access.server + path,
+            method=method,
+            data=json.dumps(body).encode() if body else None,
+            headers={"Content-Type": "application/merge-patch+json", "Authorization": f"Bearer {access.token}"},
+        )
+        trust = ssl.create_default_context(cadata=access.authority)
+        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=60, context=trust)
+        return answer
+
+
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Look, as often as is needed; ends the program where it never comes."""
+    late = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > late:
+            raise SystemExit("the node did not get ready")
+        time.sleep(0.1)

@@ -1,0 +1,110 @@
+"""How much of a file is in the page cache, and processes that share a limited memory, page cache included."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CACHESTAT = 451  # the same number everywhere
+_GROUPS = Path("/sys/fs/cgroup")
+
+
+class NoGroupError(Exception):
+    """No memory group can be made here; the message says why."""
+
+
+class _Range(ctypes.Structure):
+    _fields_ = [("offset", ctypes.c_uint64), ("length", ctypes.c_uint64)]
+
+
+class _Counts(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("cached", "dirty", "writeback", "evicted", "recently_evicted")]
+
+
+def resident_bytes(path: Path) -> int:
+    """By mincore(2), page by page. 0 for an empty file."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            return 0
+        with mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
+            pages = (ctypes.c_ubyte * (-(-size // mmap.PAGESIZE)))()
+            first = ctypes.c_char.from_buffer(mapped)
+            address = ctypes.c_void_p(ctypes.addressof(first))
+            failed = _LIBC.mincore(address, ctypes.c_size_t(size), pages)
+            del first
+            if failed:
+                raise OSError(ctypes.get_errno(), "mincore")
+            return sum(page & 1 for page in pages) * mmap.PAGESIZE
+
+
+def cached_bytes(path: Path) -> int:
+    """By cachestat(2), which costs next to nothing however large the file is; before Linux 6.5 by mincore."""
+    with path.open("rb") as file:
+        counts = _Counts()
+        whole = _Range(0, 0)
+        if not _LIBC.syscall(_CACHESTAT, file.fileno(), ctypes.byref(whole), ctypes.byref(counts), 0):
+            return int(counts.cached) * mmap.PAGESIZE
+    if ctypes.get_errno() != errno.ENOSYS:
+        raise OSError(ctypes.get_errno(), "cachestat")
+    return resident_bytes(path)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryGroup:
+    """A control group. Children of its processes belong to it too."""
+
+    folder: Path
+
+    def take(self, pid: int) -> None:
+        """From now on what this process reads and writes counts here."""
+        (self.folder / "cgroup.procs").write_text(str(pid), "ascii")
+
+
+@contextmanager
+def memory_group(limit_bytes: int) -> Iterator[MemoryGroup]:
+    """A group whose processes, with the page cache they fill, have so much memory and no more: what a node is like whose memory
+    is taken. Its processes have to end within the block. Raises NoGroupError."""
+    parent, limit = _memory_controller()
+    folder = parent / f"warmslice-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise NoGroupError(f"no control group can be made: {error}") from error
+    try:
+        (folder / limit).write_text(str(limit_bytes), "ascii")
+        yield MemoryGroup(folder)
+    finally:
+        _remove(folder)
+
+
+def _memory_controller() -> tuple[Path, str]:
+    """Where groups are made, and the name of the file with their limit: version 1, else 2."""
+    if (_GROUPS / "memory" / "memory.limit_in_bytes").exists():
+        return _GROUPS / "memory", "memory.limit_in_bytes"
+    controllers = _GROUPS / "cgroup.subtree_control"
+    if controllers.exists() and "memory" in controllers.read_text("ascii").split():
+        return _GROUPS, "memory.max"
+    raise NoGroupError("control groups do not limit memory here")
+
+
+def _remove(folder: Path) -> None:
+    """Processes that have just ended are counted for a moment longer."""
+    late = time.monotonic() + 5.0
+    while True:
+        try:
+            folder.rmdir()
+        except OSError:
+            if time.monotonic() > late:
+                raise
+            time.sleep(0.02)
+        else:
+            return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from huggingface_hub import scan_cache_dir, snapshot_download
+from huggingface_hub import scan_cache_dir
 
 from agent.adapters.files import ModelFolder, locked
 from agent.execute.remove import reap_broken_downloads
@@ -21,11 +22,18 @@ from hack.hub.server import Hub
 from tests.fakes.hub import REPOSITORY, TINY, WANTED_OF_TINY, fetch, order_for, published_files, served_files
 
 
-async def by_the_client(hub: Hub, cache: Path, patterns: list[str] | None = None) -> None:
+async def in_the_client(call: str, *words: str) -> None:
+    """What a program does with the hub's library; a process of its own, since the library remembers listings."""
+    program = f"import sys; from huggingface_hub import snapshot_download as get; {call}"
+    environment = {**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, *words, env=environment)
+    assert await process.wait() == 0
+
+
+async def by_the_client(hub: Hub, cache: Path, *patterns: str) -> None:
     """As `hf download` fills a cache."""
-    await asyncio.to_thread(
-        snapshot_download, REPOSITORY, cache_dir=cache, endpoint=hub.url, allow_patterns=patterns, token=False
-    )
+    call = "get(sys.argv[1], cache_dir=sys.argv[2], endpoint=sys.argv[3], allow_patterns=sys.argv[4:] or None, token=False)"
+    await in_the_client(call, REPOSITORY, str(cache), hub.url, *patterns)
 
 
 def told(cache: Path, *wanted: str, mend: bool = False) -> list[str]:
@@ -53,20 +61,17 @@ async def test_what_the_hubs_client_brought_is_adopted_without_the_hub(hub: Hub,
 
 
 async def test_what_is_adopted_is_ready_only_where_all_that_is_wanted_is_there(hub: Hub, cache: Path) -> None:
-    await by_the_client(hub, cache, ["*.json"])
+    await by_the_client(hub, cache, "*.json")
     (line,) = told(cache, mend=True)
     assert line.endswith("adopted: 2 of its 5 files are here, with the content that is listed")
     assert not observe_model(cache, TINY).complete
-    # In a process of its own: the library remembers listings.
-    read = "import sys, huggingface_hub as h; h.snapshot_download(*sys.argv[1:2], cache_dir=sys.argv[2], local_files_only=True)"
-    reader = await asyncio.create_subprocess_exec(sys.executable, "-c", read, REPOSITORY, str(cache))
-    assert await reader.wait() == 0
+    await in_the_client("get(sys.argv[1], cache_dir=sys.argv[2], local_files_only=True)", REPOSITORY, str(cache))
     await fetch(order_for(hub, cache))
     assert observe_model(cache, TINY).complete
 
 
 async def test_wrong_bytes_are_not_adopted(hub: Hub, cache: Path) -> None:
-    hub.faults.add("GET cdn/", "wrong-bytes", times=1)
+    hub.faults.add("GET cdn/.*safetensors", "wrong-bytes", times=1)
     await by_the_client(hub, cache)
     (line,) = told(cache, mend=True)
     assert "not adopted: model.safetensors has not the content that is listed" in line

@@ -29,6 +29,7 @@ from agent.execute.fetch import FetchSupervisor
 from agent.execute.fleet import FleetHands
 from agent.execute.mig import Gpus
 from agent.execute.partition import Hands
+from agent.execute.scrub import Reader
 from agent.model import labels
 from agent.model.cache import CacheReport
 from agent.model.errors import BadInputError
@@ -51,6 +52,7 @@ from agent.reconcile.loop import keep_passing
 from agent.reconcile.partition import PartitionPass, Rules
 from agent.reconcile.policy import policy_of
 from agent.reconcile.room import RoomKeeper, RoomRules
+from agent.reconcile.scrub import Scrub
 from agent.reconcile.telling import CacheNews, CountedEvents
 from agent.report.exposition import application, serving
 from agent.report.health import Heartbeats, Readiness
@@ -62,6 +64,7 @@ log = logging.getLogger("warmslice.daemon")
 
 _LONGEST_PASS_SECONDS = 1500.0
 """Eight GPUs that are reset one after the other, two minutes each, and some more."""
+_DAY_SECONDS = 86400.0
 _FILE_LOOK_SECONDS = 5.0
 _NODE_LOOK_SECONDS = 5.0
 _RESIGN_SECONDS = 5.0
@@ -238,7 +241,12 @@ class Agent:
         room = self._room = RoomKeeper(
             RoomRules.of(settings), lambda: pod_texts(self._pods.objects) if self._pods.synced else None
         )
-        one_pass = CachePass(rules, TextFile(Path(settings.catalog_file)), self, fetches, publish, clock.now, room)
+        reader = Reader(settings.scrub_bytes_per_second, Path(settings.pressure_file))
+        scrub = Scrub(cache, reader, settings.scrub_days * _DAY_SECONDS, wake.set, clock.now)
+        if settings.scrub_days:
+            helpers.append(tasks.create_task(scrub.run()))
+        catalog = TextFile(Path(settings.catalog_file))
+        one_pass = CachePass(rules, catalog, self, fetches, publish, clock.now, room, scrub.report)
 
         async def cache_pass() -> float:
             if self._our_node() is None:

@@ -49,6 +49,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pods (its defaults for nodefs and imagefs)."""
     cache_keep_revisions: int = 1
     """How many earlier revisions of a repository stay on disk once a wanted one is complete, while there is room."""
+    scrub_days: float = 7.0
+    """Within how many days each blob is read from disk again and compared with its hash; 0: never."""
+    scrub_bytes_per_second: int = 50_000_000
+    """Most bytes of blobs that are read again in a second."""
+    pressure_file: str = "/proc/pressure/io"
+    """Where the kernel says how long tasks wait for I/O: reading again pauses while that is long."""
     fetch_connections: int = 16
     """Most connections over which a fetch brings its bytes: 8 at once, the others where each is slow. Hubs slow down who has
     many more than 16."""
@@ -151,6 +157,13 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be 0 or more")
     if settings.cache_budget_bytes is not None and settings.cache_budget_bytes < 0:
         raise BadInputError(f"settings: cache_budget_bytes is {settings.cache_budget_bytes}; it must be 0 or more")
+    if not settings.scrub_days >= 0:
+        raise BadInputError(f"settings: scrub_days is {settings.scrub_days}; it must be 0 or more")
+    if settings.scrub_bytes_per_second < 1:
+        rate = settings.scrub_bytes_per_second
+        raise BadInputError(
+            f"settings: scrub_bytes_per_second is {rate}; it must be 1 or more (scrub_days: 0 for never)"
+        )
     if settings.cache_keep_revisions < 0:
         raise BadInputError(f"settings: cache_keep_revisions is {settings.cache_keep_revisions}; it must be 0 or more")
     if not 1 <= settings.fetch_connections <= 64:

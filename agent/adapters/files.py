@@ -306,6 +306,11 @@ class ModelFolder:
         return self.private / f"{commit}.going"
 
     @property
+    def checked(self) -> Path:
+        """When each blob was last read again, and right."""
+        return self.private / "checked"
+
+    @property
     def lock(self) -> Path:
         """Held by whoever fetches into the repository or removes from it."""
         return self.private / "lock"

@@ -9,6 +9,7 @@ from enum import StrEnum
 from agent.model.catalog import CatalogModel, RepositoryFile
 from agent.model.errors import AgentError
 from agent.model.revision import Going
+from agent.model.scrub import ScrubReport
 
 MANIFEST_FORMAT = 1
 
@@ -203,7 +204,8 @@ class ModelReport:
 class CacheReport:
     """One pass of the cache loop. ``refusal`` says why the catalog could not be followed; then nothing was started,
     stopped or deleted, and ``models`` is empty. ``look_again_seconds`` is the time by which a pass is due anyway. ``gone``: what
-    was removed in this pass; ``over``: why the cache takes more than it may, in a sentence."""
+    was removed in this pass; ``over``: why the cache takes more than it may, in a sentence. ``scrub``: how reading
+    again what is on disk stands."""
 
     at_seconds: float
     models: tuple[ModelReport, ...]
@@ -216,3 +218,4 @@ class CacheReport:
     look_again_seconds: float | None
     gone: tuple[Going, ...] = ()
     over: str | None = None
+    scrub: ScrubReport = field(default_factory=ScrubReport)

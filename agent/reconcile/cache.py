@@ -25,6 +25,7 @@ from agent.model.cache import (
     ModelState,
 )
 from agent.model.catalog import CatalogModel, CatalogRefusal
+from agent.model.scrub import ScrubReport
 from agent.observe.cache import observe_model
 from agent.plan.prefetch import CachePlan, CacheSeen, failure_of, next_try_seconds, plan_prefetch
 from agent.reconcile.room import RoomKeeper, Use
@@ -79,8 +80,9 @@ class CachePass:
     """Call ``run`` at each pass; it never waits for a fetch. Between passes it keeps only what cannot be observed:
     failures with their next try, and since when each state has held.
 
-    ``room`` keeps the cache inside its budget. ``publish`` is given each report before the node's labels are written:
-    metrics stay true, and every fetch is counted, while the API server is away.
+    ``room`` keeps the cache inside its budget; ``scrubbed`` says how reading again what is on disk stands. ``publish`` is
+    given each report before the node's labels are written: metrics stay true, and every fetch is counted, while the API
+    server is away.
     """
 
     rules: CacheRules
@@ -90,6 +92,7 @@ class CachePass:
     publish: Callable[[CacheReport], Awaitable[None]]
     now: Callable[[], float]
     room: RoomKeeper
+    scrubbed: Callable[[], ScrubReport]
     _failures: dict[str, FetchFailure] = field(default_factory=dict)
     _since: dict[str, tuple[ModelState, float]] = field(default_factory=dict)
 
@@ -218,6 +221,7 @@ class CachePass:
             finished=finished,
             labels_to_write=dict(labels),
             look_again_seconds=look_again,
+            scrub=self.scrubbed(),
         )
 
 

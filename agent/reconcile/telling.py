@@ -94,4 +94,5 @@ class CacheNews:
         for word in farewells(report):
             log.info("model", extra={"model": "", "reason": word.reason, "detail": word.message})
             if node is not None:
-                await tell(self._events, node_event(node, word.reason, word.message, "Cache", self._now()))
+                event = node_event(node, word.reason, word.message, "Cache", self._now(), word.warning)
+                await tell(self._events, event)

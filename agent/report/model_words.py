@@ -26,11 +26,20 @@ def words_of(report: CacheReport) -> dict[str, Word]:
 
 
 def farewells(report: CacheReport) -> tuple[Word, ...]:
-    """What was removed in this pass."""
-    return tuple(
+    """What was removed since the report before."""
+    evicted = [
         Word("model-evicted", f"{going.key} is gone, {going.freed_bytes / 1e9:.2f} GB, since it {going.because}")
         for going in report.gone
-    )
+    ]
+    damaged = [
+        Word(
+            "model-file-damaged",
+            f"model {bad.repository}: blob {bad.name[:12]} was {bad.why} on disk, and is gone",
+            True,
+        )
+        for bad in report.scrub.news
+    ]
+    return (*evicted, *damaged)
 
 
 def _word(model: ModelReport) -> Word:

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from agent.model.cache import CacheReport, FetchTotals, ModelState
+from agent.model.scrub import ScrubReport
 
 _MODEL = ("model", "revision")
 
@@ -15,7 +16,8 @@ _MODEL = ("model", "revision")
 def cache_families(report: CacheReport) -> Iterator[Metric]:
     """Everything but the durations of fetches, which are events."""
     yield from _models(report)
-    yield from _totals(report.totals)
+    yield from _totals(report.totals, report.scrub)
+    yield from _scrub(report.scrub)
     yield GaugeMetricFamily(
         "warmslice_cache_used_bytes", "Bytes that the cache takes on disk.", value=report.disk.used_bytes
     )
@@ -44,7 +46,19 @@ def _models(report: CacheReport) -> Iterator[Metric]:
     yield from (ready, size, fetched)
 
 
-def _totals(totals: FetchTotals) -> Iterator[Metric]:
+def _scrub(scrub: ScrubReport) -> Iterator[Metric]:
+    if scrub.oldest_seconds is not None:
+        yield GaugeMetricFamily(
+            "warmslice_scrub_oldest_timestamp_seconds",
+            "When that blob was last found right for which it is the longest ago.",
+            value=scrub.oldest_seconds,
+        )
+    yield CounterMetricFamily(
+        "warmslice_scrub_bytes", "Bytes of blobs read again since the start.", value=scrub.read_bytes
+    )
+
+
+def _totals(totals: FetchTotals, scrub: ScrubReport) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "warmslice_fetch_bytes", "Bytes received from the hub since the agent started.", value=totals.received_bytes
     )
@@ -54,6 +68,6 @@ def _totals(totals: FetchTotals) -> Iterator[Metric]:
     yield failures
     yield CounterMetricFamily(
         "warmslice_verify_failures",
-        "Files whose content was not what the hub's listing says.",
-        value=totals.verify_failures,
+        "Files whose content was not what the hub's listing says, when they came or later.",
+        value=totals.verify_failures + scrub.damaged,
     )

@@ -23,6 +23,7 @@ from agent.execute.remove import finish_removals, remove
 from agent.model.cache import CacheReport, ModelState
 from agent.model.catalog import CatalogModel
 from agent.model.revision import UNFINISHED, PodText
+from agent.model.scrub import ScrubReport
 from agent.observe.cache import observe_model, verify_model
 from agent.observe.revisions import opened, pod_texts, read_revisions
 from agent.plan.room import make_room
@@ -88,7 +89,7 @@ async def loop(hub: Hub, filled: Path) -> AsyncIterator[Loop]:
         fetches = FetchSupervisor(filled, tasks.create_task, woken.set, lambda _: None, now)
         rules = CacheRules(filled, hub.url, budget_bytes=BUDGET)
         room = RoomKeeper(RoomRules(filled, BUDGET, 0.0, 1, None), lambda: pods)
-        step = CachePass(rules, WrittenCatalog(CATALOG), node, fetches, publish, now, room)
+        step = CachePass(rules, WrittenCatalog(CATALOG), node, fetches, publish, now, room, ScrubReport)
         yield Loop(step, woken, pods, published)
 
 
@@ -138,7 +139,7 @@ async def test_a_budget_that_was_lowered_is_kept(hub: Hub, filled: Path) -> None
         for budget in (BUDGET, 1_000_000):
             room = RoomKeeper(RoomRules(filled, budget, 0.0, 1, None), lambda: ())
             rules = CacheRules(filled, hub.url, budget)
-            step = CachePass(rules, WrittenCatalog(CATALOG), node, fetches, publish, time.time, room)
+            step = CachePass(rules, WrittenCatalog(CATALOG), node, fetches, publish, time.time, room, ScrubReport)
             report = await step.run()
             assert report.models[0].state is ModelState.READY
             assert [going.key.repository for going in report.gone] == (["acme/old"] if budget == BUDGET else [])

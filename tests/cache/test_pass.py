@@ -14,6 +14,7 @@ from agent.execute.fetch import FetchSupervisor
 from agent.model.cache import CacheReport, ModelState
 from agent.model.errors import RetryError
 from agent.model.revision import PodText
+from agent.model.scrub import ScrubReport
 from agent.reconcile.cache import CachePass, CacheRules
 from agent.reconcile.cache_by_hand import list_cached, pull, verify_cached
 from agent.reconcile.room import RoomKeeper, RoomRules
@@ -69,7 +70,7 @@ async def loop(hub: Hub, cache: Path) -> AsyncIterator[Loop]:
             published.append(report)
 
         room = RoomKeeper(RoomRules(cache, None, 0.0, 1, None), lambda: pods)
-        step = CachePass(CacheRules(cache, hub.url), catalog, node, fetches, publish, time.time, room)
+        step = CachePass(CacheRules(cache, hub.url), catalog, node, fetches, publish, time.time, room, ScrubReport)
         yield Loop(step, node, catalog, woken, published, pods)
         for task in started:
             task.cancel()

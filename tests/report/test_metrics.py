@@ -12,6 +12,7 @@ from agent.model.cache import FinishedFetch
 from agent.model.mig import GpuInstance, Placement
 from agent.model.report import PartitionReport, WaitedFor
 from agent.model.revision import Going, RevisionKey
+from agent.model.scrub import ScrubReport
 from agent.report.layout import largest_free_profile
 from agent.report.metrics import Metrics
 from tests.report import world
@@ -198,6 +199,14 @@ def test_what_was_removed_is_counted_once(metrics: Metrics) -> None:
     metrics.cache(world.cached())
     assert value(metrics, "warmslice_cache_evictions_total", reason="room") == 2
     assert value(metrics, "warmslice_cache_evictions_total", reason="old") == 1
+
+
+def test_what_reading_again_has_found_is_shown(metrics: Metrics) -> None:
+    assert series(metrics, "warmslice_scrub_oldest_timestamp_seconds") == []
+    metrics.cache(replace(world.cached(), scrub=ScrubReport(1_699_000_000.0, 4096, damaged=2)))
+    assert value(metrics, "warmslice_scrub_oldest_timestamp_seconds") == 1_699_000_000
+    assert value(metrics, "warmslice_scrub_bytes_total") == 4096
+    assert value(metrics, "warmslice_verify_failures_total") == 3  # one more was wrong when it came
 
 
 def test_events_are_counted() -> None:

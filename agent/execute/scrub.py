@@ -1,0 +1,139 @@
+"""Reads a blob from the disk itself, slowly, and takes a damaged one out of the way.
+
+# Note [Beside serving pods]
+# Reading goes around the page cache (O_DIRECT), which would otherwise show what was read long ago and push out what pods read
+# now. It keeps to a byte rate, and pauses while tasks of this machine wait for I/O more than a fifth of their time (PSI,
+# /proc/pressure/io; Linux 4.20 and later, and not on every kernel).
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from agent.adapters.files import ModelFolder, content_digest
+from agent.execute.fetch_pace import Pace
+
+_STEP_BYTES = 1024 * 1024
+_BUSY_PER_CENT = 20.0
+_PAUSE_SECONDS = 1.0
+_NICENESS = 10
+_PRESSURE = re.compile(r"^some avg10=([0-9.]+)", re.MULTILINE)
+
+
+class Found(StrEnum):
+    """What reading a blob came to."""
+
+    GOOD = "good"
+    DAMAGED = "damaged"
+    UNREADABLE = "unreadable"
+    GONE = "gone"  # or another by now
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads on the thread that calls it, one blob at a time. ``read_bytes``: since the start. ``stop`` may be called from any
+    thread and ends a reading within a step."""
+
+    bytes_per_second: float
+    pressure: Path
+    read_bytes: int = 0
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _pace: Pace | None = None
+    _buffer: memoryview = field(default_factory=lambda: memoryview(mmap.mmap(-1, _STEP_BYTES)))
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def check(self, path: Path, name: str) -> Found:
+        """Compare the content of ``path`` with its hash ``name``; what seems wrong is read twice before it is called so."""
+        found = self._read(path, name)
+        return self._read(path, name) if found in {Found.DAMAGED, Found.UNREADABLE} else found
+
+    def _read(self, path: Path, name: str) -> Found:
+        try:
+            descriptor = _open(path)
+        except FileNotFoundError:
+            return Found.GONE
+        except OSError:
+            return Found.UNREADABLE
+        try:
+            return self._hash(descriptor, name)
+        except OSError as error:
+            if error.errno not in {errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG}:
+                raise
+            return Found.UNREADABLE
+        finally:
+            os.close(descriptor)
+
+    def _hash(self, descriptor: int, name: str) -> Found:
+        size = os.fstat(descriptor).st_size
+        digest = content_digest(name, size)
+        position = 0
+        while position < size:
+            if self._wait():
+                return Found.STOPPED
+            count = os.preadv(descriptor, [self._buffer], position)
+            if not count:
+                return Found.DAMAGED
+            digest.update(self._buffer[: min(count, size - position)])
+            position += count
+            self._spend(count)
+        return Found.GOOD if digest.hexdigest() == name else Found.DAMAGED
+
+    def _spend(self, count: int) -> None:
+        self._pace = self._pace or Pace(self.bytes_per_second)
+        self.read_bytes += count
+        self._stopped.wait(self._pace.spend(count, time.monotonic()))
+
+    def _wait(self) -> bool:
+        """While the disk is busy; True when it is time to stop."""
+        while not self._stopped.is_set() and _pressure(self.pressure) > _BUSY_PER_CENT:
+            self._stopped.wait(_PAUSE_SECONDS)
+        return self._stopped.is_set()
+
+
+def give_way() -> None:
+    """Give the calling thread a lower priority for the processor, and with it for I/O (ioprio_set(2)). It keeps it."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+def take_out(folder: ModelFolder, name: str, is_still: Callable[[os.stat_result], bool]) -> bool:
+    """Remove the damaged blob, unless another has taken its place: nobody is to be served from it any more. Who has it open keeps
+    it. A link to a shared store goes, and not what it leads to."""
+    path = folder.blob(name)
+    try:
+        if not is_still(path.stat()):
+            return False
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _open(path: Path) -> int:
+    """Around the page cache where the file system can."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _pressure(file: Path) -> float:
+    """Per cent of the last ten seconds in which somebody waited for I/O; 0 where the kernel does not say."""
+    try:
+        match = _PRESSURE.search(file.read_text("ascii"))
+    except (OSError, ValueError):
+        return 0.0
+    return float(match[1]) if match is not None else 0.0

@@ -60,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     many more than 16."""
     fetch_bytes_per_second: int | None = None
     """Most bytes that fetches together bring over the network in a second; without it, as fast as it goes."""
+    fetch_xet: bool = False
+    """Take files that the hub has in its Xet store from there, with hf-xet. Ranges are faster here, and take less memory."""
     hub_endpoint: str | None = None
     """The hub or a mirror of it; without it https://huggingface.co."""
     hub_token_file: str | None = None

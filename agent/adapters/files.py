@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _HASH_CHUNK_BYTES = 1024 * 1024
 _FILE_MODE = 0o644
 _SHA256_DIGITS = 64
+_OTHERS_ENTER = stat.S_IROTH | stat.S_IXOTH
 _LOCK_MODE = 0o664
 _F_SETSIG = 10  # fcntl(2); Python's fcntl does not name it
 _FOLDER = re.compile(r"models--((?:(?!--).)+)--((?:(?!--).)+)")
@@ -131,6 +132,10 @@ def preallocate(descriptor: int, size_bytes: int) -> None:
         if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
             raise
         os.ftruncate(descriptor, size_bytes)
+
+
+def enterable_by_others(status: os.stat_result) -> bool:
+    return status.st_mode & _OTHERS_ENTER == _OTHERS_ENTER
 
 
 def open_direct(path: Path) -> int | None:

@@ -31,6 +31,7 @@ from agent.model.wait import wait_asked
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"[!-~]+")
+_XET = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -67,6 +68,10 @@ class HubClient:
 
     def file_url(self, commit: str, path: str) -> str:
         return hf_hub_url(self._repository, path, revision=commit, endpoint=self._api.endpoint)
+
+    def xet_token_url(self, commit: str) -> str:
+        """Who asks there with our headers is told where the Xet store is, and given a token for it."""
+        return f"{self._api.endpoint}/api/models/{self._repository}/xet-read-token/{commit}"
 
     def headers(self) -> Mapping[str, str]:
         """What a request to the hub itself carries; not for other hosts."""
@@ -147,4 +152,5 @@ def _listed(entry: RepoFile) -> RepositoryFile:
     blob, size = (entry.lfs.sha256, entry.lfs.size) if entry.lfs is not None else (entry.blob_id, entry.size)
     if not _BLOB.fullmatch(blob) or not isinstance(size, int) or size < 0:
         raise FetchEndedError("hub-answer", f"the hub lists no usable hash or size for {entry.path[:80]!r}")
-    return RepositoryFile(entry.path, size, blob)
+    xet = entry.xet_hash if isinstance(entry.xet_hash, str) and _XET.fullmatch(entry.xet_hash) else None
+    return RepositoryFile(entry.path, size, blob, xet)

@@ -12,11 +12,12 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from agent.adapters.files import ModelFolder, read_manifest, sync_directory, write_durably
+from agent.adapters.files import ModelFolder, enterable_by_others, read_manifest, sync_directory, write_durably
 from agent.model.cache import MANIFEST_FORMAT, Manifest
 from agent.model.catalog import Listing, RepositoryFile
 
@@ -27,6 +28,9 @@ _FILE_MODE = 0o644
 def make_folders(folder: ModelFolder) -> None:
     """The folders of the repository, open to every reader whatever the umask was when they were made."""
     folder.cache.mkdir(parents=True, exist_ok=True)
+    if not enterable_by_others(folder.cache.stat()):
+        with suppress(PermissionError):  # another's: the model will not be called ready
+            folder.cache.chmod(_DIRECTORY_MODE)
     for directory in (folder.root, folder.blobs, folder.private, folder.root / "snapshots", folder.root / "refs"):
         directory.mkdir(exist_ok=True)
         directory.chmod(_DIRECTORY_MODE)

@@ -23,7 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, pairwise
+from typing import TYPE_CHECKING
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -32,6 +33,9 @@ from agent.execute.fetch_hash import Buffers, Hasher
 from agent.execute.fetch_http import Connections, Source
 from agent.execute.fetch_pace import Pace
 from agent.model.cache import FetchEndedError, FetchError, FetchFaultError, FetchLimits
+
+if TYPE_CHECKING:
+    from agent.adapters.xet import XetStore
 
 _PIECE_BYTES = 2 * GRAIN_BYTES
 _MOST_KEPT_GRAINS = 3
@@ -51,11 +55,12 @@ class StoppedError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Download:
-    """A blob with the place it comes from. ``waiting`` are pieces that nobody brings yet. All but the first two
-    belong to the pool's lock."""
+    """A blob with the place it comes from. ``waiting`` are pieces that nobody brings yet. All but the first
+    two belong to the pool's lock."""
 
     part: Part
     source: Source
+    xet: XetStore | None = None  # until it fails
     waiting: deque[Piece | None] = field(default_factory=deque)
     pieces_left: int = 0
     times_wrong: int = 0
@@ -134,7 +139,9 @@ class Pool:
 
     def _enqueue(self, download: Download) -> None:
         """A blob that lacks nothing (an empty one, or one that was never checked) still has to be published."""
-        pieces: list[Piece | None] = [*download.part.missing(_PIECE_BYTES)] or [None]
+        # The Xet store is asked for one long piece: it brings it over connections of its own.
+        longest = _PIECE_BYTES if download.xet is None else download.part.file.size_bytes
+        pieces: list[Piece | None] = [*download.part.missing(longest)] or [None]
         with self._changed:
             download.pieces_left = len(pieces)
             download.waiting.extend(pieces)
@@ -202,6 +209,7 @@ class Pool:
         self._open(download.part)
         if piece is not None and not download.part.brought_by_another:
             with closing(_Reading(self, download, piece, connections)) as reading:
+                self._bring_by_xet(reading, download)
                 reading.until_done()
         with self._changed:
             download.pieces_left -= 1
@@ -209,6 +217,20 @@ class Pool:
         if last:
             self._recorder.flush()
             self._publish(download)
+
+    def _bring_by_xet(self, reading: _Reading, download: Download) -> None:
+        """What the store does not bring is cut into pieces for all connections; the first of them is this reading's."""
+        store = download.xet
+        if store is None:
+            return
+        rest = reading.by_xet(store)
+        if rest:
+            with self._changed:
+                download.xet = None
+                download.pieces_left += len(rest)
+                download.waiting.extend(rest)
+                heappush(self._queue, (-download.part.file.size_bytes, next(self._numbers), download))
+                self._changed.notify_all()
 
     def _open(self, part: Part) -> None:
         """Once nobody else is at it: the hub's own client brings a blob under a lock."""
@@ -229,6 +251,7 @@ class Pool:
         with self._changed:
             self.tally.verify_failures += 1
             download.times_wrong += 1
+            download.xet = None
         if download.times_wrong >= _TIMES_WRONG:
             path = download.part.file.path
             raise FetchEndedError("wrong-bytes", f"the hub sent wrong bytes for {path} {_TIMES_WRONG} times")
@@ -285,6 +308,30 @@ class _Reading:
         if self._grain is not None:
             self._pool.buffers.give(self._grain)
             self._grain = None
+
+    def by_xet(self, store: XetStore) -> list[Piece]:
+        """All that comes from there; what is to be brought otherwise beside the piece that this reading then has."""
+        file = self._download.part.file
+        assert file.xet is not None
+        try:
+            for chunk in store.stream(file.xet, file.size_bytes, self._finished_to, self._piece.end):
+                self._put(memoryview(chunk))
+        except FetchFaultError as fault:
+            self._pool.fault(fault)
+        if self._finished_to == self._piece.end:
+            return []
+        bounds = [*range(self._finished_to, self._piece.end, _PIECE_BYTES), self._piece.end]
+        own, *rest = [Piece(start, end) for start, end in pairwise(bounds)]
+        self._piece = own
+        return rest
+
+    def _put(self, content: memoryview) -> None:
+        while content:
+            room = self.room()
+            count = min(len(room), len(content))
+            room[:count] = content[:count]
+            self.took(count)
+            content = content[count:]
 
     def until_done(self) -> None:
         while self._finished_to < self._piece.end:

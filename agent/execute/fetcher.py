@@ -38,6 +38,7 @@ from agent.model.catalog import Listing, RepositoryFile, pickled_only, selected
 
 if TYPE_CHECKING:
     from agent.adapters.hub import HubClient
+    from agent.adapters.xet import XetStore
 
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 10
@@ -130,7 +131,8 @@ class Fetch:
         missing = sum(part.file.size_bytes for part in parts)
         self._admit(parts)
         self._say(Resolved(listing.commit, size, size - missing + sum(part.done_bytes for part in parts)))
-        pool = Pool([self._download(part, listing.commit) for part in parts], self._order.limits)
+        store = self._xet_store(listing.commit) if any(part.file.xet for part in parts) else None
+        pool = Pool([self._download(part, listing.commit, store) for part in parts], self._order.limits)
         pool.tally.verify_failures = wrong
         try:
             pool.run(lambda: self._tell(pool, size - missing), _TICK_SECONDS)
@@ -138,9 +140,18 @@ class Fetch:
             self._said_at = 0.0
             self._tell(pool, size - missing)
 
-    def _download(self, part: Part, commit: str) -> Download:
+    def _download(self, part: Part, commit: str, store: XetStore | None) -> Download:
         url = self._hub.file_url(commit, part.file.path)
-        return Download(part, Source(url, self._hub.headers(), part.file.size_bytes))
+        source = Source(url, self._hub.headers(), part.file.size_bytes)
+        return Download(part, source, store if part.file.xet is not None else None)
+
+    def _xet_store(self, commit: str) -> XetStore | None:
+        limits = self._order.limits
+        if not limits.xet:
+            return None
+        from agent.adapters.xet import XetStore
+
+        return XetStore(self._hub.xet_token_url(commit), self._hub.headers(), limits.stall_seconds)
 
     def _admit(self, parts: Sequence[Part]) -> None:
         """Before the first byte: does what is missing fit? What parts take already is not needed again."""
@@ -214,4 +225,6 @@ def _say(message: Message) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # A thread that a library never gave back does not hold up the end.
+    os._exit(code)

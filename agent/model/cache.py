@@ -57,7 +57,8 @@ class DiskUse:
 class FetchLimits:
     """``allowance_bytes``: what the cache may still grow by (None: no budget); ``reserve_bytes`` stay free on the
     file system whatever the allowance; a connection silent for ``stall_seconds`` is dropped; ``attempts`` in a row
-    without a finished grain end the fetch; all connections together bring at most ``bytes_per_second`` (None: no limit)."""
+    without a finished grain end the fetch; all connections together bring at most ``bytes_per_second`` (None: no limit).
+    ``xet``: files that the hub has in its Xet store are taken from there."""
 
     allowance_bytes: int | None = None
     reserve_bytes: int = 0
@@ -66,6 +67,7 @@ class FetchLimits:
     stall_seconds: float = 30.0
     longest_wait_seconds: float = 30.0
     bytes_per_second: float | None = None
+    xet: bool = False
 
 
 @dataclass(frozen=True, slots=True)

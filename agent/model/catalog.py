@@ -91,11 +91,13 @@ class CatalogRefusal:
 @dataclass(frozen=True, slots=True)
 class RepositoryFile:
     """One file of a commit. ``blob`` is the hash of its content by which the cache names it: sha256 (64 hex digits)
-    of what the repository keeps in LFS, git's sha1 of ``blob <n>\\0<content>`` (40) of everything else."""
+    of what the repository keeps in LFS, git's sha1 of ``blob <n>\\0<content>`` (40) of everything else.
+    ``xet``: by what name the hub's Xet store has it, where it does."""
 
     path: str
     size_bytes: int
     blob: str
+    xet: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

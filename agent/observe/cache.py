@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agent.adapters.files import ModelFolder, content_hash, read_manifest, readable_by_others
+from agent.adapters.files import ModelFolder, content_hash, enterable_by_others, read_manifest, readable_by_others
 from agent.model.cache import CachedModel, Manifest
 from agent.model.catalog import CatalogModel, RepositoryFile, selected
 
@@ -70,12 +70,15 @@ def _checked_at(folder: ModelFolder, model: CatalogModel) -> float | None:
 
 def _compared(folder: ModelFolder, manifest: Manifest, files: Sequence[RepositoryFile]) -> CachedModel:
     verified = frozenset(manifest.verified)
+    closed = _closed_folder(folder, manifest.commit)
     problems = {f.path: _problem(folder, manifest.commit, f) for f in files}
     problems |= {f.path: "never checked" for f in files if f.path not in verified}
     blobs = {f.blob: f.size_bytes for f in files}
     present = {f.blob: f.size_bytes for f in files if problems[f.path] is None}
     bad = [(path, problem) for path, problem in problems.items() if problem is not None]
     lacking = None if files else _NO_FILE
+    if closed is not None:
+        lacking = f"folder {closed} cannot be entered by others"
     if bad:
         path, problem = bad[0]
         lacking = f"{path} is {problem}" + (f", and {len(bad) - 1} more files" if len(bad) > 1 else "")
@@ -95,6 +98,13 @@ def _problem(folder: ModelFolder, commit: str, file: RepositoryFile) -> str | No
     if not stat.S_ISREG(status.st_mode) or status.st_size != file.size_bytes:
         return "of another length than listed"
     return None if readable_by_others(status) else "not readable for others"
+
+
+def _closed_folder(folder: ModelFolder, commit: str) -> str | None:
+    """One on the way to the files that a pod which is not their owner cannot enter."""
+    way = (folder.cache, folder.root, folder.blobs, folder.root / "snapshots", folder.snapshot(commit))
+    closed = (path for path in way if path.is_dir() and not enterable_by_others(path.stat()))
+    return next((path.name for path in closed), None)
 
 
 def _is_intact(folder: ModelFolder, commit: str, file: RepositoryFile) -> bool:

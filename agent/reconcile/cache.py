@@ -61,6 +61,7 @@ class CacheRules:
     stall_seconds: float = 30.0
     bytes_per_second: float | None = None
     require_safetensors: bool = False
+    xet: bool = False
 
     @staticmethod
     def of(settings: Settings) -> CacheRules:
@@ -72,6 +73,7 @@ class CacheRules:
             connections=settings.fetch_connections,
             bytes_per_second=settings.fetch_bytes_per_second,
             require_safetensors=settings.require_safetensors,
+            xet=settings.fetch_xet,
         )
 
 
@@ -261,6 +263,7 @@ def limits_of(rules: CacheRules, model: CatalogModel, disk: DiskUse) -> FetchLim
         reserve_bytes=int(rules.reserve_ratio * disk.total_bytes),
         connections=rules.connections,
         stall_seconds=rules.stall_seconds,
+        xet=rules.xet,
         bytes_per_second=min((rate for rate in (share, model.bytes_per_second) if rate is not None), default=None),
     )
 

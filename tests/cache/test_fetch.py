@@ -129,6 +129,19 @@ async def test_readers_who_are_not_the_owner_can_read_everything(hub: Hub, cache
 
 
 @pytest.mark.parametrize(
+    "closed", [".", "models--acme--tiny", "models--acme--tiny/blobs", "models--acme--tiny/snapshots"]
+)
+async def test_a_model_in_a_folder_that_others_cannot_enter_is_not_ready_until_it_is_opened(
+    closed: str, hub: Hub, cache: Path
+) -> None:
+    await fetch(order_for(hub, cache))
+    (cache / closed).chmod(0o700)
+    assert observe_model(cache, TINY).lacking == f"folder {(cache / closed).name} cannot be entered by others"
+    await fetch(order_for(hub, cache))
+    assert observe_model(cache, TINY).complete
+
+
+@pytest.mark.parametrize(
     ("kind", "details"),
     [
         ("status", {"status": 429, "retry_after_seconds": 0}),

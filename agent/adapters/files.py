@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from agent.model.cache import MANIFEST_FORMAT, DiskUse, Manifest
+from agent.model.catalog import RepositoryFile, unusable_path
 from agent.model.errors import BadInputError, RetryError
 
 if TYPE_CHECKING:
@@ -344,3 +345,28 @@ def read_manifest(folder: ModelFolder, commit: str) -> Manifest | None:
     except (OSError, msgspec.DecodeError):
         return None
     return manifest if manifest.format == MANIFEST_FORMAT else None
+
+
+class _TreeEntry(msgspec.Struct, frozen=True):
+    size: int
+    blob_id: str
+    lfs_sha256: str | None = None
+    lfs_size: int | None = None
+
+
+class _Tree(msgspec.Struct, frozen=True):
+    """What the hub's client writes to ``trees/<commit>.json``, format 1 (huggingface_hub 1.22 and later)."""
+
+    files: dict[str, _TreeEntry]
+
+
+def read_listing_of_the_client(folder: ModelFolder, commit: str) -> tuple[RepositoryFile, ...]:
+    """Every file that the commit has, as the hub told its client; names that cannot be are left out. Raises OSError and
+    msgspec.DecodeError."""
+    tree = msgspec.json.decode(folder.listing_of_the_client(commit).read_bytes(), type=_Tree)
+    return tuple(_listed(path, entry) for path, entry in tree.files.items() if unusable_path(path) is None)
+
+
+def _listed(path: str, entry: _TreeEntry) -> RepositoryFile:
+    size = entry.lfs_size if entry.lfs_size is not None else entry.size
+    return RepositoryFile(path, size, entry.lfs_sha256 or entry.blob_id)

@@ -77,13 +77,6 @@ class HubClient:
         """What a request to the hub itself carries; not for other hosts."""
         return build_hf_headers(token=self._token, library_name="warmslice")
 
-    def confirm(self, cache: Path, commit: str) -> None:
-        """Let the library find the finished snapshot as an offline reader would. Raises FetchEndedError if it cannot."""
-        try:
-            snapshot_download(self._repository, revision=commit, cache_dir=cache, local_files_only=True)
-        except LocalEntryNotFoundError as error:
-            raise FetchEndedError("layout", f"huggingface_hub does not find the snapshot: {error}") from error
-
     @contextmanager
     def _our_errors(self, revision: str) -> Iterator[None]:
         try:
@@ -130,6 +123,14 @@ class HubClient:
         if self._token:
             return f"the hub has no {self._repository} that this token may see: check the name or the token's access"
         return f"the hub has no public {self._repository}: check the name, or give a token if it is private"
+
+
+def confirm(repository: str, cache: Path, commit: str) -> None:
+    """Let the library find the finished snapshot as an offline reader would. Raises FetchEndedError if it cannot."""
+    try:
+        snapshot_download(repository, revision=commit, cache_dir=cache, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        raise FetchEndedError("layout", f"huggingface_hub does not find the snapshot: {error}") from error
 
 
 def _shown(endpoint: str) -> str:

@@ -183,8 +183,8 @@ def _wrong_values(entry: _Entry) -> Iterator[tuple[str, str]]:
         yield "name", f"is {entry.name!r}, {right}"
     if not _REVISION.fullmatch(entry.revision) or ".." in entry.revision:
         yield "revision", f"is {entry.revision!r}, expected a branch, a tag or a commit id"
-    if entry.endpoint is not None and not re.match(r"https?://[^/\s]+", entry.endpoint):
-        yield "endpoint", f"is {entry.endpoint!r}, expected a URL such as https://hub.example.com"
+    if entry.endpoint is not None and not re.match(r"https?://[^/\s]+|file:///", entry.endpoint):
+        yield "endpoint", f"is {entry.endpoint!r}, expected a URL such as https://hub.example.com, or file:///mnt/hub"
     if entry.follow_seconds is not None and entry.follow_seconds < _LEAST_FOLLOW_SECONDS:
         right = f"expected {_LEAST_FOLLOW_SECONDS} or more, or none to stay at the commit that is here"
         yield "follow_seconds", f"is {entry.follow_seconds}, {right}"

@@ -10,13 +10,14 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from agent.adapters import clock
 from agent.execute.fetch_route import Route, route_to
@@ -76,6 +77,9 @@ class Connections:
         False, with nothing received, where the server ignores ranges and the bytes asked for are not the whole file.
         What ``sink`` raises passes through.
         """
+        if source.url.startswith("file:"):
+            _read_file(source, start, end, sink)
+            return True
         with self._closed_on_error():
             response = self._located(source, f"bytes={start}-{end - 1}" if end > start else None)
             if not _is_what_was_asked(response, source, start, end):
@@ -144,6 +148,29 @@ class Connections:
         except BaseException:
             self.close()
             raise
+
+
+def _read_file(source: Source, start: int, end: int, sink: Sink) -> None:
+    """From a cache that is mounted; what was read does not stay in the page cache."""
+    try:
+        with open(unquote(urlsplit(source.url).path), "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != source.size_bytes:
+                raise FetchFaultError("size", f"the shared cache has {size} bytes, it lists {source.size_bytes}")
+            file.seek(start)
+            position = start
+            while position < end:
+                count = file.readinto(sink.room()[: end - position])
+                if not count:
+                    raise FetchFaultError("truncated", f"the file ended after {position} of {end} bytes")
+                sink.took(count)
+                position += count
+            os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
+    except FileNotFoundError as error:
+        message = "the shared cache lacks a file that it lists: fill it again with all that is wanted"
+        raise FetchEndedError("missing", message, FailureKind.REFUSED) from error
+    except OSError as error:
+        raise FetchFaultError("unreachable", f"the shared cache cannot be read: {error.strerror}") from error
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.adapters.files import ModelFolder, allocated_bytes, content_hash, free_bytes, locked, unshare
+from agent.adapters.shared_cache import SharedCache, is_shared
 from agent.execute.fetch_blob import Part, disk_errors
 from agent.execute.fetch_http import Source
 from agent.execute.fetch_layout import (
@@ -33,7 +34,7 @@ from agent.execute.fetch_layout import (
 )
 from agent.execute.fetch_messages import Done, Failed, Instructions, Message, Progress, Resolved
 from agent.execute.fetch_pool import Download, Pool, retrying
-from agent.model.cache import FailureKind, FetchEndedError, FetchError
+from agent.model.cache import FailureKind, FetchEndedError, FetchError, FetchOrder
 from agent.model.catalog import Listing, RepositoryFile, pickled_only, selected
 
 if TYPE_CHECKING:
@@ -84,14 +85,10 @@ class Fetch:
     """One order from its listing to its publication; what happens is told to ``say``."""
 
     def __init__(self, instructions: Instructions, say: Callable[[Message], None]) -> None:
-        from agent.adapters.hub import HubClient  # here, after main has set the library's environment
-
         self._say = say
         self._order = order = instructions.order
         self._folder = ModelFolder(Path(order.cache_directory), order.repository)
-        self._hub: HubClient = HubClient(
-            order.repository, order.endpoint, instructions.token, order.limits.stall_seconds
-        )
+        self._hub = _origin(order, instructions.token)
         self._said_at = 0.0
 
     def run(self) -> str:
@@ -147,7 +144,7 @@ class Fetch:
 
     def _xet_store(self, commit: str) -> XetStore | None:
         limits = self._order.limits
-        if not limits.xet:
+        if not limits.xet or isinstance(self._hub, SharedCache):
             return None
         from agent.adapters.xet import XetStore
 
@@ -168,7 +165,9 @@ class Fetch:
     def _publish(self, listing: Listing, files: Sequence[RepositoryFile]) -> None:
         link_snapshot(self._folder, listing.commit, files)
         settle_listing_of_the_client(self._folder, listing, files)
-        self._hub.confirm(self._folder.cache, listing.commit)
+        from agent.adapters.hub import confirm
+
+        confirm(listing.repository, self._folder.cache, listing.commit)
         write_manifest(self._folder, listing, (file.path for file in files))
         write_ref(self._folder, self._order.revision, listing.commit)
 
@@ -180,6 +179,14 @@ class Fetch:
         tally = pool.tally
         fetched = present_bytes + pool.fetched_bytes
         self._say(Progress(fetched, tally.received_bytes, tally.verify_failures, dict(tally.faults)))
+
+
+def _origin(order: FetchOrder, token: str | None) -> HubClient | SharedCache:
+    if order.endpoint is not None and is_shared(order.endpoint):
+        return SharedCache(order.repository, order.endpoint)
+    from agent.adapters.hub import HubClient  # here, after main has set the library's environment
+
+    return HubClient(order.repository, order.endpoint, token, order.limits.stall_seconds)
 
 
 def _blob_state(folder: ModelFolder, file: RepositoryFile, vouched: Collection[str]) -> bool | None:

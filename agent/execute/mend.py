@@ -6,27 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from agent.adapters.files import ModelFolder, content_hash, locked, unshare, write_durably
+from agent.adapters.files import ModelFolder, content_hash, locked, read_listing_of_the_client, unshare, write_durably
 from agent.model.cache import MANIFEST_FORMAT, Manifest
-from agent.model.catalog import RepositoryFile, unusable_path
 from agent.model.errors import RetryError
 from agent.model.finding import Finding, Remedy
 
 _BLOB_MODE = 0o644
 _DIRECTORY_MODE = 0o755
-
-
-class _Entry(msgspec.Struct, frozen=True):
-    size: int
-    blob_id: str
-    lfs_sha256: str | None = None
-    lfs_size: int | None = None
-
-
-class _Tree(msgspec.Struct, frozen=True):
-    """What the hub's client writes to ``trees/<commit>.json``, format 1 (huggingface_hub 1.22 and later)."""
-
-    files: dict[str, _Entry]
 
 
 def mend(cache: Path, finding: Finding) -> str:
@@ -67,10 +53,9 @@ def _adopt(folder: ModelFolder, snapshot: Path) -> str:
     """Vouch for a snapshot whose every file has the content that its commit lists, as the hub's client wrote the list down.
     What of the list is not here is not vouched for."""
     try:
-        tree = msgspec.json.decode(folder.listing_of_the_client(snapshot.name).read_bytes(), type=_Tree)
+        files = read_listing_of_the_client(folder, snapshot.name)
     except msgspec.DecodeError:
         return "not adopted: the list of its files cannot be read"
-    files = tuple(_listed(path, entry) for path, entry in tree.files.items() if unusable_path(path) is None)
     here = [file for file in files if (snapshot / file.path).is_file()]
     wrong = [file.path for file in here if content_hash(snapshot / file.path, like=file.blob) != file.blob]
     if wrong:
@@ -82,8 +67,3 @@ def _adopt(folder: ModelFolder, snapshot: Path) -> str:
     record = folder.listing_of_the_client(snapshot.name)
     record.chmod(_BLOB_MODE) if len(here) == len(files) else record.unlink()
     return f"adopted: {len(here)} of its {len(files)} files are here, with the content that is listed"
-
-
-def _listed(path: str, entry: _Entry) -> RepositoryFile:
-    size = entry.lfs_size if entry.lfs_size is not None else entry.size
-    return RepositoryFile(path, size, entry.lfs_sha256 or entry.blob_id)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from agent.adapters import clock
 from agent.adapters.files import TextFile, token_reader
+from agent.commands.progress import shown_on
 from agent.model import labels
-from agent.model.cache import FetchProgress
 from agent.model.catalog import CatalogModel, CatalogRefusal
 from agent.model.errors import BadInputError
 from agent.model.revision import Room
@@ -27,7 +28,8 @@ async def cache_command(settings: Settings, action: str, names: Sequence[str], s
     match action:
         case "pull":
             token = token_reader(settings.hub_token_file, settings.hub_tokens_directory)
-            ended = await pull(rules, wanted, token, clock.now, lambda progress: say(_progress(progress)))
+            with shown_on(sys.stderr, say) as shown:
+                ended = await pull(rules, wanted, token, clock.now, shown.follow)
             for name, why in ended.items():
                 say(f"{name}: {why or 'ready'}")
             return int(any(ended.values()))
@@ -94,10 +96,3 @@ def _chosen(settings: Settings, names: Sequence[str]) -> tuple[CatalogModel, ...
         known = ", ".join(model.name for model in wanted) or "none"
         raise BadInputError(f"model {unknown[0]!r} is not in {settings.catalog_file}; it has {known}")
     return tuple(model for model in wanted if not names or model.name in names)
-
-
-def _progress(progress: FetchProgress) -> str:
-    share = progress.fetched_bytes / progress.size_bytes if progress.size_bytes else 0.0
-    return (
-        f"{progress.model.name}: {progress.fetched_bytes / 1e6:.0f} of {progress.size_bytes / 1e6:.0f} MB ({share:.0%})"
-    )

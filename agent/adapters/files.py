@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from agent.model.cache import MANIFEST_FORMAT, DiskUse, Manifest
-from agent.model.catalog import RepositoryFile, unusable_path
+from agent.model.catalog import RepositoryFile, folder_name, unusable_path
 from agent.model.errors import BadInputError, RetryError
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ class ModelFolder:
 
     @property
     def root(self) -> Path:
-        return self.cache / f"models--{self.repository.replace('/', '--')}"
+        return self.cache / folder_name(self.repository)
 
     @property
     def blobs(self) -> Path:

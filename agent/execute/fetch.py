@@ -171,14 +171,22 @@ class FetchSupervisor:
             self.totals,
             received_bytes=self.totals.received_bytes + progress.received_bytes - before.received_bytes,
             verify_failures=self.totals.verify_failures + progress.verify_failures - before.verify_failures,
+            retries=_sum(self.totals.retries, progress.faults, before.faults),
         )
         running.counted = progress
-        running.progress = replace(running.progress, fetched_bytes=progress.fetched_bytes)
+        running.progress = replace(
+            running.progress, fetched_bytes=progress.fetched_bytes, retries=dict(progress.faults)
+        )
 
     def _count_failure(self, failure: Failed | None) -> None:
         if failure is not None:
             count = self.totals.failures.get(failure.reason, 0) + 1
             self.totals = replace(self.totals, failures={**self.totals.failures, failure.reason: count})
+
+
+def _sum(totals: Mapping[str, int], now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    more = {reason: count - before.get(reason, 0) for reason, count in now.items()}
+    return {reason: totals.get(reason, 0) + more.get(reason, 0) for reason in {**totals, **more}}
 
 
 async def lines_of(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:

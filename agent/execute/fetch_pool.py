@@ -108,6 +108,7 @@ class Pool:
         self._hasher = Hasher(self.buffers, _MOST_KEPT_GRAINS, _HASHING_THREADS)
         self._recorder = GrainRecorder(self._hasher.grown)
         self._pace = Pace(limits.bytes_per_second)
+        self._quiet_until = 0.0
 
     @property
     def fetched_bytes(self) -> int:
@@ -278,8 +279,17 @@ class Pool:
     def flush(self) -> None:
         self._recorder.flush()
 
+    def keep_quiet(self) -> None:
+        """As long as the other side has asked any of us to wait: it counts callers, not connections."""
+        with self._changed:
+            wait = self._quiet_until - time.monotonic()
+        if wait > 0:
+            _sleep(wait, self._stopped)
+
     def fault(self, fault: FetchFaultError) -> None:
         with self._changed:
+            if fault.after_seconds is not None and _bearable(fault, self._limits):
+                self._quiet_until = max(self._quiet_until, time.monotonic() + fault.after_seconds)
             self.tally.faults[fault.reason] = self.tally.faults.get(fault.reason, 0) + 1
 
     def retrying(self) -> Retrying:
@@ -339,6 +349,7 @@ class _Reading:
 
     def _try(self) -> None:
         before = self._finished_to
+        self._pool.keep_quiet()
         try:
             self._read()
         except FetchFaultError as fault:

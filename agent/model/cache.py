@@ -158,13 +158,15 @@ class FetchFailure:
 
 @dataclass(frozen=True, slots=True)
 class FetchProgress:
-    """A fetch as it runs. ``fetched_bytes`` of ``size_bytes`` are on disk, those of earlier runs included."""
+    """A fetch as it runs. ``fetched_bytes`` of ``size_bytes`` are on disk, those of earlier runs included; ``retries``: what was
+    tried again, by reason."""
 
     model: CatalogModel
     started_at_seconds: float
     commit: str | None = None
     size_bytes: int = 0
     fetched_bytes: int = 0
+    retries: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +180,13 @@ class FinishedFetch:
 
 @dataclass(frozen=True, slots=True)
 class FetchTotals:
-    """Counted since this process started: bytes received, fetches failed by reason, contents that had wrong bytes."""
+    """Counted since this process started: bytes received, fetches failed by reason, contents that had wrong bytes,
+    requests tried again by reason."""
 
     received_bytes: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)
     verify_failures: int = 0
+    retries: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,11 @@ def derived_name(repository: str) -> str:
     return f"{name[:_SHORTENED_CHARACTERS]}-{digest[:_HASH_CHARACTERS]}"
 
 
+def folder_name(repository: str) -> str:
+    """What the hub's client calls the repository's folder in a cache."""
+    return f"models--{repository.replace('/', '--')}"
+
+
 def unusable_path(path: str) -> str | None:
     """Why a hub's file name cannot become a file below a snapshot folder, or None where it can."""
     try:

@@ -59,7 +59,8 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class PodText:
-    """A pod that may use a model: its name, ``namespace/name``, and every word of its containers' commands and environments."""
+    """A pod that may use a model: its name, ``namespace/name``, and every word of its containers' commands and environments,
+    and the paths of the host that it mounts."""
 
     pod: str
     text: str

@@ -32,7 +32,7 @@ def opened(cache: Path, revisions: Iterable[Revision]) -> frozenset[RevisionKey]
 
 
 def pod_texts(pods: Sequence[dict[str, Any]]) -> tuple[PodText, ...]:
-    """Of every pod that has not ended: all that its containers are told."""
+    """Of every pod that has not ended: all that its containers are told, and the paths that it mounts."""
     return tuple(
         PodText(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}", "\n".join(_words(pod.get("spec") or {})))
         for pod in pods
@@ -71,3 +71,5 @@ def _words(spec: dict[str, Any]) -> Iterator[str]:
             yield from container.get("command") or ()
             yield from container.get("args") or ()
             yield from (variable.get("value") or "" for variable in container.get("env") or ())
+            yield from (mount.get("subPath") or "" for mount in container.get("volumeMounts") or ())
+    yield from ((volume.get("hostPath") or {}).get("path") or "" for volume in spec.get("volumes") or ())

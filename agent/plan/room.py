@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from agent.model.cache import CachedModel
-from agent.model.catalog import CatalogModel
+from agent.model.catalog import CatalogModel, folder_name
 from agent.model.revision import UNFINISHED, Going, PodText, Revision, RevisionKey, Room
 
 _SECONDS_PER_FETCH = 2.0
@@ -39,7 +39,8 @@ def holders(
     pins = {RevisionKey(model.repository, commit) for model, commit in pinned if commit is not None}
     held = {}
     for key in (revision.key for revision in revisions):
-        pod = next((pod.pod for pod in pods or () if key.repository in pod.text), None)
+        names = (key.repository, folder_name(key.repository))
+        pod = next((pod.pod for pod in pods or () if any(name in pod.text for name in names)), None)
         if key in here or key in unfinished:
             held[key] = "wanted on this node"
         elif key in pins:

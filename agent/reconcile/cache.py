@@ -283,8 +283,8 @@ def _model_report(
     held: str | None,
 ) -> ModelReport:
     state, since_seconds = since
-    reason, message = _why(state, cached, failure, held)
     fetching = progress if state is ModelState.FETCHING else None
+    reason, message = _why(state, cached, failure, held) if fetching is None else ("fetching", _how_far(fetching))
     return ModelReport(
         name=model.name,
         repository=model.repository,
@@ -298,6 +298,14 @@ def _model_report(
         since_seconds=since_seconds,
         next_try_seconds=failure.next_try_seconds if failure is not None and progress is None else None,
     )
+
+
+def _how_far(progress: FetchProgress) -> str:
+    if not progress.size_bytes:
+        return "the hub is asked what there is to fetch"
+    done = f"{progress.fetched_bytes / 1e9:.2f} of {progress.size_bytes / 1e9:.2f} GB are here"
+    retries = ", ".join(f"{reason} ({count})" for reason, count in sorted(progress.retries.items()))
+    return f"{done}; tried again after: {retries}" if retries else done
 
 
 def _why(state: ModelState, cached: CachedModel, failure: FetchFailure | None, held: str | None) -> tuple[str, str]:

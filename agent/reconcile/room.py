@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.execute.remove import finish_removals, reap_broken_downloads, remove, touch_used
@@ -100,7 +100,8 @@ class RoomKeeper:
         over = None
         if room.short_bytes and short is None:
             over = f"the cache takes {disk.used_bytes} bytes, {excess} more than it may; {self.held}"
-        return Kept(not room.short_bytes and (waited or bool(room.going)), room.going, over)
+        gone = room.going if short is None else tuple(_for(going, short.model) for going in room.going)
+        return Kept(not room.short_bytes and (waited or bool(gone)), gone, over)
 
     def why_not(self, model: CatalogModel) -> str | None:
         """What holds the room that this model needs; None where that is not why it waits."""
@@ -115,6 +116,12 @@ class RoomKeeper:
         told = [f"{key} ({size / 1e9:.1f} GB, {why})" for key, size, why in held[:_MOST_NAMED]]
         more = f" and {len(held) - _MOST_NAMED} more" if len(held) > _MOST_NAMED else ""
         return f"what is there stays: {', '.join(told)}{more}"
+
+
+def _for(going: Going, model: CatalogModel) -> Going:
+    if going.reason != "room":
+        return going
+    return replace(going, because=f"{going.because}, and {model.repository} needs the room")
 
 
 def plan_room(rules: RoomRules, use: Use, needed_bytes: int, now_seconds: float) -> Room:

@@ -66,6 +66,12 @@ def _totals(totals: FetchTotals, scrub: ScrubReport) -> Iterator[Metric]:
     for reason, count in totals.failures.items():
         failures.add_metric([reason], count)
     yield failures
+    retries = CounterMetricFamily(
+        "warmslice_fetch_retries", "Requests of fetches that were tried again, by reason.", labels=["reason"]
+    )
+    for reason, count in totals.retries.items():
+        retries.add_metric([reason], count)
+    yield retries
     yield CounterMetricFamily(
         "warmslice_verify_failures",
         "Files whose content was not what the hub's listing says, when they came or later.",

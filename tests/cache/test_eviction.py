@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import shutil
 import signal
 import sys
@@ -97,7 +98,7 @@ async def test_what_nobody_wants_goes_for_what_is_wanted(loop: Loop, filled: Pat
     report = await loop.until(lambda report: report.models[0].state is ModelState.READY)
     gone = [going for published in loop.published for going in published.gone]
     assert [(going.key.repository, going.reason) for going in gone] == [("acme/old", "room")]
-    assert gone[0].because.startswith("was not in use for")
+    assert re.fullmatch(r"was not in use for \d+ seconds, and acme/new needs the room", gone[0].because)
     assert not (filled / "models--acme--old").exists()
     assert verify_model(filled, NEW) is None
     assert report.disk.used_bytes <= BUDGET
@@ -302,10 +303,10 @@ def test_a_pod_that_has_ended_names_nothing() -> None:
         containers = [{"args": ["--model", "acme/old"], "env": [{"name": "A", "value": "b"}, {"name": "C"}]}]
         return {
             "metadata": {"namespace": "ml", "name": name},
-            "spec": {"containers": containers},
+            "spec": {"containers": containers, "volumes": [{"hostPath": {"path": "/hub"}}, {"emptyDir": {}}]},
             "status": {"phase": phase},
         }
 
     texts = pod_texts([pod("a", "Running"), pod("b", "Succeeded"), pod("c", "Pending")])
     assert [text.pod for text in texts] == ["ml/a", "ml/c"]
-    assert texts[0].text.split() == ["--model", "acme/old", "b"]
+    assert texts[0].text.split() == ["--model", "acme/old", "b", "/hub"]

@@ -188,6 +188,22 @@ async def test_a_wait_asked_for_is_kept(hub: Hub, cache: Path) -> None:
     assert asyncio.get_running_loop().time() - started >= 1.0
 
 
+async def test_when_one_connection_is_asked_to_wait_all_of_them_do(tmp_path: Path, cache: Path) -> None:
+    """Who is throttled and goes on over other connections is throttled for longer."""
+    write_files(tmp_path / "many", {f"{number}.safetensors": 100_000 for number in range(30)})
+    async with Hub({REPOSITORY: read_model(REPOSITORY, tmp_path / "many", Access.PUBLIC)}) as hub:
+        hub.faults.add("GET cdn/", "status", status=429, retry_after_seconds=2, times=1)
+        running = asyncio.create_task(fetch(order_for(hub, cache)))
+        async with asyncio.timeout(10):
+            while not hub.counters.requests["GET cdn"]:
+                await asyncio.sleep(0.02)
+        await asyncio.wait([running], timeout=1.0)
+        asked = hub.counters.requests["GET cdn"]
+        await running
+    assert asked <= 2 * QUICK.connections
+    assert hub.counters.requests["GET cdn"] == 31
+
+
 async def test_a_long_wait_asked_for_is_left_to_the_next_fetch(hub: Hub, cache: Path) -> None:
     hub.faults.add(ALL_OF_STORE, "status", status=429, retry_after_seconds=900)
     with pytest.raises(FetchFaultError) as caught:

@@ -86,6 +86,16 @@ async def test_a_wanted_model_is_fetched_and_labelled_ready(loop: Loop) -> None:
     assert report.disk.used_bytes >= model.size_bytes
 
 
+async def test_what_was_tried_again_is_said_and_counted(loop: Loop, hub: Hub) -> None:
+    hub.faults.add("GET cdn/", "status", status=503, times=2)
+    hub.faults.add("GET cdn/", "slow", bytes_per_second=4_000_000)
+    async with asyncio.timeout(20):
+        while "tried again after: unavailable (2)" not in (await loop.step.run()).models[0].message:
+            await asyncio.sleep(0.05)
+    report = await loop.until(lambda report: report.models[0].state is ModelState.READY)
+    assert report.totals.retries == {"unavailable": 2}
+
+
 async def test_what_happens_while_the_api_server_is_away_is_reported_and_labelled_later(loop: Loop) -> None:
     loop.node.away = True
     async with asyncio.timeout(20):

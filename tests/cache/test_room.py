@@ -130,6 +130,11 @@ def test_whoever_uses_a_revision_holds_it() -> None:
     ]
 
 
+def test_a_pod_that_mounts_the_folder_of_a_model_holds_it_too() -> None:
+    pod = PodText("ml/llm-0", "/var/lib/warmslice/hub/models--org--served")
+    assert held(revision("org/served"), pods=(pod,)) == ["named by pod ml/llm-0"]
+
+
 def test_what_a_fetch_has_left_unfinished_is_held_while_the_model_is_wanted() -> None:
     assert held(revision(commit=UNFINISHED), revision("org/other", UNFINISHED)) == ["wanted on this node", None]
 

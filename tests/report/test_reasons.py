@@ -38,3 +38,17 @@ def test_every_reason_is_explained() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     table = readme[readme.index("| state | reason |") : readme.index("`/metrics`, `/healthz`")]
     assert {reason for reason in reasons if f"`{reason}`" not in table} == set()
+
+
+OF_MODELS = re.compile(
+    r"""(?:Fetch(?:Ended|Fault)Error\(|Failed\(FailureKind\.[A-Z]+,|FailureKind\.REFUSED if [^"]*,)\s*"([a-z]+(?:-[a-z]+)*)\""""
+)
+
+
+def test_every_reason_of_a_model_is_explained() -> None:
+    texts = [path.read_text("utf-8") for path in sorted((ROOT / "agent").rglob("*.py"))]
+    reasons = {reason for text in texts for reason in OF_MODELS.findall(text)}
+    assert len(reasons) > 20
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = readme[readme.index("**Why a model is not ready.**") : readme.index("**Room for models.**")]
+    assert {reason for reason in reasons if f"`{reason}`" not in table} == set()

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from agent.adapters.files import ModelFolder, read_listing_of_the_client
+from agent.adapters.hub_cache import ModelFolder, read_listing_of_the_client
 from agent.model.cache import FailureKind, FetchEndedError, FetchFaultError
 from agent.model.catalog import Listing, RepositoryFile, unusable_path
 

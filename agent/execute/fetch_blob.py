@@ -30,7 +30,6 @@ from threading import Lock, Thread
 
 from agent.adapters.files import (
     Digest,
-    ModelFolder,
     content_digest,
     content_hash,
     open_direct,
@@ -39,6 +38,7 @@ from agent.adapters.files import (
     take_lock,
     write_durably,
 )
+from agent.adapters.hub_cache import ModelFolder
 from agent.model.cache import FetchEndedError
 from agent.model.catalog import RepositoryFile
 

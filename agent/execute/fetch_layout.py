@@ -17,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent.adapters.files import ModelFolder, enterable_by_others, read_manifest, sync_directory, write_durably
+from agent.adapters.files import enterable_by_others, sync_directory, write_durably
+from agent.adapters.hub_cache import ModelFolder, read_manifest
 from agent.model.cache import MANIFEST_FORMAT, Manifest
 from agent.model.catalog import Listing, RepositoryFile
 

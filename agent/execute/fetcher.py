@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.adapters.files import ModelFolder, allocated_bytes, content_hash, free_bytes, locked, unshare
+from agent.adapters.files import allocated_bytes, content_hash, free_bytes, locked, unshare
+from agent.adapters.hub_cache import ModelFolder
 from agent.adapters.shared_cache import SharedCache, is_shared
 from agent.execute.fetch_blob import Part, disk_errors
 from agent.execute.fetch_http import Source

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent.adapters.files import ModelFolder, content_hash, locked, read_listing_of_the_client, unshare, write_durably
+from agent.adapters.files import content_hash, locked, unshare, write_durably
+from agent.adapters.hub_cache import ModelFolder, read_listing_of_the_client
 from agent.model.cache import MANIFEST_FORMAT, Manifest
 from agent.model.errors import RetryError
 from agent.model.finding import Finding, Remedy

@@ -18,15 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent.adapters.files import (
-    ModelFolder,
-    allocated_bytes,
-    locked,
-    model_folders,
-    read_manifest,
-    sync_directory,
-    write_durably,
-)
+from agent.adapters.files import allocated_bytes, locked, sync_directory, write_durably
+from agent.adapters.hub_cache import ModelFolder, model_folders, read_manifest
 from agent.model.errors import RetryError
 from agent.model.revision import UNFINISHED, Going, RevisionKey
 

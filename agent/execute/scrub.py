@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from agent.adapters.files import ModelFolder, content_digest
+from agent.adapters.files import content_digest
+from agent.adapters.hub_cache import ModelFolder
 from agent.execute.fetch_pace import Pace
 
 _STEP_BYTES = 1024 * 1024

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agent.adapters.files import ModelFolder, content_hash, enterable_by_others, read_manifest, readable_by_others
+from agent.adapters.files import content_hash, enterable_by_others, readable_by_others
+from agent.adapters.hub_cache import ModelFolder, read_manifest
 from agent.model.cache import CachedModel, Manifest
 from agent.model.catalog import CatalogModel, RepositoryFile, selected
 

@@ -8,7 +8,8 @@ import stat
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from agent.adapters.files import ModelFolder, allocated_bytes, locked, model_folders, read_manifest
+from agent.adapters.files import allocated_bytes, locked
+from agent.adapters.hub_cache import ModelFolder, model_folders, read_manifest
 from agent.model.finding import Finding, Remedy
 from agent.observe.revisions import MANIFEST
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.adapters.files import ModelFolder, allocated_bytes, is_open, model_folders, read_manifest
+from agent.adapters.files import allocated_bytes, is_open
+from agent.adapters.hub_cache import ModelFolder, model_folders, read_manifest
 from agent.model.cache import Manifest
 from agent.model.revision import UNFINISHED, PodText, Revision, RevisionKey
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.adapters.files import ModelFolder, model_folders, read_manifest
+from agent.adapters.hub_cache import ModelFolder, model_folders, read_manifest
 from agent.model.scrub import StoredBlob
 
 

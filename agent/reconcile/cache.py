@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from agent.adapters.files import disk_use
+from agent.adapters.hub_cache import disk_use
 from agent.desired.catalog import read_catalog, wanted_models
 from agent.execute.fetch import EndedFetch, FetchSupervisor
 from agent.execute.fetch_messages import Failed

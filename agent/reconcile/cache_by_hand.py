@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from agent.adapters.files import disk_use
+from agent.adapters.hub_cache import disk_use
 from agent.execute.fetch import FetchSupervisor
 from agent.execute.mend import mend
 from agent.model.cache import CachedModel, FetchProgress

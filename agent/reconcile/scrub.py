@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent.adapters.files import ModelFolder, write_durably
+from agent.adapters.files import write_durably
+from agent.adapters.hub_cache import ModelFolder
 from agent.execute.scrub import Found, Reader, give_way, take_out
 from agent.model.errors import AgentError
 from agent.model.scrub import DamagedBlob, ScrubReport, ScrubTurn, StoredBlob

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.adapters.files import disk_use
+from agent.adapters.hub_cache import disk_use
 
 # Everything is imported first, since the reader may have no access to this environment once it is nobody.
 READER = """

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import scan_cache_dir
 
-from agent.adapters.files import ModelFolder, locked
+from agent.adapters.files import locked
+from agent.adapters.hub_cache import ModelFolder
 from agent.execute.remove import reap_broken_downloads
 from agent.model.cache import FetchFaultError
 from agent.observe.cache import observe_model, verify_model

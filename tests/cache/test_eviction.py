@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.adapters.files import ModelFolder, disk_use, is_open, model_folders
+from agent.adapters.files import is_open
+from agent.adapters.hub_cache import ModelFolder, disk_use, model_folders
 from agent.execute.fetch import FetchSupervisor
 from agent.execute.remove import finish_removals, remove
 from agent.model.cache import CacheReport, ModelState

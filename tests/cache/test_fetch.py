@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from agent.adapters.files import ModelFolder, locked
+from agent.adapters.files import locked
+from agent.adapters.hub_cache import ModelFolder
 from agent.execute.fetch_blob import disk_errors
 from agent.execute.fetch_http import Connections, Source
 from agent.execute.fetch_layout import vouched_blobs

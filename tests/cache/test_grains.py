@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.adapters.files import ModelFolder
+from agent.adapters.hub_cache import ModelFolder
 from agent.execute.fetch_blob import GRAIN_BYTES, GrainRecorder, Part, Piece
 from agent.execute.fetch_hash import Buffers, Hasher
 from agent.model.catalog import RepositoryFile

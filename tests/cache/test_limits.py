@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.adapters.files import disk_use, token_reader
+from agent.adapters.files import token_reader
+from agent.adapters.hub_cache import disk_use
 from agent.execute.fetch import FetchSupervisor
 from agent.model.cache import FailureKind, FetchLimits
 from agent.reconcile.cache import CacheRules, limits_of

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.adapters.files import ModelFolder
+from agent.adapters.hub_cache import ModelFolder
 from agent.execute.fetch import FetchSupervisor
 from agent.execute.scrub import Found, Reader
 from agent.model.cache import CacheReport, ModelState

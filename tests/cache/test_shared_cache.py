@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.adapters.files import ModelFolder
+from agent.adapters.hub_cache import ModelFolder
 from agent.execute.fetch_messages import Message, Progress
 from agent.model.cache import FailureKind, FetchEndedError, FetchError, FetchFaultError, FetchOrder
 from agent.observe.cache import observe_model, verify_model

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.adapters.files import ModelFolder
+from agent.adapters.hub_cache import ModelFolder
 from agent.execute.fetch_blob import GRAIN_BYTES, Part
 from agent.execute.fetch_hash import Buffers
 from agent.execute.fetch_messages import Message, Progress

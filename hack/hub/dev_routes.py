@@ -1,12 +1,13 @@
 """``/_dev``: what a test or a demonstration in another process asks of the hub itself. All bodies are JSON.
 
-POST   /_dev/faults    a fault, see hack.hub.faults.Fault           DELETE: none any more
+POST   /_dev/faults    a fault, see hack.hub.faults.Fault           DELETE: none any more; GET: how often each struck
 POST   /_dev/commits   {"repository", "folder", "branch"?, "title"?, "access"?}: move a branch to what a folder holds
 POST   /_dev/tags      {"repository", "tag", "revision"}
 POST   /_dev/pulls     {"repository", "number", "revision"}
 POST   /_dev/tokens    {"token", "repositories"}                    DELETE /_dev/tokens/TOKEN: revoked
 POST   /_dev/settings  {"signed_url_seconds"?, "page_entries"?, "mirror"?, "connection_bytes_per_second"?,
                         "address_bytes_per_second"?, "quotas"?, "window_seconds"?}
+POST   /_dev/absence   {"seconds"}: connections are cut and refused for so long
 GET    /_dev/counters                                               DELETE: from zero again
 """
 
@@ -42,6 +43,9 @@ def dev_routes(hub: Hub) -> list[web.RouteDef]:
 
         return handler
 
+    async def strikes(_: web.Request) -> web.Response:
+        return web.json_response([fault.struck for fault in hub.faults.planned])
+
     async def no_faults(_: web.Request) -> web.Response:
         hub.faults.clear()
         return web.json_response({"planned": 0})
@@ -59,6 +63,7 @@ def dev_routes(hub: Hub) -> list[web.RouteDef]:
 
     return [
         web.post("/_dev/faults", changes(_plan_fault)),
+        web.get("/_dev/faults", strikes),
         web.delete("/_dev/faults", no_faults),
         web.post("/_dev/commits", changes(_commit)),
         web.post("/_dev/oddities", changes(_serve_oddity)),
@@ -67,6 +72,7 @@ def dev_routes(hub: Hub) -> list[web.RouteDef]:
         web.post("/_dev/tokens", changes(_grant)),
         web.delete("/_dev/tokens/{token}", revoke),
         web.post("/_dev/settings", changes(_set)),
+        web.post("/_dev/absence", changes(_leave)),
         web.get("/_dev/counters", counters),
         web.delete("/_dev/counters", from_zero),
     ]
@@ -104,6 +110,11 @@ def _pull_request(hub: Hub, asked: dict[str, Any]) -> dict[str, Any]:
 def _grant(hub: Hub, asked: dict[str, Any]) -> dict[str, Any]:
     hub.tokens[asked["token"]] = frozenset(asked["repositories"])
     return {"tokens": len(hub.tokens)}
+
+
+def _leave(hub: Hub, asked: dict[str, Any]) -> dict[str, Any]:
+    hub.leave(float(asked["seconds"]))
+    return asked
 
 
 def _set(hub: Hub, asked: dict[str, Any]) -> dict[str, Any]:

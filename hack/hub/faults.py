@@ -12,7 +12,7 @@ class FaultKind(StrEnum):
     """What goes wrong, by where it does."""
 
     # before the answer
-    STATUS = "status"  # answer with `status`, with Retry-After and an HTML body where asked for
+    STATUS = "status"  # answer with `status`, with Retry-After, RateLimit and an HTML body where asked for
     NO_ANSWER = "no-answer"  # accept the request and never answer
     HANG_UP = "hang-up"  # TCP reset instead of an answer
     # redirects
@@ -37,7 +37,8 @@ CUT_BODY = frozenset({FaultKind.TRUNCATE, FaultKind.RESET, FaultKind.STALL})
 class Fault:
     """One fault for requests whose ``METHOD origin/path?query`` matches ``pattern``.
 
-    The first ``skip`` that match pass unharmed, the next ``times`` (None: all) do not.
+    The first ``skip`` that match pass unharmed, the next ``times`` (None: all) do not. ``struck`` counts those.
+    ``rate_limit_seconds``: a status comes with a ``RateLimit`` that is spent for so long, as the public hub says it.
     """
 
     pattern: re.Pattern[str]
@@ -46,10 +47,12 @@ class Fault:
     skip: int = 0
     status: int = 503
     retry_after_seconds: int | str | None = None
+    rate_limit_seconds: int | None = None
     html: bool = False
     location: str | None = None
     after_bytes: int = 0
     bytes_per_second: int = 1024 * 1024
+    struck: int = field(default=0, init=False)
 
     @staticmethod
     def from_json(document: dict[str, Any]) -> Fault:
@@ -70,6 +73,7 @@ class Fault:
             return False
         if self.times is not None:
             self.times -= 1
+        self.struck += 1
         return True
 
 

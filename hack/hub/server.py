@@ -7,12 +7,15 @@ URL. As a mirror it redirects nowhere and gives every file an ETag of its own ma
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import secrets
+import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import parse_qs, quote, unquote
@@ -54,7 +57,9 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     url: str = ""
     cdn_url: str = ""
+    _ports: dict[str, int] = field(default_factory=dict)
     _runners: list[web.AppRunner] = field(default_factory=list)
+    _absence: asyncio.Task[None] | None = None
     _signing_key: bytes = field(default_factory=lambda: secrets.token_bytes(16))
 
     def __post_init__(self) -> None:
@@ -62,13 +67,20 @@ class Hub:
             self.add(model)
 
     async def __aenter__(self) -> Self:
-        self.cdn_url = await self._listen(self._cdn_routes(), "cdn", 0)
-        self.url = await self._listen(self._hub_routes(), "hub", self.port)
+        self._ports = {"cdn": 0, "hub": self.port}
+        await self._listen({origin: _bound(port) for origin, port in self._ports.items()})
+        self.url, self.cdn_url = (f"http://127.0.0.1:{self._ports[origin]}" for origin in ("hub", "cdn"))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for runner in self._runners:
-            await runner.cleanup()
+        if self._absence is not None:
+            self._absence.cancel()
+            await asyncio.wait([self._absence])
+        await self._hang_up()
+
+    def leave(self, seconds: float) -> None:
+        """Cut every connection and refuse new ones for so long; then be back at the same ports. Does not wait."""
+        self._absence = asyncio.create_task(self._be_away(seconds))
 
     def add(self, model: ServedModel, branch: str = "main", title: str = "Upload folder") -> None:
         """Publish a model, or move a branch of one to a new commit."""
@@ -84,16 +96,30 @@ class Hub:
         """As ``tag``."""
         return self.repositories[repository].name(self.repositories[repository].pull_requests, str(number), revision)
 
-    async def _listen(self, routes: Sequence[web.RouteDef], origin: str, port: int) -> str:
-        app = web.Application(middlewares=[self._witness(origin)])
-        app.on_response_prepare.append(_say_what_is_left)
-        app.add_routes(routes)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        self._runners.append(runner)
-        site = web.TCPSite(runner, "127.0.0.1", port)
-        await site.start()
-        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async def _listen(self, sockets: Mapping[str, socket.socket]) -> None:
+        for origin, bound in sockets.items():
+            app = web.Application(middlewares=[self._witness(origin)])
+            app.on_response_prepare.append(_say_what_is_left)
+            app.add_routes(self._hub_routes() if origin == "hub" else self._cdn_routes())
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+            await runner.setup()
+            self._runners.append(runner)
+            self._ports[origin] = int(bound.getsockname()[1])
+            await web.SockSite(runner, bound).start()
+
+    async def _hang_up(self) -> None:
+        runners, self._runners = self._runners, []
+        for runner in runners:
+            await runner.cleanup()
+
+    async def _be_away(self, seconds: float) -> None:
+        """Meanwhile the ports are bound, so that nobody else gets them, and nobody listens there."""
+        await self._hang_up()
+        with ExitStack() as kept:
+            sockets = {origin: kept.enter_context(_bound(port)) for origin, port in self._ports.items()}
+            await asyncio.sleep(seconds)
+            kept.pop_all()
+        await self._listen(sockets)
 
     def _witness(self, origin: str) -> Any:
         """Counts a request, holds the caller to its quota, and applies the fault planned for the request."""
@@ -279,6 +305,14 @@ def _fault_of(request: web.Request) -> Fault | None:
     return fault
 
 
+def _bound(port: int) -> socket.socket:
+    """Also where connections that were cut still have the port."""
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
+
+
 def _flag(request: web.Request, name: str) -> bool:
     return request.query.get(name, "").lower() in {"true", "1"}
 
@@ -295,7 +329,8 @@ def _etag_of_another_make(etag: str) -> str:
 
 
 async def _say_what_is_left(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(request.get(_RATE_LIMIT_HEADERS, {}))
+    if "RateLimit" not in response.headers:
+        response.headers.update(request.get(_RATE_LIMIT_HEADERS, {}))
 
 
 async def _instead_of_an_answer(request: web.Request, fault: Fault | None) -> web.Response | None:
@@ -319,5 +354,7 @@ async def _instead_of_an_answer(request: web.Request, fault: Fault | None) -> we
 
 def _status_fault(fault: Fault) -> web.Response:
     headers = {} if fault.retry_after_seconds is None else {"Retry-After": str(fault.retry_after_seconds)}
+    if fault.rate_limit_seconds is not None:
+        headers["RateLimit"] = f'"requests";r=0;t={fault.rate_limit_seconds}'
     text = "<html><body>The server is busy.</body></html>" if fault.html else ""
     return web.Response(status=fault.status, headers=headers, text=text, content_type="text/html" if text else None)

@@ -17,7 +17,7 @@ from hack.hub.oddities import HOSTILE_NAMES
 from hack.hub.server import Hub
 from hack.hub.xet import XetStore
 from tests.fakes.hub import REPOSITORY, tiny_model
-from tests.fakes.hub_client import ask, ask_along, ask_briefly, tell
+from tests.fakes.hub_client import Answer, ask, ask_along, ask_briefly, tell
 
 SIZE = 10_000
 WEIGHTS = f"/{REPOSITORY}/resolve/main/model.safetensors"
@@ -76,6 +76,18 @@ async def test_a_proxy_may_answer_in_html(hub: Hub) -> None:
 async def test_a_wait_may_be_given_as_a_date(hub: Hub) -> None:
     hub.faults.add(STORE, "status", status=429, retry_after_seconds="Wed, 21 Oct 2026 07:28:00 GMT")
     assert (await ask_along("GET", hub.url + WEIGHTS)).headers["retry-after"].endswith("GMT")
+
+
+@pytest.mark.parametrize("url", ["hub", "store"])
+async def test_a_wait_may_be_given_by_a_spent_rate_limit_alone(url: str, hub: Hub) -> None:
+    """Also in place of what the hub says of its own quotas."""
+    hub.faults.add(".", "status", status=429, rate_limit_seconds=7, skip=1 if url == "store" else 0)
+    answer = await ask_along("GET", hub.url + WEIGHTS)
+    assert (answer.status, answer.headers["ratelimit"], "retry-after" in answer.headers) == (
+        429,
+        '"requests";r=0;t=7',
+        False,
+    )
 
 
 async def test_a_question_may_never_be_answered(hub: Hub) -> None:
@@ -186,6 +198,38 @@ async def test_faults_are_planned_and_cleared_by_request(hub: Hub) -> None:
     assert (await ask_along("GET", hub.url + WEIGHTS)).status == 200
 
 
+async def test_it_is_told_how_often_a_fault_struck(hub: Hub) -> None:
+    hub.faults.add(STORE, "status", skip=1, times=2)
+    for _ in range(4):
+        await ask_along("GET", hub.url + WEIGHTS)
+    assert (await ask("GET", f"{hub.url}/_dev/faults")).document() == [2]
+
+
+async def test_a_hub_that_goes_away_cuts_connections_and_is_back_at_the_same_ports(
+    hub: Hub, weights: ServedFile
+) -> None:
+    """It remembers what it had counted and signed."""
+    hub.faults.add(STORE, "stall", after_bytes=5000, times=1)
+    location = (await ask("GET", hub.url + WEIGHTS)).headers["location"]
+    cut = asyncio.create_task(ask("GET", location))
+    while hub.counters.body_bytes < 5000:
+        await asyncio.sleep(0.01)
+    assert (await tell(f"{hub.url}/_dev/absence", {"seconds": 0.4})).status == 200
+    with pytest.raises(http.client.IncompleteRead):
+        await cut
+    for url in (hub.url, location):
+        with pytest.raises(ConnectionRefusedError):
+            await ask("GET", url)
+    answer = await _ask_once_it_is_back(location)
+    assert (answer.status, answer.body) == (200, weights.source.read_bytes())
+    assert hub.counters.body_bytes == 5000 + SIZE
+
+
+async def test_a_hub_that_is_away_can_be_ended(hub: Hub) -> None:
+    hub.leave(60.0)
+    await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -212,6 +256,15 @@ async def _listed_oddity(hub: Hub, kind: str, folder: Path) -> list[dict[str, An
         await ask("GET", f"{hub.url}/api/models/odd/{kind}/tree/main?recursive=true")
     ).document()
     return listed
+
+
+async def _ask_once_it_is_back(url: str) -> Answer:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await ask("GET", url)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.02)
 
 
 async def _within(seconds: float, url: str) -> None:

@@ -10,11 +10,9 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import pytest
 from huggingface_hub import close_session
 
 from hack.hub.content import Access, ServedFile, model_of, read_model
+from hack.hub.mirror import running_olah
 from hack.hub.server import Hub
 from hack.hub.third_parties import NotToBeHadError, aria2c, olah
 from hack.hub.xet import XetStore
@@ -36,10 +35,10 @@ from tests.fakes.hub import (
     write_files,
 )
 from tests.fakes.hub_client import ask
+from tests.fakes.programs import found_program, missing
 
 HF = Path(sys.executable).with_name("hf")
 SIZE = 3_000_000
-_OLAH_STARTS_WITHIN_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +61,6 @@ async def run(*command: str | Path, **environment: str) -> Ended:
         raise
     assert process.returncode is not None
     return Ended(process.returncode, said.decode(errors="replace"))
-
-
-async def _program(find: Callable[[], Path]) -> Path:
-    try:
-        return await asyncio.to_thread(find)
-    except NotToBeHadError as error:
-        return _missing(str(error))
-
-
-def _missing(why: str) -> Path:
-    if os.environ.get("CI") == "true" or os.environ.get("WARMSLICE_REQUIRE_TOOLS") == "1":
-        pytest.fail(why)
-    pytest.skip(why)
 
 
 @pytest.fixture
@@ -187,7 +173,7 @@ def _names(hub: Hub) -> list[str]:
 class TestCurl:
     @pytest.fixture
     def curl(self) -> str:
-        return shutil.which("curl") or str(_missing("curl is not installed"))
+        return shutil.which("curl") or str(missing("curl is not installed"))
 
     async def test_curl_goes_along_the_redirect(self, curl: str, hub: Hub, tmp_path: Path, weights: ServedFile) -> None:
         ended = await run(curl, "-sSfL", "-o", tmp_path / "got", _url(hub))
@@ -218,7 +204,7 @@ class TestCurl:
 class TestAria2:
     @pytest.fixture
     async def aria2(self) -> Path:
-        return await _program(aria2c)
+        return await found_program(aria2c)
 
     async def test_aria2_takes_one_file_by_several_connections_and_finds_its_hash(
         self, aria2: Path, hub: Hub, tmp_path: Path, weights: ServedFile
@@ -248,9 +234,8 @@ class TestOlah:
 
     @pytest.fixture
     async def mirror(self, hub: Hub, tmp_path: Path) -> AsyncIterator[str]:
-        server = await _program(olah)
-        (tmp_path / "olah").mkdir()
-        async with _running_olah(server, hub, tmp_path / "olah") as url:
+        server = await found_program(olah)
+        async with running_olah(server, hub.url, tmp_path / "olah") as url:
             yield url
 
     async def test_what_it_has_seen_it_serves_itself_with_the_bytes_of_the_hub(
@@ -281,48 +266,6 @@ def test_without_a_package_manager_aria2_is_said_to_be_missing(tmp_path: Path, m
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotToBeHadError, match="aria2c is not installed"):
         aria2c(tmp_path / "tools")
-
-
-@asynccontextmanager
-async def _running_olah(server: Path, hub: Hub, folder: Path) -> AsyncIterator[str]:
-    port = _free_port()
-    process = await asyncio.create_subprocess_exec(
-        server, *_olah_options(hub, port), cwd=folder, stdout=DEVNULL, stderr=DEVNULL
-    )
-    try:
-        await _wait_for_port(process, port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-def _olah_options(hub: Hub, port: int) -> list[str]:
-    behind, front = hub.url.removeprefix("http://"), f"127.0.0.1:{port}"
-    options = {"host": "127.0.0.1", "port": str(port), "hf-scheme": "http", "metadata-cache-ttl": "0"}
-    options |= {"hf-netloc": behind, "hf-lfs-netloc": behind, "mirror-netloc": front, "mirror-lfs-netloc": front}
-    return [f"--{name}={value}" for name, value in options.items()]
-
-
-async def _wait_for_port(process: asyncio.subprocess.Process, port: int) -> None:
-    async with asyncio.timeout(_OLAH_STARTS_WITHIN_SECONDS):
-        while True:
-            assert process.returncode is None, f"olah ended with {process.returncode}; ./logs of its folder say why"
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.05)
-                continue
-            writer.close()
-            await writer.wait_closed()
-            return
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_the_hub_is_a_program_of_its_own(tmp_path: Path) -> None:

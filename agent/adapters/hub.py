@@ -26,7 +26,7 @@ from huggingface_hub.utils._http import default_client_factory
 
 from agent.adapters import clock
 from agent.model.cache import FailureKind, FetchEndedError, FetchFaultError
-from agent.model.catalog import Listing, RepositoryFile, unusable_path
+from agent.model.catalog import Listing, RepositoryFile, file_and_folder, unusable_path
 from agent.model.wait import wait_asked
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -64,6 +64,9 @@ class HubClient:
         with self._our_errors(commit):
             entries = self._api.list_repo_tree(self._repository, revision=commit, recursive=True)
             files = tuple(_listed(entry) for entry in entries if isinstance(entry, RepoFile))
+        both = file_and_folder(file.path for file in files)
+        if both is not None:
+            raise _unusable_name(both, "is a folder too")
         return Listing(self._repository, commit, files)
 
     def file_url(self, commit: str, path: str) -> str:
@@ -145,11 +148,15 @@ def _client(timeout_seconds: float) -> httpx2.Client:
     return client
 
 
+def _unusable_name(path: str, problem: str) -> FetchEndedError:
+    message = f"the hub lists a file name that {problem}: {path[:80]!r}"
+    return FetchEndedError("unusable-name", message, FailureKind.REFUSED)
+
+
 def _listed(entry: RepoFile) -> RepositoryFile:
     problem = unusable_path(entry.path)
     if problem is not None:
-        message = f"the hub lists a file name that {problem}: {entry.path[:80]!r}"
-        raise FetchEndedError("unusable-name", message, FailureKind.REFUSED)
+        raise _unusable_name(entry.path, problem)
     blob, size = (entry.lfs.sha256, entry.lfs.size) if entry.lfs is not None else (entry.blob_id, entry.size)
     if not _BLOB.fullmatch(blob) or not isinstance(size, int) or size < 0:
         raise FetchEndedError("hub-answer", f"the hub lists no usable hash or size for {entry.path[:80]!r}")

@@ -143,6 +143,13 @@ def unusable_path(path: str) -> str | None:
     return f"has more than {_PATH_BYTES} bytes" if len(path.encode()) > _PATH_BYTES else None
 
 
+def file_and_folder(paths: Iterable[str]) -> str | None:
+    """One of ``paths`` that others lie below, so that no folder can hold them all; None where there is none."""
+    files = frozenset(paths)
+    folders = (path[:end] for path in files for end, character in enumerate(path) if character == "/")
+    return min((folder for folder in folders if folder in files), default=None)
+
+
 def selected(
     files: Iterable[RepositoryFile],
     allow: tuple[str, ...] | None,

@@ -25,7 +25,7 @@ _MANY = 10_000
 
 def hostile_model(repository: str, folder: Path) -> ServedModel:
     """A harmless file beside ones with names that lead out of a cache, or into trouble."""
-    content = _small_file(folder / "content.json", b"{}")
+    content = small_file(folder / "content.json", b"{}")
     return model_of(dict.fromkeys(("config.json", *HOSTILE_NAMES), content), repository, Access.PUBLIC)
 
 
@@ -40,14 +40,14 @@ def huge_model(repository: str, folder: Path, size_bytes: int = _HUGE_BYTES) -> 
     os.truncate(source, size_bytes)
     sha256 = hashlib.sha256(f"{repository} {size_bytes}".encode()).hexdigest()
     weights = ServedFile("model.safetensors", source, size_bytes, blob_oid(lfs_pointer(sha256, size_bytes)), sha256)
-    config = _small_file(folder / "config.json", b"{}")
+    config = small_file(folder / "config.json", b"{}")
     return model_of({"model.safetensors": weights, "config.json": config}, repository, Access.PUBLIC)
 
 
 def many_files_model(repository: str, folder: Path, count: int = _MANY) -> ServedModel:
     """``count`` small files of different content in a hundred folders."""
     names = [f"part-{number % 100:02}/{number:05}.json" for number in range(count)]
-    files = {name: _small_file(folder / name, f'{{"number": {i}}}'.encode()) for i, name in enumerate(names)}
+    files = {name: small_file(folder / name, f'{{"number": {i}}}'.encode()) for i, name in enumerate(names)}
     return model_of(files, repository, Access.PUBLIC)
 
 
@@ -58,7 +58,7 @@ ODDITIES: Mapping[str, Callable[[str, Path], ServedModel]] = {
 }
 
 
-def _small_file(source: Path, content: bytes) -> ServedFile:
+def small_file(source: Path, content: bytes) -> ServedFile:
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(content)
     return ServedFile(source.name, source, len(content), blob_oid(content), None)

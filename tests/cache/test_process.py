@@ -48,19 +48,22 @@ async def words(process: asyncio.subprocess.Process) -> AsyncIterator[Message]:
         yield message
 
 
-async def test_after_a_kill_at_most_the_rest_is_fetched(tmp_path: Path, cache: Path) -> None:
-    size = 24 * MIB
+async def test_killed_at_half_of_a_file_little_more_than_the_rest_is_fetched(tmp_path: Path, cache: Path) -> None:
+    """Half is what it says to be safe: what comes again is what was on its way. `python -m hack.bench.hub_faults --resume` does
+    it with a file of 1 GB, by what the hub sent."""
+    size = 64 * MIB
     large = tiny_model(tmp_path / "large", weights_bytes=size)
     async with Hub({REPOSITORY: large}) as hub:
         order = order_for(hub, cache, limits=replace(QUICK, connections=2))
-        hub.faults.add("GET cdn/", "slow", bytes_per_second=8 * MIB)
-        safe = await _kill_with(order, 8 * MIB)
-        hub.faults.clear()
+        hub.throttle.address_bytes_per_second = 64 * MIB
+        safe = await _kill_with(order, size // 2)
+        hub.throttle.address_bytes_per_second = None
+        assert hub.counters.body_bytes < size
         assert not observe_model(cache, TINY).complete
         assert published_files(cache) == {}
         hub.counters.reset()
         await fetch(order)
-        assert hub.counters.body_bytes <= size + 2000 - safe
+        assert hub.counters.body_bytes <= min(0.55 * size, size + 2000 - safe)
         assert observe_model(cache, TINY).complete
 
 

@@ -16,7 +16,7 @@ from agent.adapters.hub_cache import disk_use
 READER = """
 import os, sys
 from pathlib import Path
-from agent.adapters.files import disk_use
+from agent.adapters.hub_cache import disk_use
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 print(disk_use(Path(sys.argv[1])).used_bytes)
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.adapters.files import disk_use
+from agent.adapters.hub_cache import disk_use
 from agent.model.cache import FailureKind
 from agent.model.catalog import CatalogModel
 from agent.observe.cache import observe_model

@@ -49,7 +49,7 @@ _ERROR = re.compile(r"(?:\w+\.)*(\w+Error)\b")  # the end of a traceback
 _WIDTHS = (31, 62, 0)
 _SENTENCE_CHARACTERS = 38
 _MOST_AFTER_HALF = 0.55
-_RESUME_RATE = 200e6
+_RESUME_RATES = (200e6, None)
 _MANY = "odd/many"
 _CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -258,27 +258,31 @@ def _print_row(*cells: str) -> None:
 async def _resume(top: Path, size: int) -> int:
     """One large file, killed when the hub had sent half of it: what the next run fetches. 1 where ours is over 55 %.
 
-    What is lost is what came while the disk was synced for the last time: a share that grows with the rate of the hub.
+    What is lost was sent and was not in the journal yet, so the share grows with the rate of the hub: both rates are printed.
     """
     source = top / "source"
     source.mkdir()
     with (source / "model.safetensors").open("wb") as file:
         for start in range(0, size, _CHUNK_BYTES):
             file.write(os.urandom(min(_CHUNK_BYTES, size - start)))
-    row = Scenario("kill -9", settings={"address_bytes_per_second": _RESUME_RATE}, midway=Midway.KILL)
-    shares = {}
-    for kind in CLIENTS:
-        cache = top / CLIENTS[kind] / "cache"
-        cache.parent.mkdir()
-        async with _hub("--model", f"{REPOSITORY}={source}") as hub, stage_of(hub, size) as stage:
-            runs = await play(row, stage, kind(hub, REPOSITORY, cache, source, None), cache, 0.0)
-        shares[kind] = runs[-1].sent_bytes / size if len(runs) == 2 else 0.0
-        at = runs[0].sent_bytes / size
-        came = "right" if runs[-1].ready else "not right"
-        print(
-            f"{CLIENTS[kind]}: killed at {at:.0%} of {size / 1e9:.1f} GB; the next run fetches {shares[kind]:.1%}: {came}"
-        )
-    return int(not 0.0 < shares[Warmslice] <= _MOST_AFTER_HALF)
+    shares = []
+    for rate in _RESUME_RATES:
+        said = f"{size / 1e9:.1f} GB" + (f" at {rate / 1e6:.0f} MB/s" if rate else ", no limit")
+        for kind, name in CLIENTS.items():
+            folder = top / f"{rate}-{name}"
+            folder.mkdir()
+            runs = await _killed_halfway(kind, folder / "cache", source, size, rate)
+            share = runs[1].sent_bytes / size if len(runs) > 1 and runs[1].ready else 0.0
+            words = f"the next run fetches {share:.1%}" if share else "it was not killed, or did not get there"
+            print(f"{name}: killed at {runs[0].sent_bytes / size:.0%} of {said}; {words}", flush=True)
+            shares += [share] if kind is Warmslice else []
+    return int(not all(0.0 < share <= _MOST_AFTER_HALF for share in shares))
+
+
+async def _killed_halfway(kind: type[Program], cache: Path, source: Path, size: int, rate: float | None) -> list[Run]:
+    row = Scenario("kill -9", settings={"address_bytes_per_second": rate}, midway=Midway.KILL)
+    async with _hub("--model", f"{REPOSITORY}={source}") as hub, stage_of(hub, size) as stage:
+        return await play(row, stage, kind(hub, REPOSITORY, cache, source, None), cache, 0.0)
 
 
 async def _many(top: Path) -> int:

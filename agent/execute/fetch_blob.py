@@ -5,6 +5,8 @@
 # only when it stands in the journal, and it is written there only after the part file was synced: after kill -9 or
 # power loss what the journal says is on disk, and only grains in flight are fetched again. One thread syncs and
 # writes the journals, taking all grains that finished meanwhile at once, so that nobody who downloads waits for it.
+# After kill -9 the kernel still has what was written, synced or not: so whoever writes a grain notes that too, with a "~" and at
+# once, and in the same boot such a grain counts. Whatever a journal says, the hash has the last word.
 # The journal is made before, and removed after, the part file; without its part file it says nothing.
 #
 # Note [Around the page cache]
@@ -24,10 +26,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 
+from agent.adapters.boot import this_boot
 from agent.adapters.files import (
     Digest,
     content_digest,
@@ -44,6 +48,7 @@ from agent.model.catalog import RepositoryFile
 
 GRAIN_BYTES = 4 * 1024 * 1024
 _HEADER = "warmslice-grains 1"
+_BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 _FILE_MODE = 0o644
 _BLOCK_BYTES = 4096
 """Offsets and lengths of direct writes are multiples of it: of the largest logical block that disks have (open(2))."""
@@ -165,6 +170,12 @@ class Part:
                 os.write(self._journal, "".join(f"{grain}\n" for grain in finished).encode())
         self.done.update(finished)
 
+    def note_written(self, grain: int) -> None:
+        """Before it is synced. See Note [Grains]."""
+        with disk_errors():
+            if self._journal is not None:
+                os.write(self._journal, f"~{grain}\n".encode())
+
     def take_into_hash(self, content: memoryview) -> None:
         """The next grain's bytes."""
         self._the_digest().update(content)
@@ -257,8 +268,10 @@ class Part:
 
     def _open_journal(self) -> None:
         """Written anew, so that nothing is appended to a line that a crash cut short."""
+        if self.done and self._descriptor is not None:
+            os.fdatasync(self._descriptor)  # some may only have been written
         lines = "".join(f"{grain}\n" for grain in sorted(self.done))
-        write_durably(self.journal_path, f"{self._header()}\n{lines}".encode())
+        write_durably(self.journal_path, f"{self._header()}\nboot {_boot()}\n{lines}".encode())
         self._journal = os.open(self.journal_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def _read_journal(self) -> set[int]:
@@ -271,7 +284,14 @@ class Part:
             return set()
         if header != self._header():
             return set()
+        if lines and _boot() and lines[0] == f"boot {_boot()}":
+            lines = [line.removeprefix("~") for line in lines]
         return {int(line) for line in lines if line.isdecimal() and int(line) < self.grains}
+
+
+@cache
+def _boot() -> str:
+    return this_boot(_BOOT_ID_FILE).id
 
 
 class GrainRecorder:

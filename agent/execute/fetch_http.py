@@ -179,6 +179,8 @@ def _network_faults() -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise FetchFaultError("stalled", "the connection fell silent") from error
+    except ConnectionRefusedError as error:
+        raise FetchFaultError("unreachable", f"the server takes no connection: {error.strerror}") from error
     except ConnectionError as error:
         raise FetchFaultError("reset", f"the connection broke: {error}") from error
     except http.client.HTTPException as error:

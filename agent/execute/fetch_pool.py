@@ -255,7 +255,10 @@ class Pool:
             download.xet = None
         if download.times_wrong >= _TIMES_WRONG:
             path = download.part.file.path
-            raise FetchEndedError("wrong-bytes", f"the hub sent wrong bytes for {path} {_TIMES_WRONG} times")
+            message = (
+                f"the hub sent wrong bytes for {path} {_TIMES_WRONG} times: a mirror may have to forget what it keeps"
+            )
+            raise FetchEndedError("wrong-bytes", message)
         download.source.forget_address()
         self._enqueue(download)
 
@@ -273,6 +276,7 @@ class Pool:
 
     def grain_written(self, part: Part, grain: int, buffer: memoryview) -> None:
         """``buffer`` holds it, and is the hasher's from now on."""
+        part.note_written(grain)
         self._hasher.keep(part, grain, buffer)
         self._recorder.finished(part, grain)
 

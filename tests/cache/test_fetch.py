@@ -223,6 +223,12 @@ async def test_a_spent_quota_is_waited_for_by_whatever_header_says_so(retry_afte
     assert 290 <= caught.value.after_seconds <= 300
 
 
+def test_a_server_that_takes_no_connection_is_unreachable() -> None:
+    with pytest.raises(FetchFaultError, match="takes no connection") as caught:
+        Connections(1.0).read(Source("http://127.0.0.1:1/file", {}, 1), 0, 1, Memory())
+    assert caught.value.reason == "unreachable"
+
+
 async def test_a_fault_that_stays_ends_the_fetch(hub: Hub, cache: Path) -> None:
     hub.faults.add(ALL_OF_STORE, "status", status=503)
     with pytest.raises(FetchFaultError, match="not available"):

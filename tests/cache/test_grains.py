@@ -64,6 +64,19 @@ def test_a_line_that_a_crash_cut_short_does_not_count(tmp_path: Path) -> None:
     assert found_in(tmp_path).done == {0}
 
 
+def test_what_was_written_counts_in_the_same_boot_before_it_is_synced(tmp_path: Path) -> None:
+    """After kill -9 the kernel has it still; after power loss only what was synced is sure to be there."""
+    with_grains(tmp_path, 0)
+    part = found_in(tmp_path)
+    part.open()
+    part.note_written(2)
+    part.close()
+    assert found_in(tmp_path).done == {0, 2}
+    this_boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    part.journal_path.write_text(part.journal_path.read_text().replace(this_boot, "another-boot"))
+    assert found_in(tmp_path).done == {0}
+
+
 def test_a_journal_without_its_part_file_says_nothing(tmp_path: Path) -> None:
     part = with_grains(tmp_path, 0, 1)
     part.path.unlink()

@@ -102,7 +102,7 @@ _KILLED = {
 _FULL = Ending("fault", ("no-space",), "the disk is full")
 _WRONG = Ending("fault", ("wrong-bytes",), r"the hub sent wrong bytes for model-00007\.safetensors 3 times")
 _NO_TOKEN = Ending("refused", ("token",), "the hub refused the file .401.: give a token that may read this model")
-_NO_HUB = Ending("fault", ("unreachable", "reset", "truncated"), "refused|broke|ended|reachable")
+_NO_HUB = Ending("fault", ("unreachable", "reset", "truncated"), "takes no connection|broke|ended|reachable")
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("kill -9", settings=_PACED, midway=Midway.KILL, first=_KILLED[9], most_times=1.5, through_mirror=True),

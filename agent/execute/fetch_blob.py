@@ -1,12 +1,14 @@
 """One blob on its way to disk: a part file, a journal of its finished grains, and the check that gives it its name.
 
 # Note [Grains]
-# A blob is cut into grains of 4 MiB whatever the size of the ranges that are asked for. A grain counts as finished
+# A blob is cut into grains of 2 MiB whatever the size of the ranges that are asked for. A grain counts as finished
 # only when it stands in the journal, and it is written there only after the part file was synced: after kill -9 or
 # power loss what the journal says is on disk, and only grains in flight are fetched again. One thread syncs and
 # writes the journals, taking all grains that finished meanwhile at once, so that nobody who downloads waits for it.
 # After kill -9 the kernel still has what was written, synced or not: so whoever writes a grain notes that too, with a "~" and at
 # once, and in the same boot such a grain counts. Whatever a journal says, the hash has the last word.
+# Each connection has memory for one grain and loses at most that to a kill: so grains are small, and yet large enough for writes
+# that go directly to the disk.
 # The journal is made before, and removed after, the part file; without its part file it says nothing.
 #
 # Note [Around the page cache]
@@ -46,7 +48,7 @@ from agent.adapters.hub_cache import ModelFolder
 from agent.model.cache import FetchEndedError
 from agent.model.catalog import RepositoryFile
 
-GRAIN_BYTES = 4 * 1024 * 1024
+GRAIN_BYTES = 2 * 1024 * 1024
 _HEADER = "warmslice-grains 1"
 _BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 _FILE_MODE = 0o644

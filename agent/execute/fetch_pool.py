@@ -37,8 +37,8 @@ from agent.model.cache import FetchEndedError, FetchError, FetchFaultError, Fetc
 if TYPE_CHECKING:
     from agent.adapters.xet import XetStore
 
-_PIECE_BYTES = 2 * GRAIN_BYTES
-_MOST_KEPT_GRAINS = 3
+_PIECE_BYTES = 4 * GRAIN_BYTES
+_MOST_KEPT_GRAINS = 6
 _HASHING_THREADS = 2
 _BLOBS_AT_ONCE = 4
 _LOCK_LOOK_SECONDS = 0.5

@@ -486,7 +486,7 @@ async def test_a_file_that_went_missing_is_noticed_and_fetched_alone(hub: Hub, m
 
 
 async def test_grains_that_arrived_before_the_end_are_not_asked_for_again(hub: Hub, cache: Path) -> None:
-    """The body ends in the second of two grains, and then nothing is to be had any more."""
+    """The body ends in the third of three grains, and then nothing is to be had any more."""
     hub.faults.add(ALL_OF_STORE, "truncate", after_bytes=4 * 1024 * 1024 + 5, times=1)
     hub.faults.add(ALL_OF_STORE, "status", status=503)
     one = replace(QUICK, connections=1, attempts=1)

@@ -21,7 +21,7 @@ from hack.hub.server import Hub
 REPOSITORY = "acme/tiny"
 TINY = CatalogModel("tiny", REPOSITORY)
 WANTED_OF_TINY = ("1_Pooling/config.json", "config.json", "empty.txt", "model.safetensors")
-WEIGHTS_BYTES = 5 * 1024 * 1024 + 321  # two grains, the last one short
+WEIGHTS_BYTES = 5 * 1024 * 1024 + 321  # three grains, the last one short
 
 QUICK = FetchLimits(connections=4, attempts=6, stall_seconds=5.0, longest_wait_seconds=2.0)
 

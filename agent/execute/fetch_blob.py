@@ -158,8 +158,8 @@ class Part:
         assert self._descriptor is not None
         with disk_errors():
             blocks = len(content) // _BLOCK_BYTES * _BLOCK_BYTES if self._direct is not None else 0
-            if blocks and self._direct is not None:
-                _write_all(self._direct, offset, content[:blocks])
+            if blocks and self._direct is not None and not _write_directly(self._direct, offset, content[:blocks]):
+                blocks = 0
             _write_all(self._descriptor, offset + blocks, content[blocks:])
 
     def record(self, grains: Iterable[int]) -> None:
@@ -349,6 +349,17 @@ class GrainRecorder:
 @dataclass(slots=True)
 class _Flush:
     done: Lock = field(default_factory=Lock)
+
+
+def _write_directly(descriptor: int, offset: int, content: memoryview) -> bool:
+    """False where the file system takes no such writes after all, as some say only now."""
+    try:
+        _write_all(descriptor, offset, content)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 def _write_all(descriptor: int, offset: int, content: memoryview) -> None:

@@ -27,6 +27,7 @@ _STEP_BYTES = 1024 * 1024
 _BUSY_PER_CENT = 20.0
 _PAUSE_SECONDS = 1.0
 _NICENESS = 10
+_DAMAGE = frozenset({errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG})
 _PRESSURE = re.compile(r"^some avg10=([0-9.]+)", re.MULTILINE)
 
 
@@ -61,18 +62,25 @@ class Reader:
         return self._read(path, name) if found in {Found.DAMAGED, Found.UNREADABLE} else found
 
     def _read(self, path: Path, name: str) -> Found:
+        """What the disk cannot read is damaged; what we may not read, or is no file, is raised as OSError."""
         try:
-            descriptor = _open(path)
+            try:
+                return self._read_by(path, name, os.O_DIRECT)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                return self._read_by(path, name, 0)  # a file system that cannot
         except FileNotFoundError:
             return Found.GONE
-        except OSError:
-            return Found.UNREADABLE
-        try:
-            return self._hash(descriptor, name)
         except OSError as error:
-            if error.errno not in {errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG}:
+            if error.errno not in _DAMAGE:
                 raise
             return Found.UNREADABLE
+
+    def _read_by(self, path: Path, name: str, flag: int) -> Found:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flag)
+        try:
+            return self._hash(descriptor, name)
         finally:
             os.close(descriptor)
 
@@ -119,16 +127,6 @@ def take_out(folder: ModelFolder, name: str, is_still: Callable[[os.stat_result]
     except FileNotFoundError:
         return False
     return True
-
-
-def _open(path: Path) -> int:
-    """Around the page cache where the file system can."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _pressure(file: Path) -> float:

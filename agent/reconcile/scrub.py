@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -39,6 +39,7 @@ class Scrub:
     now: Callable[[], float]
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "scrub", give_way))
     _checked: dict[tuple[str, str], float] = field(default_factory=dict)
+    _put_off: dict[tuple[str, str], float] = field(default_factory=dict)  # what could not be read keeps nobody waiting
     _saved_at: float = 0.0
     _oldest: float | None = None
     _late: float = 0.0
@@ -70,24 +71,26 @@ class Scrub:
             return _LONGEST_SLEEP_SECONDS
         if turn.begin_at_seconds > self.now():
             return min(turn.begin_at_seconds - self.now(), _LONGEST_SLEEP_SECONDS)
-        damaged = await asyncio.get_running_loop().run_in_executor(self._thread, self._check, turn.blob)
+        try:
+            damaged = await asyncio.get_running_loop().run_in_executor(self._thread, self._check, turn.blob)
+        except OSError as error:
+            log.warning("scrub.not-read", extra={"blob": turn.blob.name, "error": str(error)})
+            self._put_off[turn.blob.repository, turn.blob.name] = self.now()
+            return 0.0
         if damaged is not None:
             self._tell(damaged)
         return 0.0
 
     def _turn(self) -> ScrubTurn | None:
-        blobs = [self._with_what_is_not_saved_yet(blob) for blob in stored_blobs(self.cache)]
+        blobs = [_checked_by(blob, self._checked) for blob in stored_blobs(self.cache)]
         self._oldest = min((blob.checked_at_seconds for blob in blobs), default=None)
-        turn = next_turn(blobs, self.period_seconds, self.reader.bytes_per_second, self.now())
+        due = [_checked_by(blob, self._put_off) for blob in blobs]
+        turn = next_turn(due, self.period_seconds, self.reader.bytes_per_second, self.now())
         late = turn.late_seconds if turn is not None else 0.0
         if late and not self._late:
             log.warning("scrub.too-slow", extra={"late_seconds": late})
         self._late = late
         return turn
-
-    def _with_what_is_not_saved_yet(self, blob: StoredBlob) -> StoredBlob:
-        at = max(blob.checked_at_seconds, self._checked.get((blob.repository, blob.name), 0.0))
-        return StoredBlob(blob.repository, blob.name, blob.bytes, at)
 
     def _check(self, blob: StoredBlob) -> DamagedBlob | None:
         """What is wrong with it; then it is out of the way."""
@@ -129,3 +132,7 @@ class Scrub:
                 log.warning("scrub.not-noted", extra={"error": str(error)})
         self._checked.clear()
         self._saved_at = self.now()
+
+
+def _checked_by(blob: StoredBlob, times: Mapping[tuple[str, str], float]) -> StoredBlob:
+    return replace(blob, checked_at_seconds=max(blob.checked_at_seconds, times.get((blob.repository, blob.name), 0.0)))

@@ -184,6 +184,20 @@ async def test_what_no_manifest_vouches_for_is_left_alone(hub: Hub, cache: Path)
     assert (stranger.exists(), scrub.report().damaged) == (True, 0)
 
 
+async def test_what_cannot_be_read_for_another_cause_is_left_and_keeps_no_other_waiting(
+    hub: Hub, model: ServedModel, cache: Path
+) -> None:
+    """Somebody has put a folder there, or taken a permission away: that is no damage."""
+    await fetch(order_for(hub, cache))
+    blob = ModelFolder(cache, REPOSITORY).blob(model.files["model.safetensors"].etag)
+    blob.unlink()
+    blob.mkdir()
+    scrub = scrub_of(cache)
+    await _whole(scrub)
+    assert (blob.is_dir(), scrub.report().damaged) == (True, 0)
+    assert scrub.report().read_bytes >= sum(path.stat().st_size for path in blob.parent.iterdir() if path.is_file())
+
+
 async def test_a_damaged_file_takes_readiness_at_once_and_is_fetched_alone(
     hub: Hub, model: ServedModel, cache: Path
 ) -> None:

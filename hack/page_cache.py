@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.adapters.page_cache import resident_pages
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CACHESTAT = 451  # the same number everywhere
 _GROUPS = Path("/sys/fs/cgroup")
@@ -30,20 +32,9 @@ class _Counts(ctypes.Structure):
 
 
 def resident_bytes(path: Path) -> int:
-    """By mincore(2), page by page. 0 for an empty file."""
+    """By mincore(2), page by page."""
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
-            return 0
-        with mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
-            pages = (ctypes.c_ubyte * (-(-size // mmap.PAGESIZE)))()
-            first = ctypes.c_char.from_buffer(mapped)
-            address = ctypes.c_void_p(ctypes.addressof(first))
-            failed = _LIBC.mincore(address, ctypes.c_size_t(size), pages)
-            del first
-            if failed:
-                raise OSError(ctypes.get_errno(), "mincore")
-            return sum(page & 1 for page in pages) * mmap.PAGESIZE
+        return sum(resident_pages(file.fileno(), 0, os.fstat(file.fileno()).st_size)) * mmap.PAGESIZE
 
 
 def cached_bytes(path: Path) -> int:

@@ -2,8 +2,9 @@
 
 # Note [Beside serving pods]
 # Reading goes around the page cache (O_DIRECT), which would otherwise show what was read long ago and push out what pods read
-# now. It keeps to a byte rate, and pauses while tasks of this machine wait for I/O more than a fifth of their time (PSI,
-# /proc/pressure/io; Linux 4.20 and later, and not on every kernel).
+# now. Where the file system reads through it all the same, what was not there before is given back at each step. It keeps to a
+# byte rate, and pauses while tasks of this machine wait for I/O more than a fifth of their time (PSI, /proc/pressure/io; Linux
+# 4.20 and later, and not on every kernel).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from agent.adapters.files import content_digest
 from agent.adapters.hub_cache import ModelFolder
+from agent.adapters.page_cache import read_beside_cache
 from agent.execute.fetch_pace import Pace
 
 _STEP_BYTES = 1024 * 1024
@@ -80,6 +82,7 @@ class Reader:
     def _read_by(self, path: Path, name: str, flag: int) -> Found:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flag)
         try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # nothing beyond the step is read ahead
             return self._hash(descriptor, name)
         finally:
             os.close(descriptor)
@@ -91,7 +94,7 @@ class Reader:
         while position < size:
             if self._wait():
                 return Found.STOPPED
-            count = os.preadv(descriptor, [self._buffer], position)
+            count = read_beside_cache(descriptor, self._buffer, position, size)
             if not count:
                 return Found.DAMAGED
             digest.update(self._buffer[: min(count, size - position)])

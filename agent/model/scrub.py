@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BlobKey = tuple[str, str]
+"""A repository and the name of a blob."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
@@ -14,14 +17,25 @@ class StoredBlob:
     bytes: int
     checked_at_seconds: float
 
+    @property
+    def key(self) -> BlobKey:
+        return self.repository, self.name
+
 
 @dataclass(frozen=True, slots=True)
 class ScrubTurn:
-    """The blob that is next, and the latest moment at which to begin so that every one is read in time. ``late_seconds``: by how
-    much the rate is too low for that; 0 where it is enough."""
+    """A blob, and the latest moment at which to begin it so that it and every later one are read in time."""
 
     blob: StoredBlob
     begin_at_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubPlan:
+    """All of them, in their order. ``late_seconds``: by how much longer than the period reading all of them takes at the rate; 0
+    where it is enough. A scrub that was away for long is behind, and its rate enough."""
+
+    turns: tuple[ScrubTurn, ...]
     late_seconds: float
 
 

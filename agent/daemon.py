@@ -26,14 +26,14 @@ from agent.adapters.leases import Leases
 from agent.adapters.nvml import Hardware
 from agent.adapters.watch import Metadata, Watch
 from agent.execute.fetch import FetchSupervisor
-from agent.execute.fleet import FleetHands
+from agent.execute.fleet import FleetHands, LeaderHands
 from agent.execute.mig import Gpus
 from agent.execute.partition import Hands
 from agent.execute.scrub import Reader
 from agent.model import labels
 from agent.model.cache import CacheReport
 from agent.model.errors import BadInputError
-from agent.model.fleet import slot_name
+from agent.model.fleet import LEADER, slot_name
 from agent.model.mig import Gpu
 from agent.model.node import Node
 from agent.model.report import PartitionReport
@@ -201,14 +201,15 @@ class Agent:
 
         start = _starter(tasks, helpers)
         leases = Leases(self._kube, settings.namespace)
-        hands = FleetHands(leases, LEASE_SECONDS, clock.now)
+        hands = FleetHands(leases, clock.now)
+        ballot = LeaderHands(leases, LEADER, LEASE_SECONDS, clock.now)
         board = Board(self._wakes["partition"].set, self._fleet_wake.set)
         followed = FollowedLease(self._kube, leases.path, slot_name(name), start, self._wakes["partition"].set)
         rules = FleetRules(settings.limit, settings.window, settings.mig_config_label)
         members = Metadata(labels.STATE, lambda item: kept_of_member(item, settings.mig_config_label))
         view = FleetView(self._kube, leases.path, members, start, self._fleet_wake.set)
         holder = f"{name}_{uuid4().hex[:8]}"
-        self._fleet = FleetPass(holder, hands, view, board, rules, clock.now, time.monotonic)
+        self._fleet = FleetPass(holder, ballot, hands, view, board, rules, clock.now, time.monotonic)
         self._wakes["fleet"] = self._fleet_wake
         loops.append(self._start_loop(tasks, "fleet", self._fleet))
         return OwnSlot(name, hands, followed, board, clock.now)

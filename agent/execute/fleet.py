@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from agent.model.fleet import LEADER, WORD, Leader, Slot, Word, slot_name
+from agent.model.fleet import WORD, Leader, Slot, slot_name
 
 Object = dict[str, Any]
 
@@ -26,12 +27,48 @@ class Leases(Protocol):
         """One that is gone is done; ConflictError when it is another."""
 
 
-class FleetHands:
-    """``now`` gives seconds since the epoch: what is written is for people to read, and compared with no clock."""
+class Said(Protocol):
+    """What a leader says to the others."""
 
-    def __init__(self, leases: Leases, lease_seconds: float, now: Any) -> None:
+    def to_json(self) -> str: ...
+
+
+class LeaderHands:
+    """The Lease of whoever leads in one task. ``now`` gives seconds since the epoch: what is written is for people to read, and
+    compared with no clock."""
+
+    def __init__(self, leases: Leases, name: str, lease_seconds: float, now: Callable[[], float]) -> None:
         self._leases = leases
+        self._name = name
         self._lease_seconds = int(lease_seconds)
+        self._now = now
+
+    async def find(self) -> Object:
+        """As it is."""
+        return await self._leases.get(self._name)
+
+    async def lead(self, found: Leader | None, holder: str, said: Said | None) -> Object:
+        """Become the leader, or go on being it."""
+        now = _stamp(self._now())
+        spec: Object = {"holderIdentity": holder, "leaseDurationSeconds": self._lease_seconds, "renewTime": now}
+        if found is None or found.holder != holder:
+            spec |= {"acquireTime": now, "leaseTransitions": found.terms + 1 if found is not None else 0}
+        if found is None:
+            return await self._leases.create(self._name, {"spec": spec})
+        words = {"metadata": {"annotations": {WORD: said.to_json() if said is not None else None}}, "spec": spec}
+        return await self._leases.patch(self._name, _on(found.version, words))
+
+    async def resign(self, found: Leader) -> None:
+        """Lead no more: the next may at once."""
+        patch = {"metadata": {"annotations": {WORD: None}}, "spec": {"holderIdentity": None}}
+        await self._leases.patch(self._name, _on(found.version, patch))
+
+
+class FleetHands:
+    """The slots. ``now`` as of ``LeaderHands``."""
+
+    def __init__(self, leases: Leases, now: Callable[[], float]) -> None:
+        self._leases = leases
         self._now = now
 
     async def find(self, name: str) -> Object:
@@ -44,12 +81,14 @@ class FleetHands:
 
     async def grant(self, slot: Slot) -> Object:
         """Grant a wish."""
-        spec = {"holderIdentity": slot.node, "acquireTime": self._stamp()}
+        spec = {"holderIdentity": slot.node, "acquireTime": _stamp(self._now())}
         return await self._leases.patch(slot_name(slot.node), _on(slot.version, {"spec": spec}))
 
     async def confirm(self, slot: Slot) -> Object:
         """Say that a granted slot is about to be used."""
-        return await self._leases.patch(slot_name(slot.node), _on(slot.version, {"spec": {"renewTime": self._stamp()}}))
+        return await self._leases.patch(
+            slot_name(slot.node), _on(slot.version, {"spec": {"renewTime": _stamp(self._now())}})
+        )
 
     async def remove(self, node: str) -> None:
         """The node's own slot goes, whatever it is."""
@@ -59,24 +98,9 @@ class FleetHands:
         """Exactly this slot goes."""
         await self._leases.delete(slot_name(slot.node), {"uid": slot.uid, "resourceVersion": slot.version})
 
-    async def lead(self, found: Leader | None, holder: str, word: Word | None) -> Object:
-        """Become the leader, or go on being it."""
-        now = self._stamp()
-        spec: Object = {"holderIdentity": holder, "leaseDurationSeconds": self._lease_seconds, "renewTime": now}
-        if found is None or found.holder != holder:
-            spec |= {"acquireTime": now, "leaseTransitions": found.terms + 1 if found is not None else 0}
-        said = {"metadata": {"annotations": {WORD: word.to_json() if word is not None else None}}, "spec": spec}
-        if found is None:
-            return await self._leases.create(LEADER, {"spec": spec})
-        return await self._leases.patch(LEADER, _on(found.version, said))
 
-    async def resign(self, found: Leader) -> None:
-        """Lead no more: the next may at once."""
-        patch = {"metadata": {"annotations": {WORD: None}}, "spec": {"holderIdentity": None}}
-        await self._leases.patch(LEADER, _on(found.version, patch))
-
-    def _stamp(self) -> str:
-        return datetime.fromtimestamp(self._now(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _on(version: str, patch: Object) -> Object:

@@ -68,13 +68,14 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """The leader's Lease. ``holder`` is "" while nobody leads; ``renewed`` is a mark that each renewal changes, and no time."""
+    """The Lease of who leads. ``holder`` is "" while nobody does; ``renewed`` is a mark that each renewal changes, and no time;
+    ``said`` is what stands in it for the others, "" where nothing does."""
 
     holder: str
     renewed: str
     version: str
     terms: int
-    word: Word | None
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)

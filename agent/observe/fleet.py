@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from agent.model import labels
-from agent.model.fleet import SLOT_PREFIX, WORD, Leader, Member, Slot, Word
+from agent.model.fleet import SLOT_PREFIX, WORD, Leader, Member, Slot
 
 Object = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ def leader_of(item: Object) -> Leader:
         renewed=spec.get("renewTime") or "",
         version=metadata["resourceVersion"],
         terms=spec.get("leaseTransitions") or 0,
-        word=Word.from_json((metadata.get("annotations") or {}).get(WORD, "null")),
+        said=(metadata.get("annotations") or {}).get(WORD, ""),
     )
 
 

@@ -12,7 +12,7 @@ import pytest_asyncio
 from agent.adapters.kube import Kube
 from agent.adapters.leases import Leases
 from agent.adapters.watch import Metadata, Watch
-from agent.execute.fleet import FleetHands
+from agent.execute.fleet import FleetHands, LeaderHands
 from agent.model import labels
 from agent.model.errors import ConflictError, GoneError
 from agent.model.fleet import LEADER, Slot, Word, slot_name
@@ -45,7 +45,7 @@ def leases(kube: Kube) -> Leases:
 
 @pytest.fixture
 def hands(leases: Leases) -> FleetHands:
-    return FleetHands(leases, 15.0, lambda: 1_000_000.5)
+    return FleetHands(leases, lambda: 1_000_000.5)
 
 
 def _slot(lease: Object) -> Slot:
@@ -104,23 +104,25 @@ async def test_what_is_gone_is_gone(hands: FleetHands) -> None:
 
 async def test_one_leads_and_each_renewal_leaves_another_mark(cluster: DevCluster, leases: Leases) -> None:
     times = iter([1.0, 2.0, 2.5, 3.0])
-    hands = FleetHands(leases, 15.0, lambda: next(times))
+    hands = LeaderHands(leases, LEADER, 15.0, lambda: next(times))
     first = leader_of(await hands.lead(None, "a", None))
     with pytest.raises(ConflictError):
         await hands.lead(None, "b", None)
     renewed = leader_of(await hands.lead(first, "a", Word(7, 3, 3)))
     with pytest.raises(ConflictError):
         await hands.lead(first, "b", None)
-    assert (renewed.holder, renewed.word, renewed.renewed == first.renewed) == ("a", Word(7, 3, 3), False)
+    said = Word.from_json(renewed.said)
+    assert (renewed.holder, said, renewed.renewed == first.renewed) == ("a", Word(7, 3, 3), False)
     assert cluster.get(kinds.LEASES, LEADER, NAMESPACE)["spec"]["leaseDurationSeconds"] == 15
 
 
-async def test_who_takes_over_begins_another_term_and_who_resigns_leaves_no_word(hands: FleetHands) -> None:
+async def test_who_takes_over_begins_another_term_and_who_resigns_leaves_no_word(leases: Leases) -> None:
+    hands = LeaderHands(leases, LEADER, 15.0, lambda: 1_000_000.5)
     first = leader_of(await hands.lead(None, "a", None))
     second = leader_of(await hands.lead(first, "b", Word(1, 1, 1)))
     await hands.resign(second)
-    empty = leader_of(await hands.find(LEADER))
-    assert (first.terms, second.terms, empty.holder, empty.word) == (0, 1, "", None)
+    empty = leader_of(await hands.find())
+    assert (first.terms, second.terms, empty.holder, empty.said) == (0, 1, "", "")
 
 
 async def test_a_leader_watches_of_nodes_what_it_needs_and_in_pages(cluster: DevCluster, kube: Kube) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.execute.fleet import FleetHands
+from agent.execute.fleet import FleetHands, LeaderHands
 from agent.model import labels
 from agent.model.errors import ConflictError, GoneError, RetryError
 from agent.model.fleet import LEADER, Limit, Window, slot_name
@@ -259,12 +259,13 @@ class Fleet:
         def now() -> float:
             return self.now() + behind
 
-        hands = FleetHands(leases, LEASE_SECONDS, now)
+        hands = FleetHands(leases, now)
+        ballot = LeaderHands(leases, LEADER, LEASE_SECONDS, now)
         board = Board(wake.set, wake_fleet.set)
         own = OwnLease(self.leases, name, wake.set)
         view = View(self, wake_fleet.set)
         rules = FleetRules(self.limit, self.window, labels.CONFIG)
-        fleet = FleetPass(holder, hands, view, board, rules, now, asyncio.get_running_loop().time)
+        fleet = FleetPass(holder, ballot, hands, view, board, rules, now, asyncio.get_running_loop().time)
         partition, steps = agent_on(world, slots=OwnSlot(name, hands, own, board, now))
         self.agents[name] = Agent(holder, partition, steps, fleet, own, view, wake, wake_fleet)
         return self.agents[name]

@@ -229,7 +229,7 @@ def test_a_window_that_is_none_is_refused(text: str) -> None:
 
 
 def _leader(mark: int) -> Leader:
-    return Leader("a", str(mark), "1", 0, None)
+    return Leader("a", str(mark), "1", 0)
 
 
 @given(st.floats(0, 30), st.floats(0, 30), st.lists(st.floats(0.75, 1.25), min_size=60, max_size=60))

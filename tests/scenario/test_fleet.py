@@ -109,7 +109,7 @@ async def test_a_granted_slot_that_nobody_uses_is_looked_into_and_goes_to_the_ne
     """The agent of the node that waits longest has died: its wish is granted, and taken back when nothing came of it."""
     fleet = Fleet("1", *_nodes(3))
     dead, *alive = fleet.nodes
-    await FleetHands(fleet.leases, 15.0, fleet.now).ask(dead)
+    await FleetHands(fleet.leases, fleet.now).ask(dead)
     fleet.nodes[dead].label(labels.STATE, "pending")
     await fleet.run(5)
     for name in alive:
@@ -130,7 +130,7 @@ async def test_a_granted_slot_that_nobody_uses_is_looked_into_and_goes_to_the_ne
 
 async def test_the_slot_of_a_node_that_is_gone_is_free() -> None:
     fleet = Fleet("1", *_nodes(2))
-    hands = FleetHands(fleet.leases, 15.0, fleet.now)
+    hands = FleetHands(fleet.leases, fleet.now)
     gone = slot_of(await hands.ask("gpu-that-was"))
     assert gone is not None
     await hands.grant(gone)
@@ -269,7 +269,7 @@ async def test_more_grants_than_a_term_has_time_for_are_made_in_several() -> Non
     (one,) = _nodes(1)
     fleet = Fleet("500", one)
     fleet.leases.seconds = 0.1
-    hands = FleetHands(fleet.leases, 15.0, fleet.now)
+    hands = FleetHands(fleet.leases, fleet.now)
     for number in range(200):
         await hands.ask(f"name-{number}")
     fleet.start("gpu-00")

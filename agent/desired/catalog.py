@@ -79,6 +79,17 @@ def wanted_models(catalog: Catalog, node_labels: Mapping[str, str]) -> tuple[Cat
     return tuple(sorted(here, key=lambda m: (-m.priority, m.name)))
 
 
+def is_repository(text: str) -> bool:
+    """org/name as the hub could have it."""
+    odd = any(part != part.strip("-.") or "--" in part or ".." in part for part in text.split("/"))
+    return not odd and _REPOSITORY.fullmatch(text) is not None
+
+
+def is_revision(text: str) -> bool:
+    """A branch, a tag or a commit id."""
+    return _REVISION.fullmatch(text) is not None and ".." not in text
+
+
 class _Reader:
     """Walks the document and collects what is wrong with it. What it returns counts only where nothing is."""
 
@@ -171,9 +182,7 @@ class _Reader:
 
 def _wrong_values(entry: _Entry) -> Iterator[tuple[str, str]]:
     """(field, what is wrong with its value) of an entry whose types are right."""
-    parts = entry.repository.split("/")
-    odd = any(part != part.strip("-.") or "--" in part or ".." in part for part in parts)
-    if odd or not _REPOSITORY.fullmatch(entry.repository):
+    if not is_repository(entry.repository):
         right = "expected org/name as the hub writes it (letters, digits, `-`, `_`, `.`)"
         yield "repository", f"is {entry.repository!r}, {right}"
     elif entry.name is None and not derived_name(entry.repository):
@@ -181,7 +190,7 @@ def _wrong_values(entry: _Entry) -> Iterator[tuple[str, str]]:
     if entry.name is not None and not _NAME.fullmatch(entry.name):
         right = "expected at most 63 letters, digits, `-`, `_`, `.`, with a letter or digit at both ends"
         yield "name", f"is {entry.name!r}, {right}"
-    if not _REVISION.fullmatch(entry.revision) or ".." in entry.revision:
+    if not is_revision(entry.revision):
         yield "revision", f"is {entry.revision!r}, expected a branch, a tag or a commit id"
     if entry.endpoint is not None and not re.match(r"https?://[^/\s]+|file:///", entry.endpoint):
         yield "endpoint", f"is {entry.endpoint!r}, expected a URL such as https://hub.example.com, or file:///mnt/hub"

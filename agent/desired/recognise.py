@@ -1,0 +1,342 @@
+"""Recognises the models of the Hugging Face hub that a pod's containers serve. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.desired.catalog import is_repository, is_revision
+from agent.desired.servers import GENERIC, SERVERS, Field, Server
+from agent.desired.words import Command, Environment, as_kubelet_expands, commands_of, environment_of
+from agent.model.demand import Named, Role, Serving
+
+# Note [Strangers write pods]
+# Whoever may create a pod decides what is in its spec: any type in any place, values that double one another, scripts without
+# end. So nothing here raises or grows, and a name is taken only where a known server would read it: a model that is missed costs
+# a slow start, while one that is imagined costs a node's disk.
+
+_URI = re.compile(r"hf://([^:@]*)(?:[:@](.*))?", re.DOTALL)
+_COUNT = re.compile(r"[1-9][0-9]{0,8}")
+_HUMAN = re.compile(r"([0-9]{1,9})(\.[0-9]{1,9})?([kmgKMG]?)")
+_FRACTION = re.compile(r"[0-9]{0,9}\.?[0-9]{1,18}")
+_DTYPE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+_OPTION = re.compile(r"--?[A-Za-z]")
+_PYTHON = re.compile(r"python[0-9.]*")
+_PYTHON_VALUED = ("-W", "-X", "--check-hash-based-pycs")
+_SWITCHES = ("enable-", "disable-", "no-")
+_THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+_SILENT = (Field.ONE, Field.MANY, Field.FLAG)
+
+Told = Mapping[Field, tuple[str, ...]]
+
+
+def recognise(spec: Mapping[str, Any]) -> tuple[Serving, ...]:
+    """One for each container of a v1 PodSpec in which a model is recognised. See Note [Strangers write pods]."""
+    return tuple(serving for container in _containers(spec) if (serving := _serving(container)))
+
+
+def _containers(spec: object) -> Iterator[Mapping[str, Any]]:
+    if not isinstance(spec, dict):
+        return
+    for section in ("containers", "initContainers"):
+        listed = spec.get(section)
+        if isinstance(listed, list):
+            yield from (container for container in listed if isinstance(container, dict))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What a server in a container is told."""
+
+    server: Server
+    told: Told
+
+    def first(self, field: Field) -> str:
+        return next(iter(self.told.get(field, ())), "")
+
+
+def _serving(container: Mapping[str, Any]) -> Serving | None:
+    command, arguments = _texts(container.get("command")), _texts(container.get("args"))
+    if command is None or arguments is None:
+        return None
+    environment = environment_of(container)
+    command = tuple(as_kubelet_expands(word, environment.known) for word in command)
+    arguments = tuple(as_kubelet_expands(word, environment.known) for word in arguments)
+    everywhere = _told_everywhere(container, environment)
+    for reading in _readings(container, command, arguments, environment):
+        models = _models(reading, everywhere, container)
+        if models:
+            return _as_told(container, reading, models)
+    models = _models(everywhere, everywhere, container)
+    return _as_told(container, everywhere, models) if models else None
+
+
+def _as_told(container: Mapping[str, Any], reading: _Reading, models: tuple[Named, ...]) -> Serving:
+    return Serving(
+        container=_text(container.get("name")),
+        server=reading.server.name,
+        models=models,
+        max_model_len=_length(reading.first(Field.LENGTH)),
+        memory_utilization=_share(reading.first(Field.SHARE)),
+        kv_cache_dtype=_dtype(reading.first(Field.KV_CACHE_DTYPE)),
+        dtype=_dtype(reading.first(Field.DTYPE)),
+        tensor_parallel=_count(reading.first(Field.PARALLEL)) or 1,
+        resources=_resources(container.get("resources")),
+    )
+
+
+def _told_everywhere(container: Mapping[str, Any], environment: Environment) -> _Reading:
+    """By KServe's storageUri and the variables that mean the same to all."""
+    told = _told_by_variables(GENERIC, environment)
+    uri = as_kubelet_expands(_text(container.get("storageUri")), environment.known)
+    return _Reading(GENERIC, {**told, Field.URI: (uri,)} if uri else told)
+
+
+def _readings(
+    container: Mapping[str, Any], command: tuple[str, ...], arguments: tuple[str, ...], environment: Environment
+) -> Iterator[_Reading]:
+    """An image without a command of its own runs its arguments, or a server that takes them."""
+    for started in commands_of(command + arguments, environment):
+        yield from _reading_of(started)
+    if command:
+        return
+    for server in SERVERS:
+        if _is_entrypoint(server, container):
+            yield _read(server, _behind_entrypoint(server, arguments), environment)
+
+
+def _reading_of(command: Command) -> Iterator[_Reading]:
+    for server in SERVERS:
+        rest = _arguments_of(server, command.words)
+        if rest is not None:
+            yield _read(server, rest, command.environment)
+            return
+
+
+def _arguments_of(server: Server, words: tuple[str, ...]) -> tuple[str, ...] | None:
+    """What follows the words that name the server, None where they do not."""
+    program = words[0].rpartition("/")[2]
+    if _PYTHON.fullmatch(program):
+        return _arguments_of_module(server, words[1:])
+    named = (program, *words[1:])
+    return next((named[len(p) :] for p in server.programs if named[: len(p)] == p), None)
+
+
+def _arguments_of_module(server: Server, words: tuple[str, ...]) -> tuple[str, ...] | None:
+    at = 0
+    while at < len(words) and words[at].startswith("-") and words[at] not in ("-m", "-c"):
+        at += 2 if words[at] in _PYTHON_VALUED else 1
+    if words[at : at + 1] != ("-m",):
+        return None
+    named = words[at + 1 :]
+    modules = (tuple(module.split()) for module in server.modules)
+    return next((named[len(m) :] for m in modules if named[: len(m)] == m), None)
+
+
+def _is_entrypoint(server: Server, container: Mapping[str, Any]) -> bool:
+    image, name, model_format = (_text(container.get(key)) for key in ("image", "name", "modelFormat"))
+    if isinstance(container.get("modelFormat"), dict) and not image:
+        model_format = _text(container["modelFormat"].get("name"))
+    by_image = server.images is not None and server.images.search(_without_tag(image)) is not None
+    return by_image or name in server.containers or model_format in server.formats
+
+
+def _without_tag(image: str) -> str:
+    path, slash, last = image.partition("@")[0].rpartition("/")
+    return path + slash + last.partition(":")[0]
+
+
+def _behind_entrypoint(server: Server, arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """An entrypoint may leave the last of the words that name the server to the arguments."""
+    endings = [program[at:] for program in server.programs for at in range(1, len(program))]
+    return next((arguments[len(e) :] for e in endings if arguments[: len(e)] == e), arguments)
+
+
+def _read(server: Server, arguments: tuple[str, ...], environment: Environment) -> _Reading:
+    return _Reading(server, {**_told_by_variables(server, environment), **_told_by_options(server, arguments)})
+
+
+def _told_by_variables(server: Server, environment: Environment) -> Told:
+    found = ((field, environment.known.get(name)) for name, field in server.variables.items())
+    return {field: (value,) for field, value in found if value}
+
+
+def _told_by_options(server: Server, arguments: tuple[str, ...]) -> Told:
+    """The last of several wins. Whatever follows an option that is not known may belong to it and counts for nothing."""
+    told: dict[Field, tuple[str, ...]] = {}
+    first: str | None = None
+    at = 0
+    while at < len(arguments):
+        word = arguments[at]
+        at += 1
+        if not _is_option(server, word):
+            first = word if first is None else first
+            continue
+        field, given = _option(server, word)
+        taken = 0 if given else _values_behind(server, field, arguments, at)
+        values = given or arguments[at : at + taken]
+        at += taken
+        if field is not None and field not in _SILENT and any(values):
+            told[field] = values
+    return {**told, server.positional: (first,)} if server.positional and first else told
+
+
+def _is_option(server: Server, word: str) -> bool:
+    return _OPTION.match(word) is not None or (server.pairs and "=" in word)
+
+
+def _option(server: Server, word: str) -> tuple[Field | None, tuple[str, ...]]:
+    """What it tells, and the value where that is joined to it."""
+    name, joined, value = word.partition("=")
+    name = name.removeprefix("-").removeprefix("-").replace("_", "-")
+    switch = Field.FLAG if name.startswith(_SWITCHES) else None
+    return server.options.get(name, switch), (value,) if joined else ()
+
+
+def _values_behind(server: Server, field: Field | None, arguments: tuple[str, ...], start: int) -> int:
+    if field is Field.FLAG:
+        return 0
+    most = len(arguments) if field in (None, Field.MANY, Field.ADAPTERS) else start + 1
+    end = start
+    while end < min(most, len(arguments)) and not _is_option(server, arguments[end]):
+        end += 1
+    return end - start
+
+
+def _models(reading: _Reading, everywhere: _Reading, container: Mapping[str, Any]) -> tuple[Named, ...]:
+    """The model first. Where that is no repository, a tokenizer of the hub may still stand beside it; adapters may not."""
+    model = _model(reading, container) or _model(everywhere, container)
+    if model is not None and not is_revision(model.revision):
+        return ()
+    tokenizer = _tokenizer(reading, container, model)
+    if model is None:
+        return tuple(tokenizer)
+    beside = (*tokenizer, *_adapters(reading, container), *_drafts(reading, container))
+    return (model, *dict.fromkeys(beside))
+
+
+def _model(reading: _Reading, container: Mapping[str, Any]) -> Named | None:
+    """Its revision may be none that the hub could have."""
+    text = reading.first(Field.MODEL)
+    revision = reading.first(Field.REVISION) or "main"
+    if _is_on_hub(text, container):
+        return Named(text, revision)
+    uris = (text, reading.first(Field.URI)) if reading.server is GENERIC else (reading.first(Field.URI),)
+    for uri in uris:
+        match = _URI.fullmatch(uri)
+        if match and is_repository(match[1]):
+            return Named(match[1], match[2] or revision)
+    return None
+
+
+def _tokenizer(reading: _Reading, container: Mapping[str, Any], model: Named | None) -> list[Named]:
+    """None where it is the model's own."""
+    text = reading.first(Field.TOKENIZER)
+    same = model is not None and model.repository == text
+    revision = reading.first(Field.TOKENIZER_REVISION) or (model.revision if same and model else "main")
+    if (same and model and model.revision == revision) or not is_revision(revision):
+        return []
+    return [Named(text, revision, Role.TOKENIZER)] if _is_on_hub(text, container) else []
+
+
+def _adapters(reading: _Reading, container: Mapping[str, Any]) -> Iterator[Named]:
+    for value in reading.told.get(Field.ADAPTERS, ()):
+        for path in _adapter_paths(value):
+            repository, _, revision = path.partition("@")
+            if _is_on_hub(repository, container) and is_revision(revision or "main"):
+                yield Named(repository, revision or "main", Role.ADAPTER)
+
+
+def _adapter_paths(value: str) -> Iterator[str]:
+    """Of ``name=path``, a path alone, several with commas between them, or JSON with a path in it."""
+    if value.lstrip()[:1] in ("{", "["):
+        found = _from_json(value)
+        for item in found if isinstance(found, list) else [found]:
+            yield _text(item.get("path") or item.get("lora_path")) if isinstance(item, dict) else _text(item)
+        return
+    for item in value.split(","):
+        name, joined, path = item.strip().partition("=")
+        yield path if joined else name
+
+
+def _drafts(reading: _Reading, container: Mapping[str, Any]) -> Iterator[Named]:
+    found = _from_json(reading.first(Field.SPECULATION))
+    inside = found if isinstance(found, dict) else {}
+    text = reading.first(Field.DRAFT) or _text(inside.get("model"))
+    revision = reading.first(Field.DRAFT_REVISION) or _text(inside.get("revision")) or "main"
+    if _is_on_hub(text, container) and is_revision(revision):
+        yield Named(text, revision, Role.DRAFT)
+
+
+def _is_on_hub(text: str, container: Mapping[str, Any]) -> bool:
+    return is_repository(text) and not _is_mounted(text, container)
+
+
+def _is_mounted(text: str, container: Mapping[str, Any]) -> bool:
+    """Whether a volume lies where the server would look first: at the name as a path, or at its first part."""
+    directory = _text(container.get("workingDir")).rstrip("/")
+    first = text.partition("/")[0]
+    return any(mount in (f"{directory}/{first}", f"{directory}/{text}") for mount in _mounts(container))
+
+
+def _mounts(container: Mapping[str, Any]) -> Iterator[str]:
+    mounts = container.get("volumeMounts")
+    for mount in mounts if isinstance(mounts, list) else []:
+        if isinstance(mount, dict):
+            yield _text(mount.get("mountPath")).rstrip("/")
+
+
+def _from_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _length(text: str) -> int | None:
+    """Tokens; vLLM also takes 25.6k (thousands) and 32K (of 1024)."""
+    match = _HUMAN.fullmatch(text)
+    if match is None or (match[2] and not match[3]):
+        return None
+    return int(float(match[1] + (match[2] or "")) * _THOUSANDS[match[3]]) or None
+
+
+def _share(text: str) -> float | None:
+    share = float(text) if _FRACTION.fullmatch(text) else 0.0
+    return share if 0 < share <= 1 else None
+
+
+def _dtype(text: str) -> str | None:
+    return text if _DTYPE.fullmatch(text) else None
+
+
+def _count(text: str) -> int | None:
+    return int(text) if _COUNT.fullmatch(text) else None
+
+
+def _resources(resources: object) -> dict[str, int]:
+    """Limits, for a request of such a resource can be nothing else; whole numbers above none."""
+    found: dict[str, int] = {}
+    for section in ("requests", "limits"):
+        listed = resources.get(section) if isinstance(resources, dict) else None
+        for name, quantity in listed.items() if isinstance(listed, dict) else ():
+            count = _count(str(quantity)) if isinstance(quantity, int | str) else None
+            if count and str(name).startswith("nvidia.com/"):
+                found[str(name)] = count
+    return found
+
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    """The words of a command, none where it is left out; None where it is no list of text."""
+    if value is None:
+        return ()
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    return None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

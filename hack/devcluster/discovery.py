@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hack.devcluster import openapi
-from hack.devcluster.kinds import ALL_KINDS, Kind, groups
+from hack.devcluster.kinds import ALL_KINDS, Kind, groups, version_of
 from hack.devcluster.objects import Object
 
 KUBERNETES_VERSION = "1.34"
@@ -90,7 +90,8 @@ def _kinds_of(group: str, version: str) -> list[Kind]:
 
 
 def _group(group: str) -> Object:
-    served = {"groupVersion": f"{group}/v1", "version": "v1"}
+    version = version_of(group)
+    served = {"groupVersion": f"{group}/{version}", "version": version}
     return {"name": group, "versions": [served], "preferredVersion": served}
 
 
@@ -126,9 +127,9 @@ def _subresource(kind: Kind, name: str) -> Object:
 
 
 def _aggregated_group(group: str) -> Object:
-    served = _kinds_of(group, "v1")
-    resources = [_aggregated_resource(kind) for kind in served]
-    versions = [{"version": "v1", "freshness": "Current", "resources": resources}]
+    version = version_of(group)
+    resources = [_aggregated_resource(kind) for kind in _kinds_of(group, version)]
+    versions = [{"version": version, "freshness": "Current", "resources": resources}]
     metadata: Object = {"creationTimestamp": None} | ({"name": group} if group else {})
     return {"metadata": metadata, "versions": versions}
 
@@ -159,7 +160,9 @@ def _aggregated_subresource(kind: Kind, name: str) -> Object:
 
 
 def _group_paths() -> dict[str, list[Kind]]:
-    return {"api/v1": _kinds_of("", "v1")} | {f"apis/{group}/v1": _kinds_of(group, "v1") for group in groups()}
+    return {"api/v1": _kinds_of("", "v1")} | {
+        f"apis/{group}/{version_of(group)}": _kinds_of(group, version_of(group)) for group in groups()
+    }
 
 
 def _object_path(kind: Kind) -> str:

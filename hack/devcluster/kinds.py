@@ -147,8 +147,18 @@ STATEFULSETS = Kind(
 )  # fmt: skip
 JOBS = Kind("batch", "v1", "jobs", "Job", categories=("all",), subresources=("status",), counts_generation=True)
 
+# Kinds of custom resources, as if their operators had been installed; nothing acts on them.
+LEADER_WORKER_SETS = Kind(
+    "leaderworkerset.x-k8s.io", "v1", "leaderworkersets", "LeaderWorkerSet", short_names=("lws",),
+    subresources=("status",), counts_generation=True, needs_revision_to_update=True,
+)  # fmt: skip
+INFERENCE_SERVICES = Kind(
+    "serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService", short_names=("isvc",),
+    subresources=("status",), counts_generation=True, needs_revision_to_update=True,
+)  # fmt: skip
+
 ALL_KINDS = (
-    STATEFULSETS, JOBS,
+    STATEFULSETS, JOBS, LEADER_WORKER_SETS, INFERENCE_SERVICES,
     NODES, PODS, EVENTS, CONFIGMAPS, NAMESPACES, SECRETS, SERVICES, SERVICE_ACCOUNTS,
     LEASES, NEW_EVENTS, BUDGETS, DAEMONSETS, DEPLOYMENTS, REPLICASETS,
     ROLES, ROLE_BINDINGS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ADMISSION_POLICIES, ADMISSION_BINDINGS,
@@ -161,6 +171,11 @@ def find_kind(group: str, version: str, plural: str) -> Kind | None:
     return next((k for k in ALL_KINDS if (k.group, k.version, k.plural) == (group, version, plural)), None)
 
 
+def version_of(group: str) -> str:
+    """The one version that is served of a group."""
+    return next(kind.version for kind in ALL_KINDS if kind.group == group)
+
+
 def groups() -> list[str]:
-    """The named API groups, each of which has the one version ``v1``."""
+    """The named API groups."""
     return sorted({kind.group for kind in ALL_KINDS if kind.group})

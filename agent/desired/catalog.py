@@ -8,15 +8,13 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from agent.model.catalog import ENGINES, Catalog, CatalogModel, CatalogRefusal, derived_name
+from agent.model.catalog import ENGINES, Catalog, CatalogModel, CatalogRefusal, derived_name, is_repository, is_revision
 from agent.model.labels import MODEL_SET
 from agent.model.text import Marked, NotYamlError, Path, field_of, read_marked
 
 T = TypeVar("T")
 
-_REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_REVISION = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
 _LEAST_FOLLOW_SECONDS = 60
@@ -77,17 +75,6 @@ def wanted_models(catalog: Catalog, node_labels: Mapping[str, str]) -> tuple[Cat
         if all(node_labels.get(key) == value for key, value in m.nodes)
     ]
     return tuple(sorted(here, key=lambda m: (-m.priority, m.name)))
-
-
-def is_repository(text: str) -> bool:
-    """org/name as the hub could have it."""
-    odd = any(part != part.strip("-.") or "--" in part or ".." in part for part in text.split("/"))
-    return not odd and _REPOSITORY.fullmatch(text) is not None
-
-
-def is_revision(text: str) -> bool:
-    """A branch, a tag or a commit id."""
-    return _REVISION.fullmatch(text) is not None and ".." not in text
 
 
 class _Reader:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.desired.catalog import is_repository, is_revision
 from agent.desired.servers import GENERIC, SERVERS, Field, Server
 from agent.desired.words import Command, Environment, as_kubelet_expands, commands_of, environment_of
+from agent.model.catalog import is_repository, is_revision
 from agent.model.demand import Named, Role, Serving
 
 # Note [Strangers write pods]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ _SHORTENED_CHARACTERS = 54
 _HASH_CHARACTERS = 8
 _PATH_PART_BYTES = 255
 _PATH_BYTES = 1024
+_REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+_REVISION = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
 _ALPHANUMERIC = string.ascii_letters + string.digits
 
 # Left out unless the catalog says otherwise: what reference code and older frameworks read. Formats that carry the
@@ -107,6 +110,18 @@ class Listing:
     repository: str
     commit: str
     files: tuple[RepositoryFile, ...]
+
+
+def is_repository(text: str) -> bool:
+    """Whether the hub could have a repository of that name."""
+    parts = text.split("/")
+    odd = any(part != part.strip("-.") or "--" in part or ".." in part for part in parts)
+    return not odd and _REPOSITORY.fullmatch(text) is not None
+
+
+def is_revision(text: str) -> bool:
+    """Whether it can be a branch, a tag or a commit id."""
+    return len(text) <= _PATH_PART_BYTES and _REVISION.fullmatch(text) is not None and ".." not in text
 
 
 def derived_name(repository: str) -> str:

@@ -18,6 +18,9 @@ GPU_LAYOUT_SUFFIX = ".layout"
 MODEL_PREFIX = f"models.{DOMAIN}/"
 MODEL_SET = f"{DOMAIN}/model-set"
 
+WARMING = f"{DOMAIN}/warming"
+"""The start-up taint."""
+
 STATUS = f"{DOMAIN}/status"
 OPERATION = f"{DOMAIN}/operation"
 DRY_RUN = f"{DOMAIN}/dry-run"

@@ -102,7 +102,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One expression of a label selector: ``operator`` is In, NotIn, Exists or DoesNotExist."""
+    """One expression of a label selector: ``operator`` is In, NotIn, Exists or DoesNotExist, of a node affinity also Gt or Lt."""
 
     key: str
     operator: str
@@ -119,8 +119,20 @@ class Requirement:
                 return self.key in labels
             case "DoesNotExist":
                 return self.key not in labels
+            case "Gt" | "Lt":
+                there, bound = _whole(labels.get(self.key)), _whole(next(iter(self.values), None))
+                if there is None or bound is None:
+                    return False
+                return there > bound if self.operator == "Gt" else there < bound
             case _:
                 return False
+
+
+def _whole(text: str | None) -> int | None:
+    try:
+        return int(text) if text is not None else None
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

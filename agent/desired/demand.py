@@ -1,0 +1,102 @@
+"""Reads from workloads what they want: which models, and where their pods may run. Pure; what an object lacks is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from agent.desired.recognise import recognise
+from agent.model.demand import Demand, Rank
+from agent.model.node import Requirement
+from agent.model.place import FIELD, Place, Term, Toleration
+
+Object = Mapping[str, Any]
+
+
+def demands_of(spec: Object, namespace: str, rank: Rank, by: str = "") -> tuple[Demand, ...]:
+    """What the containers of a pod, or of a template, read. ``by`` says whose it is."""
+    servings = recognise(spec)
+    if not servings:
+        return ()
+    place = place_of(spec)
+    priority = _number(spec.get("priority"))
+    return tuple(
+        Demand(named, serving.server, namespace, rank, priority, place, by)
+        for serving in servings
+        for named in serving.models
+    )
+
+
+def place_of(spec: Object) -> Place:
+    """Where such pods may run. Of what is not as the API server would take it nothing matches."""
+    affinity = _mapping(_mapping(spec.get("affinity")).get("nodeAffinity"))
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    terms = None
+    if isinstance(required, Mapping):
+        terms = tuple(_term(term) for term in _mappings(required.get("nodeSelectorTerms")))
+    return Place(
+        selector=tuple(sorted((str(key), str(value)) for key, value in _mapping(spec.get("nodeSelector")).items())),
+        terms=terms,
+        tolerations=tuple(sorted(_toleration(one) for one in _mappings(spec.get("tolerations")))),
+        resources=tuple(sorted(_resources(spec).items())),
+    )
+
+
+def ranked(demands: tuple[Demand, ...], rank: Rank) -> tuple[Demand, ...]:
+    """The same, for another reason."""
+    return tuple(replace(demand, rank=rank) for demand in demands)
+
+
+def _term(term: Object) -> Term:
+    expressions = tuple(_requirement(one, str(one.get("key", ""))) for one in _mappings(term.get("matchExpressions")))
+    fields = tuple(_requirement(one, f"{FIELD}{one.get('key', '')}") for one in _mappings(term.get("matchFields")))
+    return (*expressions, *fields)
+
+
+def _requirement(one: Object, key: str) -> Requirement:
+    values = one.get("values")
+    given = frozenset(map(str, values)) if isinstance(values, list) else frozenset[str]()
+    return Requirement(key, str(one.get("operator", "")), given)
+
+
+def _toleration(one: Object) -> Toleration:
+    names = ("key", "operator", "value", "effect")
+    given = {name: str(one[name]) for name in names if one.get(name)}
+    return Toleration(**given)
+
+
+def _resources(spec: Object) -> dict[str, int]:
+    """Of all containers that run together (sidecars too), or of one init container where that asks for more."""
+    total: dict[str, int] = {}
+    most: dict[str, int] = {}
+    for container in _mappings(spec.get("containers")):
+        for name, count in _asked(container):
+            total[name] = total.get(name, 0) + count
+    for container in _mappings(spec.get("initContainers")):
+        for name, count in _asked(container):
+            if container.get("restartPolicy") == "Always":
+                total[name] = total.get(name, 0) + count
+            else:
+                most[name] = max(most.get(name, 0), count)
+    return {name: max(total.get(name, 0), most.get(name, 0)) for name in total.keys() | most.keys()}
+
+
+def _asked(container: Object) -> Iterator[tuple[str, int]]:
+    resources = _mapping(container.get("resources"))
+    asked = {**_mapping(resources.get("requests")), **_mapping(resources.get("limits"))}
+    for name, quantity in asked.items():
+        if str(name).startswith("nvidia.com/") and str(quantity).isdecimal() and int(quantity):
+            yield str(name), int(quantity)
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _mapping(value: Any) -> Object:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _mappings(value: Any) -> tuple[Object, ...]:
+    return tuple(one for one in value if isinstance(one, Mapping)) if isinstance(value, list) else ()

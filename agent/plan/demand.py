@@ -1,0 +1,146 @@
+"""Which models of workloads belong on a node, and in what order with those of the catalog. Pure.
+
+# Note [Whose word counts]
+# Whoever can make a pod can name a model. So what a workload names is fetched only where the administrator's settings allow it,
+# by the workload's namespace and the model's name, and every agent asks that of its own settings, whatever the ConfigMap says.
+# Without such a permission (``declared``) a workload can do no more than bring a model of the catalog forward.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from agent.model.catalog import ENGINES, Catalog, CatalogModel, derived_name
+from agent.model.demand import Allowed, Demand, Rank, Role
+from agent.model.labels import MODEL_PREFIX, WARMING
+from agent.model.place import NODE_NAME, Place, Taint, Term
+
+_PASSING = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
+"""Taints of these domains say how a node is at the moment."""
+_HARD = frozenset({"NoSchedule", "NoExecute"})
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot")
+_LONGEST_NAME = 54
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSide:
+    """A node as a pod's wishes see it. ``offers``: how many of each nvidia.com resource it has once its layout is as wished."""
+
+    name: str
+    labels: Mapping[str, str]
+    taints: tuple[Taint, ...]
+    offers: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model wanted on this node; ``because`` says why, for people."""
+
+    model: CatalogModel
+    rank: Rank
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """``wanted``: in the order in which they are to be fetched. ``refused``: demands that nobody allows. ``over``: so many models
+    that workloads want are left out, since there are more than may be."""
+
+    wanted: tuple[Wanted, ...]
+    refused: tuple[Demand, ...] = ()
+    over: int = 0
+
+
+def fits(place: Place, node: NodeSide) -> bool:
+    """Whether a pod would run there, if nothing else did. What passes by itself (cordons, taints of the node's lifecycle, our own
+    gate, a model's label that the agent is about to set) is no obstacle."""
+    known = {**node.labels, NODE_NAME: node.name}
+    if any(known.get(key) != value for key, value in place.selector if not key.startswith(MODEL_PREFIX)):
+        return False
+    if place.terms is not None and not any(_holds(term, known) for term in place.terms):
+        return False
+    lasting = (taint for taint in node.taints if taint.effect in _HARD and not _passes(taint))
+    if any(not any(one.tolerates(taint) for one in place.tolerations) for taint in lasting):
+        return False
+    return all(node.offers.get(name, 0) >= count for name, count in place.resources)
+
+
+def choose(
+    catalog: Catalog,
+    declared: Sequence[CatalogModel],
+    demands: Iterable[Demand],
+    allowed: Allowed | None,
+    most: int,
+) -> Choice:
+    """``declared``: the catalog's models wanted here. ``demands``: of workloads that fit this node. ``allowed`` None: they only
+    bring models of the catalog forward. At most ``most`` models that the catalog does not want here come in."""
+    wanted = {model.name: Wanted(model, Rank.DECLARED, "the catalog") for model in declared}
+    refused = []
+    groups: dict[tuple[str, str], list[Demand]] = {}
+    for demand in demands:
+        here = next((m for m in declared if _is(m, demand)), None)
+        if here is None and (allowed is None or not allowed.allows(demand.namespace, demand.named.repository)):
+            refused.append(demand)
+            continue
+        groups.setdefault((demand.named.repository, demand.named.revision), []).append(demand)
+    for group in groups.values():
+        first = max(group, key=lambda demand: (demand.rank, demand.priority))
+        model = next((m for m in declared if _is(m, first)), None) or _model(catalog, group)
+        known = wanted.get(model.name)
+        if known is None or first.rank > known.rank:
+            wanted[model.name] = Wanted(model, first.rank, first.by or "a workload")
+    ordered = sorted(wanted.values(), key=lambda one: (-one.rank, -one.model.priority, one.model.name))
+    mine = {model.name for model in declared}
+    asked = [one for one in ordered if one.model.name not in mine]
+    left_out = {one.model.name for one in asked[most:]}
+    return Choice(
+        tuple(one for one in ordered if one.model.name not in left_out),
+        () if allowed is None else tuple(refused),
+        len(left_out),
+    )
+
+
+def _holds(term: Term, known: Mapping[str, str]) -> bool:
+    return bool(term) and all(one.key.startswith(MODEL_PREFIX) or one.matches(known) for one in term)
+
+
+def _passes(taint: Taint) -> bool:
+    return taint.key == WARMING or taint.key.startswith(_PASSING)
+
+
+def _is(model: CatalogModel, demand: Demand) -> bool:
+    return (model.repository, model.revision) == (demand.named.repository, demand.named.revision)
+
+
+def _model(catalog: Catalog, group: Sequence[Demand]) -> CatalogModel:
+    """As the catalog has it where it does, wherever it wants it; else with what the demands say."""
+    known = next((model for model in catalog.models.values() if _is(model, group[0])), None)
+    priority = max(demand.priority for demand in group)
+    if known is not None:
+        return replace(known, priority=max(known.priority, priority))
+    named = group[0].named
+    servers = {demand.server for demand in group if demand.named.role is not Role.TOKENIZER}
+    engine = servers.pop() if len(servers) == 1 else None
+    words_only = all(demand.named.role is Role.TOKENIZER for demand in group)
+    return CatalogModel(
+        name=_name(catalog, named.repository, named.revision),
+        repository=named.repository,
+        revision=named.revision,
+        ignore_patterns=_WEIGHTS if words_only else None,
+        priority=priority,
+        engine=engine if engine in ENGINES else None,
+    )
+
+
+def _name(catalog: Catalog, repository: str, revision: str) -> str:
+    """That of the repository, with the revision where it is not the main branch; another one where the catalog uses that, or
+    another repository could have it too."""
+    full = repository if revision == "main" else f"{repository}--{revision}"
+    name = derived_name(full)
+    whole = name == full.replace("/", "--") or len(full) > _LONGEST_NAME
+    if name and whole and name not in catalog.models:
+        return name
+    digest = hashlib.sha256(f"{repository}@{revision}".encode()).hexdigest()[:8]
+    return f"{name[:_LONGEST_NAME]}-{digest}" if name else f"model-{digest}"

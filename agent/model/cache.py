@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.model.catalog import CatalogModel, RepositoryFile
+from agent.model.demand import Asked, Rank
 from agent.model.errors import AgentError
 from agent.model.revision import Going
 from agent.model.scrub import ScrubReport
@@ -191,7 +192,7 @@ class FetchTotals:
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """One wanted model. ``since_seconds`` is when its state began (Unix time)."""
+    """One wanted model. ``since_seconds`` is when its state began (Unix time). ``rank`` and ``because``: why it is wanted."""
 
     name: str
     repository: str
@@ -204,6 +205,8 @@ class ModelReport:
     fetched_bytes: int
     since_seconds: float
     next_try_seconds: float | None
+    rank: Rank = Rank.DECLARED
+    because: str = "the catalog"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +214,7 @@ class CacheReport:
     """One pass of the cache loop. ``refusal`` says why the catalog could not be followed; then nothing was started,
     stopped or deleted, and ``models`` is empty. ``look_again_seconds`` is the time by which a pass is due anyway. ``gone``: what
     was removed in this pass; ``over``: why the cache takes more than it may, in a sentence. ``scrub``: how reading
-    again what is on disk stands."""
+    again what is on disk stands. ``asked``: what workloads want in vain."""
 
     at_seconds: float
     models: tuple[ModelReport, ...]
@@ -225,3 +228,4 @@ class CacheReport:
     gone: tuple[Going, ...] = ()
     over: str | None = None
     scrub: ScrubReport = field(default_factory=ScrubReport)
+    asked: Asked = field(default_factory=Asked)

@@ -49,8 +49,9 @@ class NodeStatus:
     attempt at it may begin, whatever is said in between. ``owed`` is how GPUs were found that an operation had to end without
     (see Note [A GPU that does not answer] in plan/partition.py): what a way back leads to while the same wish is tried again,
     in the boot ``owed_in``. ``jobs`` outlives a failure: who was waited for long enough is not waited for again. ``schedule`` is
-    where ``layout`` comes from when the label names a schedule. ``reboot`` are modes that a change gave up on, see Note [What
-    only a reboot brings] in model/reboot.py.
+    where ``layout`` comes from when the label names a schedule. ``offers``: how many of each nvidia.com resource the node has
+    once the wish is applied, for whoever has to know which pods may come. ``reboot`` are modes that a change gave up on, see Note
+    [What only a reboot brings] in model/reboot.py.
     """
 
     state: State
@@ -72,6 +73,7 @@ class NodeStatus:
     reboot: RebootRecord | None = None
     jobs: JobsWait | None = None
     schedule: ScheduleNow | None = None
+    offers: dict[str, int] | None = None
 
     def to_json(self) -> str:
         """As it stands in the annotation: below 8 KiB. First the message is cut, then hints go; ``reboot`` never."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from agent.model.desired import Desired
 from agent.model.labels import CLIENTS, DEVICE_PLUGIN, STRATEGY
-from agent.model.mig import Gpu
+from agent.model.mig import Gpu, GpuWish
 from agent.model.node import Node, Offers, Pod
 from agent.model.sharing import Sharing
 from agent.model.snapshot import Snapshot
@@ -130,6 +131,30 @@ def expected(gpus: tuple[Gpu, ...], strategy: str) -> dict[str, int]:
         else:
             counts["nvidia.com/gpu"] += 1
     return dict(counts)
+
+
+def offered(wish: Desired, seen: Snapshot) -> dict[str, int]:
+    """Resource name to count once the wish is applied, by the node's strategy (mixed where none is known)."""
+    strategy = seen.node.labels.get(STRATEGY) or (wish.sharing.strategy if wish.sharing else "") or "mixed"
+    counts = expected(tuple(gpu for gpu in seen.gpus if gpu.uuid not in wish.wishes), strategy)
+    for gpu in seen.gpus:
+        asked = wish.wishes.get(gpu.uuid)
+        if asked is None:
+            continue
+        for name in _wished(gpu, asked, strategy):
+            counts[name] = counts.get(name, 0) + 1
+    return _shared(counts, Word(wish.sharing), seen.node.labels)
+
+
+def _wished(gpu: Gpu, asked: GpuWish, strategy: str) -> Iterator[str]:
+    if not asked.mig_enabled or strategy == "none":
+        yield "nvidia.com/gpu"
+        return
+    shapes = asked.shapes if asked.placed is None else tuple(slot.shape for slot in asked.placed)
+    for shape in shapes:
+        known = gpu.profile(shape.profile)
+        whole = known.slices if known is not None else 0
+        yield from (_resource(gpu, shape.profile, slices, strategy) for slices in shape.compute or (whole,))
 
 
 def _resource(gpu: Gpu, profile: str, slices: int, strategy: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.model.cache import CachedModel, FailureKind, FetchFailure, ModelState
 from agent.model.catalog import CatalogModel
@@ -16,12 +16,14 @@ _LONGEST_WAIT_SECONDS = {FailureKind.FAULT: 600.0, FailureKind.REFUSED: 3600.0}
 @dataclass(frozen=True, slots=True)
 class CacheSeen:
     """The world of one pass: wanted models' state on disk, fetches that run (by model name, with what each fetches),
-    last failures by model name, and the labels that the node has now."""
+    last failures by model name, and the labels that the node has now. ``ranks``: why each is wanted, by name; the higher is the
+    more urgent (``model.demand.Rank``)."""
 
     models: Mapping[str, CachedModel]
     running: Mapping[str, CatalogModel]
     failures: Mapping[str, FetchFailure]
     node_labels: Mapping[str, str]
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class CachePlan:
 
 def plan_prefetch(wanted: Sequence[CatalogModel], seen: CacheSeen, now_seconds: float, at_once: int = 1) -> CachePlan:
     """``wanted`` in the order in which they are to be fetched; one that is followed is asked for again. Fetches of models not
-    wanted any more, or wanted differently, are ended; files are never deleted here."""
+    wanted any more, or wanted differently, are ended, and that of a model which is less urgent than one that waits for its turn:
+    what it has brought stays. Files are never deleted here."""
     by_name = {model.name: model for model in wanted}
     stops = tuple(name for name, model in seen.running.items() if by_name.get(name) != model)
     idle = [m for m in wanted if m.name not in seen.running]
@@ -46,6 +49,7 @@ def plan_prefetch(wanted: Sequence[CatalogModel], seen: CacheSeen, now_seconds: 
     # What is missing goes before what is only asked for again.
     due.sort(key=lambda m: seen.models[m.name].complete)
     starts = tuple(due[: max(0, at_once - len(seen.running))])
+    stops += _outranked(due, seen, stops) if not starts else ()
     busy = {*seen.running, *(m.name for m in starts)} - set(stops)
     states = {m.name: _state(m, seen, busy) for m in wanted}
     later = [turn for turn in turns.values() if turn is not None and turn > now_seconds]
@@ -62,6 +66,18 @@ def failure_of(model: CatalogModel, failures: Mapping[str, FetchFailure]) -> Fet
     """The last failure to fetch exactly this; what failed under the same name with another wish says nothing."""
     failure = failures.get(model.name)
     return failure if failure is not None and failure.model == model else None
+
+
+def _outranked(due: Sequence[CatalogModel], seen: CacheSeen, stops: Collection[str]) -> tuple[str, ...]:
+    """A fetch that makes way to the first that is due, where none ends anyway. One that only asks for a newer commit never
+    makes another one wait."""
+    first = next((m for m in due if not seen.models[m.name].complete), None)
+    if first is None or stops:
+        return ()
+    least = min(seen.running, key=lambda name: seen.ranks.get(name, 0), default=None)
+    if least is None or seen.ranks.get(least, 0) >= seen.ranks.get(first.name, 0):
+        return ()
+    return (least,)
 
 
 def _turn(model: CatalogModel, seen: CacheSeen, now_seconds: float) -> float | None:

@@ -24,9 +24,11 @@ from agent.model.cache import (
     ModelReport,
     ModelState,
 )
-from agent.model.catalog import CatalogModel, CatalogRefusal
+from agent.model.catalog import Catalog, CatalogModel, CatalogRefusal
+from agent.model.demand import Asked, Rank
 from agent.model.scrub import ScrubReport
 from agent.observe.cache import observe_model
+from agent.plan.demand import Choice, Wanted, choose
 from agent.plan.prefetch import CachePlan, CacheSeen, failure_of, next_try_seconds, plan_prefetch
 from agent.reconcile.room import RoomKeeper, Use
 from agent.settings import Settings
@@ -36,6 +38,20 @@ class CatalogSource(Protocol):
     """Where the catalog's text is; read at each pass. Raises OSError or ValueError where it cannot be."""
 
     def read(self) -> str: ...
+
+
+class Workloads(Protocol):
+    """What workloads want of this node, beside what the catalog does."""
+
+    def choose(self, catalog: Catalog, declared: Sequence[CatalogModel]) -> Choice: ...
+
+
+class NoWorkloads:
+    """Nobody looks at workloads."""
+
+    def choose(self, catalog: Catalog, declared: Sequence[CatalogModel]) -> Choice:
+        """The catalog's alone."""
+        return choose(catalog, declared, (), None, 0)
 
 
 class NodeLabels(Protocol):
@@ -95,6 +111,7 @@ class CachePass:
     now: Callable[[], float]
     room: RoomKeeper
     scrubbed: Callable[[], ScrubReport]
+    workloads: Workloads
     _failures: dict[str, FetchFailure] = field(default_factory=dict)
     _since: dict[str, tuple[ModelState, float]] = field(default_factory=dict)
 
@@ -113,25 +130,28 @@ class CachePass:
         running = {name: progress.model for name, progress in self.fetches.running().items()}
         ended = self.fetches.take_ended()
         finished = self._take_in(ended)
-        catalog = read_wish(self.catalog, self.node.labels())
+        wish = read_wish(self.catalog, self.node.labels())
         disk = await asyncio.to_thread(disk_use, self.rules.cache)
-        if isinstance(catalog, CatalogRefusal):
-            return self._report(now, (), catalog.message, disk, finished, {}, None)
-        wanted = catalog.wanted
+        if isinstance(wish, CatalogRefusal):
+            return self._report(now, (), wish.message, disk, finished, {}, None)
+        choice = self.workloads.choose(wish.catalog, wish.wanted)
+        wanted = tuple(one.model for one in choice.wanted)
+        ranks = {one.model.name: one.rank for one in choice.wanted}
         models = await asyncio.to_thread(observe_all, self.rules.cache, wanted)
         self._distrust(ended, wanted, models)
-        seen = CacheSeen(models, running, self._failures, self.node.labels())
+        seen = CacheSeen(models, running, self._failures, self.node.labels(), ranks)
         short = self._too_large(wanted, seen)
-        room = await self.room.keep(Use(wanted, models, catalog.pinned, self.room.pods()), short, disk, now)
+        holding = _not_outranked(wanted, ranks, short)
+        room = await self.room.keep(Use(holding, models, wish.pinned, self.room.pods()), short, disk, now)
         if short is not None and room.made:
             del self._failures[short.model.name]
         if room.gone:
             disk = await asyncio.to_thread(disk_use, self.rules.cache)
         plan = plan_prefetch(wanted, seen, now, self.rules.fetches_at_once)
         self._act(plan, disk)
-        reports = self._models(wanted, seen, plan, now)
+        reports = self._models(choice.wanted, seen, plan, now)
         report = self._report(now, reports, None, disk, finished, plan.labels, plan.look_again_seconds)
-        return replace(report, gone=room.gone, over=room.over)
+        return replace(report, gone=room.gone, over=room.over, asked=Asked.of(choice.refused, choice.over))
 
     def _too_large(self, wanted: Sequence[CatalogModel], seen: CacheSeen) -> FetchFailure | None:
         """Why the first wanted model that did not fit did not."""
@@ -184,7 +204,7 @@ class CachePass:
         )
 
     def _models(
-        self, wanted: Sequence[CatalogModel], seen: CacheSeen, plan: CachePlan, now: float
+        self, wanted: Sequence[Wanted], seen: CacheSeen, plan: CachePlan, now: float
     ) -> tuple[ModelReport, ...]:
         self._since = {
             name: self._since[name] if self._since.get(name, (None,))[0] is state else (state, now)
@@ -192,15 +212,19 @@ class CachePass:
         }
         running = self.fetches.running()
         return tuple(
-            _model_report(
-                model,
-                self._since[model.name],
-                seen.models[model.name],
-                running.get(model.name),
-                failure_of(model, self._failures),
-                self.room.why_not(model),
+            replace(
+                _model_report(
+                    one.model,
+                    self._since[one.model.name],
+                    seen.models[one.model.name],
+                    running.get(one.model.name),
+                    failure_of(one.model, self._failures),
+                    self.room.why_not(one.model),
+                ),
+                rank=one.rank,
+                because=one.because,
             )
-            for model in wanted
+            for one in wanted
         )
 
     def _report(
@@ -233,6 +257,7 @@ class Wish:
 
     wanted: tuple[CatalogModel, ...]
     pinned: tuple[CatalogModel, ...]
+    catalog: Catalog
 
 
 def read_wish(catalog: CatalogSource, labels: Mapping[str, str]) -> Wish | CatalogRefusal:
@@ -247,7 +272,7 @@ def read_wish(catalog: CatalogSource, labels: Mapping[str, str]) -> Wish | Catal
     wanted = wanted_models(known, labels)
     if isinstance(wanted, CatalogRefusal):
         return wanted
-    return Wish(wanted, tuple(model for model in known.models.values() if model.pin))
+    return Wish(wanted, tuple(model for model in known.models.values() if model.pin), known)
 
 
 def observe_all(cache: Path, wanted: Sequence[CatalogModel]) -> dict[str, CachedModel]:
@@ -266,6 +291,14 @@ def limits_of(rules: CacheRules, model: CatalogModel, disk: DiskUse) -> FetchLim
         xet=rules.xet,
         bytes_per_second=min((rate for rate in (share, model.bytes_per_second) if rate is not None), default=None),
     )
+
+
+def _not_outranked(
+    wanted: Sequence[CatalogModel], ranks: Mapping[str, Rank], short: FetchFailure | None
+) -> tuple[CatalogModel, ...]:
+    """Those that need not make room for the one that does not fit."""
+    least = ranks.get(short.model.name, Rank.HISTORY) if short is not None else Rank.HISTORY
+    return tuple(model for model in wanted if ranks[model.name] >= least)
 
 
 def _finished(fetch: EndedFetch) -> FinishedFetch:

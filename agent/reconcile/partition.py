@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from agent.desired.resolve import Sources, resolve
 from agent.execute.partition import Hands
 from agent.model import labels
-from agent.model.desired import Unasked, Wish
+from agent.model.desired import Desired, Unasked, Wish
 from agent.model.errors import (
     AgentError,
     BadInputError,
@@ -48,6 +48,7 @@ from agent.model.steps import (
 )
 from agent.observe.cluster import node_of
 from agent.observe.world import World
+from agent.plan.advertise import offered
 from agent.plan.drain import unlisted, waited_for
 from agent.plan.geometry import feasible
 from agent.plan.partition import decide
@@ -254,7 +255,10 @@ class PartitionPass:
 
     def _status(self, outcome: Outcome, wish: Wish, seen: Snapshot, last: NodeStatus | None) -> NodeStatus | None:
         status = status_of(outcome, wish, seen, last, self._now())
-        return None if status is None else replace(status, schedule=schedule_now(self._period))
+        if status is None:
+            return None
+        offers = offered(wish, seen) if isinstance(wish, Desired) and not wish.unread else status.offers
+        return replace(status, schedule=schedule_now(self._period), offers=offers)
 
     async def _carry_out(self, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None) -> Outcome:
         """Take the plan's steps; the plan itself when all were taken, else what is waited for."""

@@ -15,10 +15,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent.model.cache import CacheReport
+from agent.model.demand import Asked, Published
 from agent.model.report import PartitionReport
 from agent.model.telemetry import TelemetrySnapshot
 from agent.report.layout import layout_families
-from agent.report.models import cache_families
+from agent.report.models import cache_families, demand_families
 from agent.report.slices import slice_families
 
 _PHASE_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
@@ -60,6 +61,13 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._refused = Counter(
+            "warmslice_demand_refused",
+            "Models that a namespace's workloads named and that nobody allows it, counted when first seen.",
+            ["namespace"],
+            registry=self.registry,
+        )
+        self._known_refused: frozenset[tuple[str, str]] = frozenset()
         self._fetches = Histogram(
             "warmslice_fetch_duration_seconds",
             "How long fetches took that ended with the whole model here.",
@@ -79,11 +87,23 @@ class Metrics:
         """What the last pass of the cache loop came to. Each report is given once: its finished fetches and what is gone
         are counted."""
         self._state.cache = report
+        self._count_refused(report.asked, self._state.published)
         for going in report.gone:
             self._cache_evictions.labels(going.reason).inc()
         for fetch in report.finished:
             if fetch.reason == "ok":
                 self._fetches.observe(fetch.duration_seconds)
+
+    def published(self, published: Published | None) -> None:
+        """What this process publishes for all; None while another one does."""
+        self._state.published = published
+        self._count_refused(self._state.cache.asked if self._state.cache is not None else Asked(), published)
+
+    def _count_refused(self, here: Asked, published: Published | None) -> None:
+        refused = frozenset(here.refused) | frozenset(published.asked.refused if published is not None else ())
+        for namespace, _ in refused - self._known_refused:
+            self._refused.labels(namespace).inc()
+        self._known_refused = refused
 
     def phase(self, phase: str, seconds: float) -> None:
         """A phase of a layout change has ended."""
@@ -121,9 +141,11 @@ class _State(Collector):
         self.partition: PartitionReport | None = None
         self.telemetry: TelemetrySnapshot | None = None
         self.cache: CacheReport | None = None
+        self.published: Published | None = None
 
     def collect(self) -> Iterator[Metric]:
         partition, telemetry, cache = self.partition, self.telemetry, self.cache
+        published = self.published
         yield self._build()
         yield _last_passes(partition, telemetry, cache)
         if telemetry is not None:
@@ -132,6 +154,8 @@ class _State(Collector):
             yield from layout_families(partition, self._now())
         if cache is not None:
             yield from cache_families(cache)
+        if published is not None:
+            yield from demand_families(published)
 
     def _build(self) -> Metric:
         family = GaugeMetricFamily("warmslice_build_info", "The agent's version; always 1.", labels=["version"])

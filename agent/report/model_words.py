@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from agent.model.cache import CacheReport, ModelReport, ModelState
 
+_MOST_REFUSED = 10
+"""Whoever makes pods could have any number said."""
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -22,6 +25,10 @@ def words_of(report: CacheReport) -> dict[str, Word]:
     if report.refusal is not None:
         return {"catalog": Word("catalog-refused", report.refusal, warning=True)}
     words = {model.name: _word(model) for model in report.models}
+    words |= {f"{space} {model}": _not_allowed(space, model) for space, model in report.asked.refused[:_MOST_REFUSED]}
+    if report.asked.over:
+        more = f"workloads want {report.asked.over} more models here than prewarm_most allows; the least urgent are left out"
+        words["workloads"] = Word("too-many-models", more, warning=True)
     return words if report.over is None else words | {"cache": Word("cache-over-budget", report.over, warning=True)}
 
 
@@ -40,6 +47,14 @@ def farewells(report: CacheReport) -> tuple[Word, ...]:
         for bad in report.scrub.news
     ]
     return (*evicted, *damaged)
+
+
+def _not_allowed(namespace: str, model: str) -> Word:
+    return Word(
+        "model-not-allowed",
+        f"a pod of namespace {namespace} names {model}, which prewarm_allow does not allow it: it is not fetched",
+        warning=True,
+    )
 
 
 def _word(model: ModelReport) -> Word:

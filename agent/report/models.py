@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from agent.model.cache import CacheReport, FetchTotals, ModelState
+from agent.model.demand import Published
 from agent.model.scrub import ScrubReport
 
 _MODEL = ("model", "revision")
@@ -37,13 +38,19 @@ def _models(report: CacheReport) -> Iterator[Metric]:
     fetched = GaugeMetricFamily(
         "warmslice_model_fetched_bytes", "Bytes of the wanted files that are on disk.", labels=_MODEL
     )
+    wanted = GaugeMetricFamily(
+        "warmslice_model_wanted_info",
+        "Why the model is wanted on this node: here, pending, workload, declared or history. Always 1.",
+        labels=(*_MODEL, "rank"),
+    )
     for model in report.models:
         labels = [model.name, model.revision]
+        wanted.add_metric([*labels, model.rank.name.lower()], 1.0)
         ready.add_metric(labels, float(model.state is ModelState.READY))
         fetched.add_metric(labels, model.fetched_bytes)
         if model.size_bytes:
             size.add_metric(labels, model.size_bytes)
-    yield from (ready, size, fetched)
+    yield from (ready, size, fetched, wanted)
 
 
 def _scrub(scrub: ScrubReport) -> Iterator[Metric]:
@@ -76,4 +83,17 @@ def _totals(totals: FetchTotals, scrub: ScrubReport) -> Iterator[Metric]:
         "warmslice_verify_failures",
         "Files whose content was not what the hub's listing says, when they came or later.",
         value=totals.verify_failures + scrub.damaged,
+    )
+
+
+def demand_families(published: Published) -> Iterator[Metric]:
+    """Of whoever publishes what workloads want."""
+    yield GaugeMetricFamily(
+        "warmslice_demand_size_bytes", "Size of the published demand; it may have 65536.", value=published.size_bytes
+    )
+    yield GaugeMetricFamily(
+        "warmslice_demand_wishes", "Wishes of workloads that are published.", value=published.demands
+    )
+    yield GaugeMetricFamily(
+        "warmslice_demand_dropped", "Wishes that the published demand has no room for.", value=published.dropped
     )

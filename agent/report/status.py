@@ -109,6 +109,7 @@ def _status(
         owed_in=last.owed_in if last is not None else "",
         reboot=last.reboot if last is not None else None,
         jobs=last.jobs if last is not None and state != "success" else None,
+        offers=last.offers if last is not None else None,
     )
 
 

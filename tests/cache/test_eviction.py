@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,13 +23,15 @@ from agent.adapters.hub_cache import ModelFolder, disk_use, model_folders
 from agent.execute.fetch import FetchSupervisor
 from agent.execute.remove import finish_removals, remove
 from agent.model.cache import CacheReport, ModelState
-from agent.model.catalog import CatalogModel
+from agent.model.catalog import Catalog, CatalogModel
+from agent.model.demand import Rank
 from agent.model.revision import UNFINISHED, PodText
 from agent.model.scrub import ScrubReport
 from agent.observe.cache import observe_model, verify_model
 from agent.observe.revisions import opened, pod_texts, read_revisions
+from agent.plan.demand import Choice, Wanted
 from agent.plan.room import make_room
-from agent.reconcile.cache import CachePass, CacheRules
+from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads
 from agent.reconcile.room import RoomKeeper, RoomRules, Use
 from hack.hub.content import Access, ServedModel, model_of, read_model
 from hack.hub.server import Hub
@@ -91,7 +93,7 @@ async def loop(hub: Hub, filled: Path) -> AsyncIterator[Loop]:
         fetches = FetchSupervisor(filled, tasks.create_task, woken.set, lambda _: None, now)
         rules = CacheRules(filled, hub.url, budget_bytes=BUDGET)
         room = RoomKeeper(RoomRules(filled, BUDGET, 0.0, 1, None), lambda: pods)
-        step = CachePass(rules, WrittenCatalog(CATALOG), node, fetches, publish, now, room, ScrubReport)
+        step = CachePass(rules, WrittenCatalog(CATALOG), node, fetches, publish, now, room, ScrubReport, NoWorkloads())
         yield Loop(step, woken, pods, published)
 
 
@@ -120,6 +122,35 @@ async def test_what_a_pod_names_stays_until_the_pod_is_gone(loop: Loop, filled: 
     assert not loop.step.room.waits
 
 
+@dataclass(slots=True)
+class Wishes:
+    """Why the new and the old model are wanted."""
+
+    new: Rank
+    old: Rank
+
+    def choose(self, catalog: Catalog, declared: Sequence[CatalogModel]) -> Choice:
+        both = [Wanted(NEW, self.new, "pod a/b"), Wanted(OLD, self.old, "Deployment c/d")]
+        return Choice(tuple(sorted(both, key=lambda one: -one.rank)))
+
+
+async def test_what_is_wanted_less_urgently_goes_for_a_model_that_a_pod_waits_for(loop: Loop, filled: Path) -> None:
+    """And does not come back for it: then it would be that one's turn to go."""
+    loop.step.workloads = Wishes(new=Rank.HERE, old=Rank.WORKLOAD)
+    await loop.until(lambda report: report.models[0].state is ModelState.READY)
+    assert verify_model(filled, NEW) is None
+    report = await loop.until(lambda report: report.models[1].state is ModelState.FAILED)
+    assert (report.models[0].state, report.models[1].reason) == (ModelState.READY, "blocked")
+    assert "wanted on this node" in report.models[1].message
+
+
+async def test_what_is_wanted_as_urgently_stays(loop: Loop, filled: Path) -> None:
+    loop.step.workloads = Wishes(new=Rank.WORKLOAD, old=Rank.WORKLOAD)
+    report = await loop.until(lambda report: report.models[0].state is ModelState.FAILED)
+    assert (report.models[0].reason, report.models[1].state) == ("blocked", ModelState.READY)
+    assert verify_model(filled, OLD) is None
+
+
 async def test_what_a_process_has_open_stays(loop: Loop, filled: Path) -> None:
     blob = max((filled / "models--acme--old" / "blobs").iterdir(), key=lambda path: path.stat().st_size)
     with blob.open("rb"):
@@ -141,7 +172,9 @@ async def test_a_budget_that_was_lowered_is_kept(hub: Hub, filled: Path) -> None
         for budget in (BUDGET, 1_000_000):
             room = RoomKeeper(RoomRules(filled, budget, 0.0, 1, None), lambda: ())
             rules = CacheRules(filled, hub.url, budget)
-            step = CachePass(rules, WrittenCatalog(CATALOG), node, fetches, publish, time.time, room, ScrubReport)
+            step = CachePass(
+                rules, WrittenCatalog(CATALOG), node, fetches, publish, time.time, room, ScrubReport, NoWorkloads()
+            )
             report = await step.run()
             assert report.models[0].state is ModelState.READY
             assert [going.key.repository for going in report.gone] == (["acme/old"] if budget == BUDGET else [])

@@ -15,7 +15,7 @@ from agent.model.cache import CacheReport, ModelState
 from agent.model.errors import RetryError
 from agent.model.revision import PodText
 from agent.model.scrub import ScrubReport
-from agent.reconcile.cache import CachePass, CacheRules
+from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads
 from agent.reconcile.cache_by_hand import list_cached, pull, verify_cached
 from agent.reconcile.room import RoomKeeper, RoomRules
 from hack.hub.content import Access, ServedModel, model_of
@@ -70,7 +70,9 @@ async def loop(hub: Hub, cache: Path) -> AsyncIterator[Loop]:
             published.append(report)
 
         room = RoomKeeper(RoomRules(cache, None, 0.0, 1, None), lambda: pods)
-        step = CachePass(CacheRules(cache, hub.url), catalog, node, fetches, publish, time.time, room, ScrubReport)
+        step = CachePass(
+            CacheRules(cache, hub.url), catalog, node, fetches, publish, time.time, room, ScrubReport, NoWorkloads()
+        )
         yield Loop(step, node, catalog, woken, published, pods)
         for task in started:
             task.cancel()

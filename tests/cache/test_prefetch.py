@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agent.model.cache import CachedModel, FailureKind, FetchFailure, ModelState
 from agent.model.catalog import CatalogModel
+from agent.model.demand import Rank
 from agent.plan.prefetch import CachePlan, CacheSeen, next_try_seconds, plan_prefetch
 
 NOW = 1_000_000.0
@@ -44,6 +45,21 @@ def test_nothing_starts_while_as_many_run_as_may() -> None:
     world = replace(seen(a=ABSENT, b=ABSENT), running={"a": A})
     assert plan_prefetch((A, B), world, NOW).starts == ()
     assert plan_prefetch((A, B), world, NOW, at_once=2).starts == (B,)
+
+
+def test_a_fetch_makes_way_to_a_more_urgent_model_and_to_no_other() -> None:
+    """What it has brought stays, so it goes on from there. Of those that run the least urgent ends, and only one that lacks files
+    can ask for that: a newer commit of what is there can wait."""
+    ranks = {"a": Rank.DECLARED, "b": Rank.PENDING, "c": Rank.HERE}
+    world = replace(seen(a=ABSENT, b=ABSENT, c=ABSENT), running={"a": A}, ranks=ranks)
+    urgent = plan_prefetch((C, B, A), world, NOW)
+    assert (urgent.starts, urgent.stops, urgent.states["a"]) == ((), ("a",), ModelState.WAITING)
+    assert plan_prefetch((B, A), replace(world, ranks=dict.fromkeys("abc", Rank.PENDING)), NOW).stops == ()
+    assert plan_prefetch((C, B, A), replace(world, running={"a": A, "b": B}), NOW, at_once=2).stops == ("a",)
+    assert plan_prefetch((C, A), replace(world, running={"c": C}), NOW).stops == ()
+    followed = replace(C, follow_seconds=60)
+    old = replace(COMPLETE, checked_at_seconds=NOW - 3600)
+    assert plan_prefetch((followed, A), replace(world, models={"a": ABSENT, "c": old}), NOW).stops == ()
 
 
 def test_a_model_that_failed_lets_the_next_one_go_first_until_its_time_comes() -> None:

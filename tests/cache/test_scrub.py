@@ -22,7 +22,7 @@ from agent.model.scrub import StoredBlob
 from agent.observe.cache import verify_model
 from agent.observe.stored import believable, stored_blobs
 from agent.plan.scrub import plan_scrub
-from agent.reconcile.cache import CachePass, CacheRules
+from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads
 from agent.reconcile.room import RoomKeeper, RoomRules
 from agent.reconcile.scrub import Scrub
 from hack.hub.content import ServedModel
@@ -408,6 +408,7 @@ async def test_a_damaged_file_takes_readiness_at_once_and_is_fetched_alone(
             time.time,
             room,
             scrub.report,
+            NoWorkloads(),
         )
         assert (await step.run()).models[0].state is ModelState.READY
         damage(ModelFolder(cache, REPOSITORY).blob(weights.etag))

@@ -1,0 +1,44 @@
+"""The node as the pods of workloads see it, and its own pods as far as they say how they stand. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.model import labels
+from agent.model.place import Taint
+from agent.model.report import NodeStatus
+from agent.observe.cluster import node_of
+
+Object = Mapping[str, Any]
+
+_ENDED = frozenset({"Succeeded", "Failed"})
+
+
+def taints_of(item: Object) -> tuple[Taint, ...]:
+    """Of a v1 Node."""
+    listed = (item.get("spec") or {}).get("taints") or []
+    return tuple(Taint(one.get("key", ""), one.get("value") or "", one.get("effect", "")) for one in listed)
+
+
+def offers_of(item: Object, label_key: str) -> dict[str, int]:
+    """How many of each nvidia.com resource a v1 Node has once its layout is as wished: by the agent's word where a layout is
+    asked for and can be had, else what it shows now."""
+    node = node_of(item)
+    asked = bool(node.labels.get(label_key) or labels.own_layouts(node.labels))
+    status = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
+    if asked and status is not None and status.offers is not None and status.state != "failed":
+        return dict(status.offers)
+    return dict(node.allocatable)
+
+
+def has_ended(pod: Object) -> bool:
+    """Whether it runs no more, or is told to go."""
+    ended = (pod.get("status") or {}).get("phase") in _ENDED
+    return ended or bool(pod["metadata"].get("deletionTimestamp"))
+
+
+def is_ready(pod: Object) -> bool:
+    """By its condition."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)

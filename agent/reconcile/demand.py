@@ -1,0 +1,93 @@
+"""What workloads want of this node: what is published for all, and the node's own pods. See Note [One agent watches workloads]
+in reconcile/publishing.py and Note [Whose word counts] in plan/demand.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.desired.demand import demands_of
+from agent.model.catalog import Catalog, CatalogModel
+from agent.model.demand import Allowed, Demand, Rank
+from agent.model.demand_map import KEY, read
+from agent.observe.demand import has_ended, is_ready, offers_of, taints_of
+from agent.plan.demand import Choice, NodeSide, choose, fits
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DemandRules:
+    """What the settings say. ``allowed`` None: workloads only bring models of the catalog forward; at most ``most`` models that
+    the catalog does not want come in."""
+
+    allowed: Allowed | None
+    most: int
+    label_key: str
+
+
+class NodeDemand:
+    """Asked at each pass of the cache loop. ``published`` is the ConfigMap's data; ``pods`` None: those of this node are not
+    known yet; ``history``: what pods that ran here read."""
+
+    def __init__(
+        self,
+        rules: DemandRules,
+        node: Callable[[], Object | None],
+        pods: Callable[[], Sequence[Object] | None],
+        published: Callable[[], Mapping[str, str]],
+        history: Callable[[], Iterable[Demand]],
+    ) -> None:
+        self._rules = rules
+        self._node = node
+        self._pods = pods
+        self._published = published
+        self._history = history
+        self._text = ""
+        self._read: tuple[Demand, ...] = ()
+        self._recognised: dict[str, tuple[Demand, ...]] = {}
+
+    def choose(self, catalog: Catalog, declared: Sequence[CatalogModel]) -> Choice:
+        """What is wanted here, in order."""
+        return choose(catalog, declared, self._demands(), self._rules.allowed, self._rules.most)
+
+    def here(self) -> tuple[Demand, ...]:
+        """Of the pods of this node alone."""
+        pods = self._pods() or ()
+        known = self._recognised
+        self._recognised = {pod["metadata"]["uid"]: _of_pod(pod, known) for pod in pods}
+        running = (pod for pod in pods if not has_ended(pod))
+        return tuple(
+            replace(demand, rank=Rank.WORKLOAD if is_ready(pod) else Rank.HERE)
+            for pod in running
+            for demand in self._recognised[pod["metadata"]["uid"]]
+        )
+
+    def _demands(self) -> Iterator[Demand]:
+        yield from self.here()
+        node = self._node()
+        if node is not None:
+            side = NodeSide(
+                node["metadata"]["name"],
+                node["metadata"].get("labels") or {},
+                taints_of(node),
+                offers_of(node, self._rules.label_key),
+            )
+            yield from (demand for demand in self._all() if fits(demand.place, side))
+        yield from self._history()
+
+    def _all(self) -> tuple[Demand, ...]:
+        text = self._published().get(KEY, "")
+        if text != self._text:
+            self._text, self._read = text, read(text)
+        return self._read
+
+
+def _of_pod(pod: Object, known: Mapping[str, tuple[Demand, ...]]) -> tuple[Demand, ...]:
+    """A pod's containers stay as they are."""
+    metadata = pod["metadata"]
+    if metadata["uid"] in known:
+        return known[metadata["uid"]]
+    by = f"pod {metadata['namespace']}/{metadata['name']}"
+    return demands_of(pod.get("spec") or {}, metadata["namespace"], Rank.HERE, by)

@@ -17,6 +17,7 @@ from uuid import uuid4
 from agent.adapters import clock, command
 from agent.adapters.boot import this_boot
 from agent.adapters.cgroups import Processes
+from agent.adapters.demand import DemandMap, WorkloadView
 from agent.adapters.dra import Dra
 from agent.adapters.files import TextFile, token_reader
 from agent.adapters.fleet import FleetView, FollowedLease
@@ -32,6 +33,8 @@ from agent.execute.partition import Hands
 from agent.execute.scrub import Reader
 from agent.model import labels
 from agent.model.cache import CacheReport
+from agent.model.demand import Demand
+from agent.model.demand_map import NAME as DEMAND
 from agent.model.errors import BadInputError
 from agent.model.fleet import LEADER, slot_name
 from agent.model.mig import Gpu
@@ -44,13 +47,15 @@ from agent.observe.revisions import pod_texts
 from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
 from agent.plan.fleet import LEASE_SECONDS
-from agent.reconcile.cache import CachePass, CacheRules
+from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads, Workloads
+from agent.reconcile.demand import DemandRules, NodeDemand
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
 from agent.reconcile.host import HostCommands
 from agent.reconcile.leading import FleetPass, FleetRules
 from agent.reconcile.loop import keep_passing
 from agent.reconcile.partition import PartitionPass, Rules
 from agent.reconcile.policy import policy_of
+from agent.reconcile.publishing import PublishingPass, kept
 from agent.reconcile.room import RoomKeeper, RoomRules
 from agent.reconcile.scrub import Scrub
 from agent.reconcile.telling import CacheNews, CountedEvents
@@ -115,7 +120,7 @@ class Agent:
         self._stopping = asyncio.Event()
         self._wakes = {role: asyncio.Event() for role in settings.roles}
         self._fleet_wake = asyncio.Event()
-        self._fleet: FleetPass | None = None
+        self._elected: list[FleetPass | PublishingPass] = []
         self._metrics = Metrics(version("warmslice"), clock.now)
         self._beats = Heartbeats(time.monotonic)
         parts = {"partition": "driver", "cache": "catalog"}
@@ -126,6 +131,8 @@ class Agent:
         self._node = Watch(kube, "/api/v1/nodes", selector, self._node_changed, consistent=True)
         self._pods = Watch(kube, "/api/v1/pods", f"spec.nodeName={settings.node_name}", self._pods_changed)
         self._room: RoomKeeper | None = None
+        self._demand: NodeDemand | None = None
+        self._wanted_here: tuple[Demand, ...] = ()
 
     async def run(self) -> None:
         """Start everything; end the loops first, each after its pass, then the rest."""
@@ -140,7 +147,7 @@ class Agent:
             if "partition" in self._settings.roles:
                 self._start_partition(tasks, helpers, loops)
             if "cache" in self._settings.roles:
-                loops.append(self._start_cache(tasks, helpers))
+                self._start_cache(tasks, helpers, loops)
             await self._stopping.wait()
             log.info("stopping")
             await asyncio.wait(loops)
@@ -209,21 +216,23 @@ class Agent:
         members = Metadata(labels.STATE, lambda item: kept_of_member(item, settings.mig_config_label))
         view = FleetView(self._kube, leases.path, members, start, self._fleet_wake.set)
         holder = f"{name}_{uuid4().hex[:8]}"
-        self._fleet = FleetPass(holder, ballot, hands, view, board, rules, clock.now, time.monotonic)
+        fleet = FleetPass(holder, ballot, hands, view, board, rules, clock.now, time.monotonic)
+        self._elected.append(fleet)
         self._wakes["fleet"] = self._fleet_wake
-        loops.append(self._start_loop(tasks, "fleet", self._fleet))
+        loops.append(self._start_loop(tasks, "fleet", fleet))
         return OwnSlot(name, hands, followed, board, clock.now)
 
     async def _resign(self) -> None:
-        if self._fleet is None:
-            return
         try:
             async with asyncio.timeout(_RESIGN_SECONDS):
-                await self._fleet.resign()
+                for one in self._elected:
+                    await one.resign()
         except TimeoutError:
-            log.warning("fleet.not-resigned")
+            log.warning("lead.not-resigned")
 
-    def _start_cache(self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]]) -> asyncio.Task[None]:
+    def _start_cache(
+        self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]], loops: list[asyncio.Task[None]]
+    ) -> None:
         settings = self._settings
         wake = self._wakes["cache"]
         cache = Path(settings.cache_directory)
@@ -247,7 +256,8 @@ class Agent:
         if settings.scrub_days:
             helpers.append(tasks.create_task(scrub.run()))
         catalog = TextFile(Path(settings.catalog_file))
-        one_pass = CachePass(rules, catalog, self, fetches, publish, clock.now, room, scrub.report)
+        workloads = self._start_demand(tasks, helpers, loops)
+        one_pass = CachePass(rules, catalog, self, fetches, publish, clock.now, room, scrub.report, workloads)
 
         async def cache_pass() -> float:
             if self._our_node() is None:
@@ -262,7 +272,41 @@ class Agent:
                 2.0 if fetches.running() else 3600.0,
             )
 
-        return self._start_loop(tasks, "cache", cache_pass)
+        loops.append(self._start_loop(tasks, "cache", cache_pass))
+
+    def _start_demand(
+        self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]], loops: list[asyncio.Task[None]]
+    ) -> Workloads:
+        """Where nobody looks at workloads there is no Lease and no watch more."""
+        settings = self._settings
+        if settings.prewarm == "off":
+            return NoWorkloads()
+
+        wake = self._wakes["demand"] = asyncio.Event()
+
+        def changed() -> None:
+            self._wakes["cache"].set()
+            wake.set()
+
+        published = DemandMap(self._kube, settings.namespace, changed)
+        start = _starter(tasks, helpers)
+        start(published.run())
+        ballot = LeaderHands(Leases(self._kube, settings.namespace), DEMAND, LEASE_SECONDS, clock.now)
+        view = WorkloadView(self._kube, kept, start, wake.set)
+        holder = f"{settings.node_name}_{uuid4().hex[:8]}"
+        publishing = PublishingPass(
+            holder, ballot, view, published, settings.allowed, self._metrics.published, time.monotonic
+        )
+        self._elected.append(publishing)
+        loops.append(self._start_loop(tasks, "demand", publishing))
+        self._demand = NodeDemand(
+            DemandRules(settings.allowed, settings.prewarm_most, settings.mig_config_label),
+            lambda: next(iter(self._node.objects), None),
+            lambda: self._pods.objects if self._pods.synced else None,
+            lambda: published.data,
+            tuple,
+        )
+        return self._demand
 
     def _start_loop(
         self, tasks: asyncio.TaskGroup, name: str, one_pass: Callable[[], Awaitable[float]]
@@ -309,6 +353,7 @@ class Agent:
                 node["metadata"].get("labels"),
                 node["metadata"].get("annotations"),
                 (node.get("spec") or {}).get("unschedulable"),
+                (node.get("spec") or {}).get("taints"),
                 status.get("allocatable"),
                 (status.get("nodeInfo") or {}).get("bootID"),
             )
@@ -317,10 +362,12 @@ class Agent:
             self._wake_all()
 
     def _pods_changed(self) -> None:
-        """A layout may wait for one; models only where a pod may hold the room that one of them needs."""
+        """A layout may wait for one; models only where a pod may hold the room that one of them needs, or names one."""
         if "partition" in self._wakes:
             self._wakes["partition"].set()
-        if self._room is not None and self._room.waits:
+        here = self._demand.here() if self._demand is not None else ()
+        if here != self._wanted_here or (self._room is not None and self._room.waits):
+            self._wanted_here = here
             self._wakes["cache"].set()
 
     async def _watch_files(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from agent.model.demand import Allowed
 from agent.model.errors import BadInputError
 from agent.model.fleet import Limit, Window
 from agent.model.text import read_yaml
@@ -70,6 +71,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Directory with a file for each further token that a model of the catalog may name."""
     require_safetensors: bool = False
     """Refuse models that have their weights as pickles only: reading one runs whatever code is in it."""
+    prewarm: Literal["off", "declared", "auto"] = "off"
+    """Whether workloads say which models come first. off: only the catalog counts. declared: a workload that names a model of
+    the catalog brings it forward. auto: what workloads name is fetched too, as far as prewarm_allow goes. The same on all
+    nodes."""
+    prewarm_allow: dict[str, list[str]] = {}
+    """With auto: which models the workloads of a namespace may have fetched, as patterns of models by pattern of namespaces, such
+    as {"serving-*": ["meta-llama/*", "Qwen/*"]}. Whoever may make a pod there may have these fetched with the hub's token."""
+    prewarm_most: int = 32
+    """Most models on a node that workloads want and the catalog does not: the most urgent ones. Each has a label."""
     partition_listen: str = "0.0.0.0:9470"
     """Address of /metrics, /healthz and /readyz of the partition role."""
     cache_listen: str = "0.0.0.0:9471"
@@ -117,6 +127,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def roles(self) -> frozenset[str]:
         """The loops that run here."""
         return frozenset({"partition", "cache"}) if self.role == "all" else frozenset({self.role})
+
+    @property
+    def allowed(self) -> Allowed | None:
+        """What workloads may have fetched that the catalog does not name; None where nothing."""
+        if self.prewarm != "auto":
+            return None
+        return Allowed({space: tuple(models) for space, models in self.prewarm_allow.items()})
 
     @property
     def limit(self) -> Limit:
@@ -177,8 +194,18 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
     if not 0 <= settings.cache_reserve_ratio < 1:
         ratio = settings.cache_reserve_ratio
         raise BadInputError(f"settings: cache_reserve_ratio is {ratio}; it must be 0 or more and less than 1")
+    _check_prewarm(settings)
     _check_fleet(settings)
     return settings
+
+
+def _check_prewarm(settings: Settings) -> None:
+    if settings.prewarm == "auto" and not settings.prewarm_allow:
+        raise BadInputError(
+            'settings: prewarm is auto and prewarm_allow is empty; it must say what may be fetched, such as {"*": ["org/*"]}'
+        )
+    if settings.prewarm_most < 0:
+        raise BadInputError(f"settings: prewarm_most is {settings.prewarm_most}; it must be 0 or more")
 
 
 def _check_fleet(settings: Settings) -> None:

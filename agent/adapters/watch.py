@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.adapters.kube import JSON, METADATA, METADATA_LIST, Kube, Object
-from agent.model.errors import AgentError, RetryError
+from agent.model.errors import AgentError, GoneError, RefusedError, RetryError
 
 log = logging.getLogger("warmslice.watch")
 
@@ -27,17 +27,20 @@ _PAGE = "500"
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """Of many objects: those with such labels, of them their metadata, and of that what ``keep`` keeps."""
+    """Of many objects: those with such labels, of them their metadata (with ``whole`` all of them), and of that what ``keep``
+    keeps."""
 
     labels: str
     keep: Callable[[Object], Object]
+    whole: bool = False
 
 
 class Watch:
     """The objects of one path and selector, by UID. ``changed`` is called after each change; it carries no news.
 
     Lists come from the API server's cache, which may be behind; with ``consistent`` they are the newest there is, for the few
-    objects on which more rests. Of ``metadata`` they come in pages: nobody holds ten thousand nodes as they are sent.
+    objects on which more rests. Of ``metadata`` they come in pages: nobody holds ten thousand nodes as they are sent. An
+    ``optional`` kind that this API server does not have, or does not show us, is an empty one; it is asked for now and then.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class Watch:
         changed: Callable[[], None],
         consistent: bool = False,
         metadata: Metadata | None = None,
+        optional: bool = False,
     ) -> None:
+        self._optional = optional
         self._kube = kube
         self._path = path
         self._selector = field_selector
@@ -72,16 +77,32 @@ class Watch:
         if known is None or not _newer(known, item):
             self._objects[uid] = item
 
+    def forget(self) -> None:
+        """Take it that nothing is there: the API server said so."""
+        self._objects = {}
+
     async def run(self) -> None:
         """List and watch until cancelled."""
         while True:
             try:
                 await self._list()
                 await self._follow()
+            except (GoneError, RefusedError) as error:
+                if self._optional:
+                    await self._be_empty(error)
+                else:
+                    await self._back_off(error)
             except AgentError as error:
                 await self._back_off(error)
             except (KeyError, TypeError, AttributeError) as error:
                 await self._back_off(RetryError(f"watch {self._path}: not what an API server says ({error!r})"))
+
+    async def _be_empty(self, error: AgentError) -> None:
+        log.debug("watch.none", extra={"path": self._path, "error": str(error)})
+        self._objects = {}
+        self.synced = True
+        self._changed()
+        await asyncio.sleep(_RESYNC_SECONDS * random.uniform(0.9, 1.1))
 
     async def _list(self) -> None:
         if self._metadata is not None:
@@ -102,7 +123,7 @@ class Watch:
         items: list[Object] = []
         query = {"limit": _PAGE, **self._selectors()}
         while True:
-            page = await self._kube.metadata(self._path, METADATA_LIST, **query)
+            page = await self._kube.metadata(self._path, JSON if metadata.whole else METADATA_LIST, **query)
             items += [metadata.keep(item) for item in page.get("items") or []]
             if not page["metadata"].get("continue"):
                 return {"metadata": page["metadata"], "items": items}
@@ -124,7 +145,7 @@ class Watch:
                 "timeoutSeconds": str(max(1, int(rest))),
                 **self._selectors(),
             }
-            accept = JSON if self._metadata is None else METADATA
+            accept = JSON if self._metadata is None or self._metadata.whole else METADATA
             async with self._kube.stream(self._path, query, accept) as lines:
                 async for line in lines:
                     if not line.endswith(b"\n"):

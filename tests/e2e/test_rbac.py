@@ -6,15 +6,17 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
+import yaml
 
 from agent.model import labels
+from agent.model.demand_map import NAME as DEMAND
 from agent.model.fleet import SLOT_PREFIX
 from hack.devcluster import kinds, nvidia_dra_driver
 from hack.devcluster.errors import ApiError
@@ -30,6 +32,7 @@ from tests.fakes.dra import claim, claiming_pod, of_profile, request, template
 from tests.manifests.sources import rendered
 
 BASE = Path(__file__).resolve().parents[2] / "manifests" / "base"
+PREWARM = BASE.parent / "components" / "prewarm" / "rbac.yaml"
 ACCOUNT = "system:serviceaccount:warmslice:warmslice"
 
 
@@ -160,11 +163,41 @@ def _right(entry: LoggedRequest) -> tuple[str, str] | None:
     return entry.verb, "/".join(filter(None, (target.kind.plural, target.subresource)))
 
 
-def granted() -> set[tuple[str, str]]:
-    """(verb, resource) of every rule of every role that is shipped."""
-    roles = [one for one in rendered() if one["kind"] in ("Role", "ClusterRole")]
+def granted(shipped: Iterable[Object] = ()) -> set[tuple[str, str]]:
+    """(verb, resource) of every rule of every role that is shipped, in the base where nothing is named."""
+    roles = [one for one in shipped or rendered() if one["kind"] in ("Role", "ClusterRole")]
     rules = [rule for role in roles for rule in role["rules"]]
     return {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+
+
+async def test_what_is_shipped_for_prewarming_is_enough_and_all_of_it_is_used(
+    installed: Installed, tmp_path: Path
+) -> None:
+    """But for kinds that this cluster does not have. No other ConfigMap of the namespace can be read, or written."""
+    node = installed.node
+    code, said = await installed.kubectl("apply", "-f", str(PREWARM))
+    assert code == 0, said
+    (tmp_path / "catalog.yaml").write_text("models: []\n", "utf-8")
+    await node.start(
+        "cache",
+        kubeconfig=installed.kubeconfig,
+        catalog_file=tmp_path / "catalog.yaml",
+        cache_directory=tmp_path / "hub-cache",
+        namespace="warmslice",
+        prewarm="declared",
+    )
+    await node.cluster_until(lambda: node.cluster.find(kinds.CONFIGMAPS, DEMAND, "warmslice") is not None, "published")
+    asked = node.cluster.requests(user_agent="warmslice")
+    absent = {"rayservices", "rayclusters"}
+    assert {entry.user for entry in asked} == {ACCOUNT}
+    refused = [(entry.verb, entry.object, entry.status) for entry in asked if entry.status in (401, 403, 422)]
+    assert refused == []
+    rights = {used for entry in asked if (used := _right(entry)) is not None}
+    given = granted(tuple(yaml.safe_load_all(PREWARM.read_text("utf-8"))))
+    assert {right for right in given if right[1] not in absent} - {("patch", "configmaps")} <= rights
+    for question in ("get configmaps/warmslice-settings", "patch configmaps/warmslice-settings", "list configmaps"):
+        code, said = await installed.kubectl_of_agent("auth", "can-i", *question.split(), "--namespace", "warmslice")
+        assert (code, said.splitlines()[-1]) == (1, "no"), question
 
 
 async def test_what_is_shipped_is_enough_for_slots_of_the_fleet(installed: Installed) -> None:

@@ -48,6 +48,7 @@ from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
 from agent.plan.fleet import LEASE_SECONDS
 from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads, Workloads
+from agent.reconcile.cold_starts import ColdStarts
 from agent.reconcile.demand import DemandRules, NodeDemand
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
 from agent.reconcile.host import HostCommands
@@ -132,6 +133,7 @@ class Agent:
         self._pods = Watch(kube, "/api/v1/pods", f"spec.nodeName={settings.node_name}", self._pods_changed)
         self._room: RoomKeeper | None = None
         self._demand: NodeDemand | None = None
+        self._starts: ColdStarts | None = None
         self._wanted_here: tuple[Demand, ...] = ()
 
     async def run(self) -> None:
@@ -256,7 +258,15 @@ class Agent:
         if settings.scrub_days:
             helpers.append(tasks.create_task(scrub.run()))
         catalog = TextFile(Path(settings.catalog_file))
-        workloads = self._start_demand(tasks, helpers, loops)
+        starts = self._starts = ColdStarts(
+            lambda: next(iter(self._node.objects), None),
+            lambda: self._pods.objects,
+            self._kube.events_of,
+            self._annotate,
+            self._metrics.pod_started,
+            clock.now,
+        )
+        workloads = self._start_demand(tasks, helpers, loops, starts)
         one_pass = CachePass(rules, catalog, self, fetches, publish, clock.now, room, scrub.report, workloads)
 
         async def cache_pass() -> float:
@@ -264,6 +274,8 @@ class Agent:
                 # Without its labels nobody knows what it wants. The watch wakes the loop when it is known.
                 return _NODE_LOOK_SECONDS
             report = await one_pass.run()
+            starts.take(report)
+            await starts.settle()
             wait = report.look_again_seconds
             # Progress is shown while something is fetched; nothing else needs a look before the resync.
             return min(
@@ -275,7 +287,11 @@ class Agent:
         loops.append(self._start_loop(tasks, "cache", cache_pass))
 
     def _start_demand(
-        self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]], loops: list[asyncio.Task[None]]
+        self,
+        tasks: asyncio.TaskGroup,
+        helpers: list[asyncio.Task[Any]],
+        loops: list[asyncio.Task[None]],
+        starts: ColdStarts,
     ) -> Workloads:
         """Where nobody looks at workloads there is no Lease and no watch more."""
         settings = self._settings
@@ -304,7 +320,7 @@ class Agent:
             lambda: next(iter(self._node.objects), None),
             lambda: self._pods.objects if self._pods.synced else None,
             lambda: published.data,
-            tuple,
+            starts.history,
         )
         return self._demand
 
@@ -331,6 +347,11 @@ class Agent:
         """Change labels of our node (None removes one)."""
         written = await self._kube.patch_node(self._settings.node_name, {"metadata": {"labels": dict(labels)}})
         self._node.put(written)
+
+    async def _annotate(self, annotations: Any) -> None:
+        """Change annotations of our node (None removes one)."""
+        patch = {"metadata": {"annotations": dict(annotations)}}
+        self._node.put(await self._kube.patch_node(self._settings.node_name, patch))
 
     def _our_node(self) -> Node | None:
         objects = self._node.objects
@@ -365,6 +386,10 @@ class Agent:
         """A layout may wait for one; models only where a pod may hold the room that one of them needs, or names one."""
         if "partition" in self._wakes:
             self._wakes["partition"].set()
+        if self._starts is not None:
+            self._starts.look()
+            if self._starts.due():
+                self._wakes["cache"].set()
         here = self._demand.here() if self._demand is not None else ()
         if here != self._wanted_here or (self._room is not None and self._room.waits):
             self._wanted_here = here

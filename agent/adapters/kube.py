@@ -137,6 +137,12 @@ class Kube:
         except ConflictError:
             return
 
+    async def events_of(self, namespace: str, uid: str) -> list[Object]:
+        """What was said of one object."""
+        chosen = f"involvedObject.uid={uid}"
+        listed = await self.get(f"/api/v1/namespaces/{quote(namespace, safe='')}/events", fieldSelector=chosen)
+        return list(listed.get("items", []))
+
     async def create_event(self, namespace: str, event: Object) -> None:
         """Write a core/v1 Event; what happens to an Event changes nothing else, so the caller may ignore errors."""
         await self._request("POST", f"/api/v1/namespaces/{namespace}/events", event)

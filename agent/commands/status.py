@@ -8,9 +8,11 @@ from typing import Any
 
 from agent.adapters.kube import Kube, node_path
 from agent.model import labels
+from agent.model.cold_start import Ledger
 from agent.model.errors import BadInputError
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus
+from agent.report.cold_starts import starts_table
 from agent.settings import Settings
 
 
@@ -28,7 +30,8 @@ async def print_status(node: str, settings: Settings, as_json: bool) -> tuple[in
     models = labels.models_of(known)
     code = 1 if status is not None and status.state == "failed" else 0
     if as_json:
-        return code, json.dumps(_document(status, operation, models), indent=2)
+        starts = _plain(annotations.get(labels.MODELS, "null"))
+        return code, json.dumps({**_document(status, operation, models), "starts": starts}, indent=2)
     rows = [f"node     {node}", f"layout   {known.get(settings.mig_config_label, '(no label)')}"]
     if status is None:
         rows.append("state    the agent has said nothing yet")
@@ -47,6 +50,8 @@ async def print_status(node: str, settings: Settings, as_json: bool) -> tuple[in
     if operation:
         rows.append(f"change   {_change(operation)}")
     rows += [f"model    {name}  {state}" for name, state in sorted(models.items())]
+    ledger = Ledger.from_json(annotations.get(labels.MODELS, "{}"))
+    rows += [f"starts   {line}" for line in starts_table(ledger)]
     return code, "\n".join(rows)
 
 

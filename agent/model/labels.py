@@ -23,6 +23,7 @@ WARMING = f"{DOMAIN}/warming"
 
 STATUS = f"{DOMAIN}/status"
 OPERATION = f"{DOMAIN}/operation"
+MODELS = f"{DOMAIN}/models"
 DRY_RUN = f"{DOMAIN}/dry-run"
 PLAN = f"{DOMAIN}/plan"
 KEEP_CORDONED = f"{DOMAIN}/keep-cordoned"
@@ -101,6 +102,7 @@ KEYS: tuple[Key, ...] = (
     Key(MODEL_SET, "label", False, "name of a model set from the catalog"),
     Key(STATUS, "annotation", True, "what the agent wants, what it waits for and since when (JSON)"),
     Key(OPERATION, "annotation", True, "journal of a change in progress (JSON)"),
+    Key(MODELS, "annotation", True, "how pods with models of this node started, by where their weights were (JSON)"),
     Key(DRY_RUN, "annotation", False, '"true": plan only, touch nothing'),
     Key(PLAN, "annotation", True, "the plan of a dry run (JSON)"),
     Key(KEEP_CORDONED, "annotation", False, "leave the node cordoned at the end"),

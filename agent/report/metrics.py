@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent.model.cache import CacheReport
+from agent.model.cold_start import PodStart
 from agent.model.demand import Asked, Published
 from agent.model.report import PartitionReport
 from agent.model.telemetry import TelemetrySnapshot
@@ -23,6 +24,7 @@ from agent.report.models import cache_families, demand_families
 from agent.report.slices import slice_families
 
 _PHASE_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
+_START_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200)
 _FETCH_SECONDS = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 
 
@@ -59,6 +61,13 @@ class Metrics:
             "warmslice_cache_evictions",
             "Revisions of models removed from the cache: to make room, or since they were old.",
             ["reason"],
+            registry=self.registry,
+        )
+        self._starts = Histogram(
+            "warmslice_pod_start_duration_seconds",
+            "From the binding of a pod that serves a model until it was ready, by where its weights were when it started.",
+            ["model", "cache"],
+            buckets=_START_SECONDS,
             registry=self.registry,
         )
         self._refused = Counter(
@@ -104,6 +113,10 @@ class Metrics:
         for namespace, _ in refused - self._known_refused:
             self._refused.labels(namespace).inc()
         self._known_refused = refused
+
+    def pod_started(self, start: PodStart) -> None:
+        """A pod that serves has become ready."""
+        self._starts.labels(start.model, start.weights.value).observe(start.total_seconds)
 
     def phase(self, phase: str, seconds: float) -> None:
         """A phase of a layout change has ended."""

@@ -177,7 +177,10 @@ async def test_what_is_shipped_for_prewarming_is_enough_and_all_of_it_is_used(
     node = installed.node
     code, said = await installed.kubectl("apply", "-f", str(PREWARM))
     assert code == 0, said
-    (tmp_path / "catalog.yaml").write_text("models: []\n", "utf-8")
+    declared = "models: [{repository: org/x, endpoint: 'http://127.0.0.1:9'}]\n"
+    (tmp_path / "catalog.yaml").write_text(declared, "utf-8")
+    container = {"name": "main", "image": "vllm/vllm-openai", "args": ["--model", "org/x"]}
+    served = {"metadata": {"name": "served"}, "spec": {"containers": [container], "nodeName": NODE}}
     await node.start(
         "cache",
         kubeconfig=installed.kubeconfig,
@@ -187,6 +190,8 @@ async def test_what_is_shipped_for_prewarming_is_enough_and_all_of_it_is_used(
         prewarm="declared",
     )
     await node.cluster_until(lambda: node.cluster.find(kinds.CONFIGMAPS, DEMAND, "warmslice") is not None, "published")
+    node.cluster.create(kinds.PODS, served)
+    await node.cluster_until(lambda: labels.MODELS in str(node.node()["metadata"]), "a start was counted")
     asked = node.cluster.requests(user_agent="warmslice")
     absent = {"rayservices", "rayclusters"}
     assert {entry.user for entry in asked} == {ACCOUNT}

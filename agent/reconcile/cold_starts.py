@@ -1,0 +1,190 @@
+"""The ledger of cold starts: notes where a pod's weights are until its server starts, and counts it once it is ready.
+
+# Note [Once for each pod]
+# Where the weights were at its start can be seen then only, so it is noted while a pod starts, in memory: of one that started
+# while nobody looked it is unknown. What was counted is written on the node at once, with the pods that it speaks of, so that an
+# agent that comes after a kill counts none of them again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from agent.desired.recognise import recognise
+from agent.model import labels
+from agent.model.cache import CacheReport, ModelState
+from agent.model.cold_start import Ledger, PodStart, Standing, Weights, worst
+from agent.model.demand import Demand, Named, Rank, Serving
+from agent.model.errors import AgentError
+from agent.observe.demand import has_ended
+from agent.observe.pod_start import moments_of
+
+log = logging.getLogger("warmslice.cold-starts")
+
+_HISTORY_SECONDS = 7 * 86400.0
+_WRITE_SECONDS = 60.0
+
+Object = Mapping[str, Any]
+
+
+def standing_of(report: CacheReport) -> Standing:
+    """Where the weights of each wanted model are, by the cache loop's last report."""
+    return {(model.repository, model.revision): (model.name, _weights(report, model.name)) for model in report.models}
+
+
+def _weights(report: CacheReport, name: str) -> Weights:
+    model = next(model for model in report.models if model.name == name)
+    if model.state is ModelState.READY:
+        return Weights.READY
+    return Weights.DISK if model.fetched_bytes else Weights.ABSENT
+
+
+class ColdStarts:
+    """``look`` whenever a pod or a model may have changed; ``settle`` in the cache loop. ``events`` lists those of a pod by
+    namespace and UID; ``write`` puts annotations on our node; ``count`` is told each pod once."""
+
+    def __init__(
+        self,
+        node: Callable[[], Object | None],
+        pods: Callable[[], Sequence[Object]],
+        events: Callable[[str, str], Awaitable[Iterable[Object]]],
+        write: Callable[[Mapping[str, str]], Awaitable[None]],
+        count: Callable[[PodStart], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._node = node
+        self._pods = pods
+        self._events = events
+        self._write = write
+        self._count = count
+        self._now = now
+        self._serving: dict[str, tuple[Serving, ...]] = {}
+        self._noted: dict[str, Weights] = {}
+        self._ledger: Ledger | None = None
+        self._standing: Standing = {}
+        self._may_write = 0.0
+
+    def due(self) -> bool:
+        """Whether a pod is to be counted."""
+        return bool(self._to_count())
+
+    def take(self, report: CacheReport) -> None:
+        """How the models stand from now on."""
+        self._standing = standing_of(report)
+        self.look()
+
+    def look(self) -> None:
+        """Note where the weights of pods are whose server has not started."""
+        pods = self._pods()
+        known = self._serving
+        self._serving = {pod["metadata"]["uid"]: _serving(pod, known) for pod in pods}
+        noted = self._noted
+        self._noted = {uid: noted[uid] for uid in self._serving if uid in noted}
+        for pod in pods:
+            uid = pod["metadata"]["uid"]
+            names = self._names(uid)
+            if not names or has_ended(pod):
+                continue
+            if moments_of(pod, self._serving[uid][0].container).started is None:
+                self._noted[uid] = worst([self._standing[name][1] for name in names])
+            else:
+                self._noted.setdefault(uid, Weights.UNKNOWN)
+
+    async def settle(self) -> None:
+        """Count what has become ready, and write the ledger when it has changed."""
+        before = self._known()
+        ledger = before.among(self._serving.keys())
+        for pod in self._to_count():
+            start = await self._start_of(pod)
+            if start is None:
+                continue
+            ledger = ledger.plus(start)
+            self._count(start)
+            log.info("pod.started", extra=_words(start))
+        self._ledger = ledger
+        if ledger.models != self._written().models and self._now() >= self._may_write:
+            await self._write({labels.MODELS: ledger.to_json()})
+            self._may_write = self._now() + _WRITE_SECONDS
+
+    def history(self) -> tuple[Demand, ...]:
+        """What pods that ran here of late read."""
+        since = self._now() - _HISTORY_SECONDS
+        return tuple(
+            Demand(Named(one.repository, one.revision), "", one.namespace, Rank.HISTORY, by="pods that ran here")
+            for one in self._known().models.values()
+            if one.at >= since
+        )
+
+    def _known(self) -> Ledger:
+        if self._ledger is None and self._node() is not None:
+            self._ledger = self._written()
+        return self._ledger or Ledger()
+
+    def _written(self) -> Ledger:
+        node = self._node()
+        annotations = (node["metadata"].get("annotations") or {}) if node is not None else {}
+        return Ledger.from_json(annotations.get(labels.MODELS, "{}"))
+
+    def _names(self, uid: str) -> list[tuple[str, str]]:
+        """What it reads that is wanted here; nothing where its model is not."""
+        servings = self._serving[uid]
+        named = [(one.repository, one.revision) for serving in servings for one in serving.models]
+        return [name for name in named if name in self._standing] if named and named[0] in self._standing else []
+
+    def _to_count(self) -> list[Object]:
+        ledger = self._known()
+        return [pod for pod in self._pods() if self._counts(pod, ledger)]
+
+    def _counts(self, pod: Object, ledger: Ledger) -> bool:
+        uid = pod["metadata"]["uid"]
+        if uid not in self._noted or ledger.has(uid) or has_ended(pod):
+            return False
+        return moments_of(pod, self._serving[uid][0].container).ready is not None
+
+    async def _start_of(self, pod: Object) -> PodStart | None:
+        metadata = pod["metadata"]
+        container = self._serving[metadata["uid"]][0].container
+        moments = moments_of(pod, container, await self._events_of(metadata))
+        names = self._names(metadata["uid"])
+        if moments.scheduled is None or moments.ready is None or not names:
+            return None
+        pulled, started = moments.pulled, moments.started
+        return PodStart(
+            uid=metadata["uid"],
+            pod=metadata["name"],
+            namespace=metadata["namespace"],
+            model=self._standing[names[0]][0],
+            repository=names[0][0],
+            revision=names[0][1],
+            weights=self._noted[metadata["uid"]],
+            at_seconds=moments.ready,
+            total_seconds=max(0.0, moments.ready - moments.scheduled),
+            image_seconds=max(0.0, pulled - moments.scheduled) if pulled is not None else None,
+            load_seconds=max(0.0, moments.ready - started) if started is not None else None,
+        )
+
+    async def _events_of(self, metadata: Object) -> Iterable[Object]:
+        """Without them the time of the image is not known."""
+        try:
+            return await self._events(metadata["namespace"], metadata["uid"])
+        except AgentError as error:
+            log.debug("events.unknown", extra={"error": str(error)})
+            return ()
+
+
+def _serving(pod: Object, known: Mapping[str, tuple[Serving, ...]]) -> tuple[Serving, ...]:
+    uid = pod["metadata"]["uid"]
+    return known[uid] if uid in known else recognise(pod.get("spec") or {})
+
+
+def _words(start: PodStart) -> dict[str, object]:
+    return {
+        "pod": f"{start.namespace}/{start.pod}",
+        "model": start.model,
+        "cache": start.weights.value,
+        "seconds": start.total_seconds,
+        "image_seconds": start.image_seconds,
+        "load_seconds": start.load_seconds,
+    }

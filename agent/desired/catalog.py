@@ -41,6 +41,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     nodes: dict[str, str] = {}
     token: str | None = None
     engine: str | None = None
+    gate: bool = False
 
 
 _TYPES: dict[str, Any] = get_type_hints(_Entry)

@@ -192,7 +192,8 @@ class FetchTotals:
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """One wanted model. ``since_seconds`` is when its state began (Unix time). ``rank`` and ``because``: why it is wanted."""
+    """One wanted model. ``since_seconds`` is when its state began (Unix time). ``gate``: a node that starts waits for it. ``rank``
+    and ``because``: why it is wanted."""
 
     name: str
     repository: str
@@ -205,6 +206,7 @@ class ModelReport:
     fetched_bytes: int
     since_seconds: float
     next_try_seconds: float | None
+    gate: bool = False
     rank: Rank = Rank.DECLARED
     because: str = "the catalog"
 

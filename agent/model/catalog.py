@@ -45,7 +45,8 @@ class CatalogModel:
     ``*`` also matches ``/``. With neither kind of pattern the defaults of ``selected`` hold. ``pin``: where it is on disk it
     stays, wanted there or not. ``follow_seconds``: how often the hub is asked for a newer commit of the revision; None: never
     once one is here. ``nodes``: labels that a node must have. ``token``: name of a token for the endpoint. ``engine``: the
-    server that reads the model, where one is known (``ENGINES``)."""
+    server that reads the model, where one is known (``ENGINES``). ``gate``: where the model is wanted, a node that starts is
+    kept from pods until it is ready (model/gate.py)."""
 
     name: str
     repository: str
@@ -60,6 +61,7 @@ class CatalogModel:
     nodes: tuple[tuple[str, str], ...] = ()
     token: str | None = None
     engine: str | None = None
+    gate: bool = False
 
     @property
     def label(self) -> str:

@@ -330,6 +330,7 @@ def _model_report(
         fetched_bytes=max(cached.present_bytes, fetching.fetched_bytes if fetching is not None else 0),
         since_seconds=since_seconds,
         next_try_seconds=failure.next_try_seconds if failure is not None and progress is None else None,
+        gate=model.gate,
     )
 
 

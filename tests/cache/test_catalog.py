@@ -158,7 +158,7 @@ sets:
     assert read.at("c.yaml").splitlines()[1] == (
         "c.yaml:4:3: models[0]: unknown field `bandwidth` (known: repository, name, revision, allow_patterns, "
         "ignore_patterns, priority, endpoint, bytes_per_second, pin, follow_seconds, nodes, "
-        "token, engine)"
+        "token, engine, gate)"
     )
 
 

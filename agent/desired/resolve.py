@@ -14,7 +14,7 @@ from agent.desired.layout_file import Entry, Layouts
 from agent.desired.sharing import Part, node_sharing, single_refusal
 from agent.model.desired import Desired, Refusal, Unasked, Wish
 from agent.model.errors import BadInputError
-from agent.model.labels import GPU_LAYOUT_PREFIX, GPU_LAYOUT_SUFFIX, STRATEGY, own_layouts
+from agent.model.labels import GPU_LAYOUT_PREFIX, GPU_LAYOUT_SUFFIX, STRATEGY, asked_layout, own_layouts
 from agent.model.mig import Gpu, GpuWish, Profile, Shape
 from agent.model.schedule import InForce
 
@@ -87,7 +87,7 @@ def resolve(sources: Sources, gpus: tuple[Gpu, ...], fits: Fits) -> Wish:
     sharing = node_sharing(name, entries, parts, sources.labels)
     if isinstance(sharing, Refusal):
         return sharing
-    called = name or ", ".join(f"gpu-{which}={value}" for which, value in sorted(overrides.items()))
+    called = asked_layout(sources.labels, sources.label_key)
     return Desired(called, _revision(name, entries, overrides), wishes, sharing, frozenset(unread))
 
 

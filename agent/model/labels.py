@@ -27,6 +27,10 @@ MODELS = f"{DOMAIN}/models"
 DRY_RUN = f"{DOMAIN}/dry-run"
 PLAN = f"{DOMAIN}/plan"
 KEEP_CORDONED = f"{DOMAIN}/keep-cordoned"
+GATE = f"{DOMAIN}/gate"
+WARMING = f"{DOMAIN}/warming"
+WARMING_EFFECT = "NoSchedule"
+"""The only effect with which the taint of that key is the start-up gate."""
 EVICT = f"{DOMAIN}/evict"
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 
@@ -78,10 +82,11 @@ AUTOSCALER_GUARDS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One row of the reference: a key on the node object (or on a pod), and who writes it."""
+    """One row of the reference: a key on the node object (or on a pod), and whether the agent writes it. A taint it only takes
+    away."""
 
     name: str
-    where: Literal["label", "annotation", "pod annotation"]
+    where: Literal["label", "annotation", "pod annotation", "taint"]
     written: bool
     meaning: str
 
@@ -107,6 +112,13 @@ KEYS: tuple[Key, ...] = (
     Key(PLAN, "annotation", True, "the plan of a dry run (JSON)"),
     Key(KEEP_CORDONED, "annotation", False, "leave the node cordoned at the end"),
     *(Key(name, "annotation", True, "autoscaler guard while a change runs") for name in AUTOSCALER_GUARDS),
+    Key(GATE, "annotation", True, "since when the start-up gate is watched, and what it waits for (JSON)"),
+    Key(
+        WARMING,
+        "taint",
+        True,
+        f"start-up gate, with effect {WARMING_EFFECT}: set by whoever registers the node, taken away by the agent",
+    ),
     Key(EVICT, "pod annotation", False, '"true", "false" or "wait"'),
     Key(SAFE_TO_EVICT, "pod annotation", False, '"true" or "false", where the one above says nothing'),
 )
@@ -118,6 +130,12 @@ def gpu_named_by(key: str) -> str | None:
     if not (key.startswith(GPU_LAYOUT_PREFIX) and key.endswith(GPU_LAYOUT_SUFFIX)):
         return None
     return key.removeprefix(GPU_LAYOUT_PREFIX).removesuffix(GPU_LAYOUT_SUFFIX)
+
+
+def asked_layout(known: Mapping[str, str], label_key: str) -> str:
+    """How the layouts that a node's labels ask for are called together; empty where they ask for none."""
+    listed = ", ".join(f"gpu-{which}={value}" for which, value in sorted(own_layouts(known).items()))
+    return known.get(label_key, "") or listed
 
 
 def own_layouts(known: Mapping[str, str]) -> dict[str, str]:

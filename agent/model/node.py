@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent.model.labels import WARMING, WARMING_EFFECT
+
 DRA_DRIVER = "gpu.nvidia.com"
 """The name under which NVIDIA's DRA driver offers GPUs and slices (its public source, end of 2025)."""
 
@@ -15,6 +17,20 @@ class Boot:
 
     id: str
     began: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """``written`` is all of it as the API server has it: the list of taints can be written as a whole only."""
+
+    key: str
+    effect: str
+    written: Mapping[str, object]
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether it is the start-up gate; the same key with another effect is somebody else's."""
+        return (self.key, self.effect) == (WARMING, WARMING_EFFECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +47,12 @@ class Node:
     capacity: Mapping[str, int]
     boot_id: str
     os_image: str = ""
+    taints: tuple[Taint, ...] = ()
+
+    @property
+    def gated(self) -> bool:
+        """Whether the start-up gate is shut."""
+        return any(taint.is_gate for taint in self.taints)
 
 
 @dataclass(frozen=True, slots=True, order=True)

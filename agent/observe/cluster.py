@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from agent.model.node import Budget, Node, Pod, PodRef, Requirement
+from agent.model.node import Budget, Node, Pod, PodRef, Requirement, Taint
 
 Object = Mapping[str, Any]
 
@@ -25,6 +25,10 @@ def node_of(item: Object) -> Node:
         capacity=_gpus(status.get("capacity")),
         boot_id=(status.get("nodeInfo") or {}).get("bootID", ""),
         os_image=(status.get("nodeInfo") or {}).get("osImage", ""),
+        taints=tuple(
+            Taint(one.get("key", ""), one.get("effect", ""), dict(one))
+            for one in (item.get("spec") or {}).get("taints") or []
+        ),
     )
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.model.desired import Desired
-from agent.model.labels import CLIENTS, DEVICE_PLUGIN, STRATEGY
-from agent.model.mig import Gpu, GpuWish
+from agent.model.labels import CLIENTS, DEVICE_PLUGIN, PLUGIN_CONFIG, STRATEGY
+from agent.model.mig import Gpu, GpuWish, Layout
 from agent.model.node import Node, Offers, Pod
-from agent.model.sharing import Sharing
+from agent.model.sharing import Sharing, named_by
 from agent.model.snapshot import Snapshot
 
+_WHOLE = "nvidia.com/gpu"
+_SLICING = ["mixed", "single"]
+"""Either counts where nobody says which strategy the device plugin has."""
 _PLUGIN_APPS = next(client.apps for client in CLIENTS if client.label == DEVICE_PLUGIN)
 
 
@@ -81,12 +84,9 @@ def difference(node: Node, gpus: tuple[Gpu, ...], word: Word) -> str:
     ``renameByDefault``. The plugin's strategy is the label ``nvidia.com/mig.strategy`` where there is one, else that of our
     configuration; else either way of advertising counts.
     """
-    shown: Counter[str] = Counter()
-    for name, count in node.allocatable.items():
-        if _ours(name) and count:
-            shown[name if word.sharing else name.removesuffix(".shared")] += count
+    shown = _shown(node, renamed=word.sharing is None)
     strategy = node.labels.get(STRATEGY) or (word.sharing.strategy if word.sharing else "")
-    strategies = [strategy] if strategy else ["mixed", "single"]
+    strategies = [strategy] if strategy else _SLICING
     wanted = [_shared(expected(gpus, one), word, node.labels) for one in strategies]
     if shown in wanted:
         return ""
@@ -94,6 +94,33 @@ def difference(node: Node, gpus: tuple[Gpu, ...], word: Word) -> str:
         # Whatever is shown beside is that GPU's.
         return ""
     return f"allocatable shows {_words(shown)}, the layout is {_words(wanted[0])}"
+
+
+def shows_at_least(node: Node, layouts: Collection[Layout]) -> bool:
+    """Whether allocatable has the slices of these layouts, one for each GPU in MIG mode: for one who cannot ask NVML. More of
+    each may be replicas, and what is shown beside may be whole GPUs; without any slice one whole GPU is enough."""
+    shown = _shown(node, renamed=True)
+    if not layouts:
+        return shown[_WHOLE] > 0
+    sharing = named_by(node.labels.get(PLUGIN_CONFIG, ""))
+    strategy = node.labels.get(STRATEGY) or (sharing.strategy if sharing is not None else "")
+    return any(shown >= _of_slots(layouts, one) for one in ([strategy] if strategy else _SLICING))
+
+
+def _of_slots(layouts: Collection[Layout], strategy: str) -> Counter[str]:
+    if strategy == "none":
+        return Counter({_WHOLE: len(layouts)})
+    counts: Counter[str] = Counter()
+    for slot in (slot for layout in layouts for slot in layout):
+        profile = slot.shape.profile
+        for slices in slot.shape.compute or (_compute_slices(profile),):
+            counts[_resource(profile, slices, _compute_slices(profile), strategy)] += 1
+    return counts
+
+
+def _compute_slices(profile: str) -> int:
+    """By its name: 3 of ``3g.40gb``."""
+    return int(profile.partition("g.")[0])
 
 
 def not_offered(offers: Offers | None, gpus: tuple[Gpu, ...]) -> str:
@@ -126,10 +153,12 @@ def expected(gpus: tuple[Gpu, ...], strategy: str) -> dict[str, int]:
             continue
         if gpu.mig_enabled and strategy != "none":
             for instance in gpu.instances:
+                known = gpu.profile(instance.profile)
                 for compute in instance.compute:
-                    counts[_resource(gpu, instance.profile, compute.slices, strategy)] += 1
+                    whole = known.slices if known is not None else compute.slices
+                    counts[_resource(instance.profile, compute.slices, whole, strategy)] += 1
         else:
-            counts["nvidia.com/gpu"] += 1
+            counts[_WHOLE] += 1
     return dict(counts)
 
 
@@ -148,20 +177,29 @@ def offered(wish: Desired, seen: Snapshot) -> dict[str, int]:
 
 def _wished(gpu: Gpu, asked: GpuWish, strategy: str) -> Iterator[str]:
     if not asked.mig_enabled or strategy == "none":
-        yield "nvidia.com/gpu"
+        yield _WHOLE
         return
     shapes = asked.shapes if asked.placed is None else tuple(slot.shape for slot in asked.placed)
     for shape in shapes:
         known = gpu.profile(shape.profile)
         whole = known.slices if known is not None else 0
-        yield from (_resource(gpu, shape.profile, slices, strategy) for slices in shape.compute or (whole,))
+        yield from (_resource(shape.profile, slices, whole, strategy) for slices in shape.compute or (whole,))
 
 
-def _resource(gpu: Gpu, profile: str, slices: int, strategy: str) -> str:
+def _shown(node: Node, renamed: bool) -> Counter[str]:
+    """What allocatable has; ``renamed``: a shared resource may have another name (``.shared``)."""
+    shown: Counter[str] = Counter()
+    for name, count in node.allocatable.items():
+        if _ours(name) and count:
+            shown[name.removesuffix(".shared") if renamed else name] += count
+    return shown
+
+
+def _resource(profile: str, slices: int, whole: int, strategy: str) -> str:
+    """``whole``: as many compute slices as the profile has."""
     if strategy == "single":
-        return "nvidia.com/gpu"
-    known = gpu.profile(profile)
-    part = "" if known is None or known.slices == slices else f"{slices}c."
+        return _WHOLE
+    part = "" if slices == whole else f"{slices}c."
     return f"nvidia.com/mig-{part}{profile.replace('+', '.')}"
 
 
@@ -178,7 +216,7 @@ def _discovered(name: str, labels: Mapping[str, str]) -> int:
 
 
 def _ours(name: str) -> bool:
-    return name == "nvidia.com/gpu" or name.startswith("nvidia.com/mig-")
+    return name == _WHOLE or name.startswith("nvidia.com/mig-")
 
 
 def _words(counts: Mapping[str, int]) -> str:

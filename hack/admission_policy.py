@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.model.labels import KEYS
+from agent.model.labels import KEYS, WARMING_EFFECT
 
 MANIFEST = Path(__file__).resolve().parent.parent / "manifests" / "base" / "admission.yaml"
 ACCOUNT = "system:serviceaccount:warmslice:warmslice"
 
 
-def own(where: str) -> str:
-    """CEL: whether ``key`` is a label (or an annotation) that the agent writes. A name in the table ends with ``*`` or
+def own(where: str, key: str = "key") -> str:
+    """CEL: whether ``key`` is of a label (an annotation, a taint) that the agent writes. A name in the table ends with ``*`` or
     ``<...>`` where only its beginning is fixed."""
-    names = [key.name for key in KEYS if key.where == where and key.written]
+    names = [one.name for one in KEYS if one.where == where and one.written]
     starts = [start_of(name) for name in names]
     whole = [name for name, start in zip(names, starts, strict=True) if not start]
     listed = ",\n        ".join(f"'{name}'" for name in whole)
-    return "\n        || ".join([f"key in [{listed}]", *(f"key.startsWith('{start}')" for start in starts if start)])
+    return "\n        || ".join(
+        [f"{key} in [{listed}]", *(f"{key}.startsWith('{start}')" for start in starts if start)]
+    )
 
 
 def start_of(name: str) -> str:
@@ -37,7 +39,10 @@ def start_of(name: str) -> str:
 def manifest() -> str:
     """The file's text."""
     bindings = {f"{name}_binding": _BINDING.format(name=name) for name in ("node", "pods", "evictions", "events")}
-    return _TEMPLATE.format(account=ACCOUNT, own_label=own("label"), own_annotation=own("annotation"), **bindings)
+    gate = f"taint.effect == '{WARMING_EFFECT}' && {own('taint', 'taint.key')}"
+    return _TEMPLATE.format(
+        account=ACCOUNT, own_label=own("label"), own_annotation=own("annotation"), gate=gate, **bindings
+    )
 
 
 _BINDING = """\
@@ -107,8 +112,11 @@ spec:
       expression: >-
         object.metadata.?ownerReferences.orValue([]) == oldObject.metadata.?ownerReferences.orValue([])
         && object.metadata.?finalizers.orValue([]) == oldObject.metadata.?finalizers.orValue([])
-    - message: an agent leaves the taints of its node alone
-      expression: object.spec.?taints.orValue([]) == oldObject.spec.?taints.orValue([])
+    - message: of its node's taints an agent takes the start-up gate away, and changes nothing else
+      expression: >-
+        object.spec.?taints.orValue([]) == oldObject.spec.?taints.orValue([])
+        || object.spec.?taints.orValue([]) == oldObject.spec.?taints.orValue([]).filter(taint,
+        !({gate}))
     - message: of its node's specification an agent changes unschedulable, and nothing else
       expression: >-
         object.spec.?podCIDR.orValue('') == oldObject.spec.?podCIDR.orValue('')

@@ -93,6 +93,9 @@ BEGIN = metadata(labels={labels.STATE: "pending"}, annotations={labels.OPERATION
     "spec": {"unschedulable": True}
 }
 
+OTHER_TAINTS = [taint("gpu"), taint(labels.WARMING, effect="NoExecute")]
+TAINTS = [taint("gpu"), taint(labels.WARMING), taint(labels.WARMING, effect="NoExecute")]
+
 OWN_WRITES: dict[str, Object] = {
     "its state": metadata(labels={labels.STATE: "success"}),
     "its state, removed": metadata(labels={labels.STATE: None}),
@@ -102,6 +105,7 @@ OWN_WRITES: dict[str, Object] = {
     "its status, removed": metadata(annotations={labels.STATUS: None}),
     "the plan of a dry run": metadata(annotations={labels.PLAN: "{}"}),
     "the beginning of a change: cordon, guards and journal in one": BEGIN,
+    "the record of the start-up gate": metadata(annotations={labels.GATE: "{}"}),
 }
 FOREIGN_WRITES: dict[str, tuple[Object, str]] = {
     "a foreign label added": (metadata(labels={"other": "b"}), "no label but its own"),
@@ -113,9 +117,14 @@ FOREIGN_WRITES: dict[str, tuple[Object, str]] = {
     "a foreign annotation added": (metadata(annotations={"example.org/x": "b"}), "no annotation but its own"),
     "a foreign annotation changed": (metadata(annotations={"example.org/owner": "b"}), "no annotation but its own"),
     "a foreign annotation removed": (metadata(annotations={"example.org/owner": None}), "removes no annotation"),
-    "a taint added": ({"spec": {"taints": [taint("gpu"), taint("mine")]}}, "taints"),
-    "a taint changed": ({"spec": {"taints": [taint("gpu", effect="NoExecute")]}}, "taints"),
-    "a taint removed": ({"spec": {"taints": None}}, "taints"),
+    "a taint added": ({"spec": {"taints": [*TAINTS, taint("mine")]}}, "taints"),
+    "a taint changed": ({"spec": {"taints": [taint("gpu", "x"), *TAINTS[1:]]}}, "taints"),
+    "a taint removed": ({"spec": {"taints": TAINTS[1:]}}, "taints"),
+    "every taint removed": ({"spec": {"taints": None}}, "taints"),
+    "another taint removed with the start-up gate": ({"spec": {"taints": OTHER_TAINTS[1:]}}, "taints"),
+    "a taint added in place of the start-up gate": ({"spec": {"taints": [*OTHER_TAINTS, taint("mine")]}}, "taints"),
+    "the key of the start-up gate with another effect": ({"spec": {"taints": TAINTS[:2]}}, "taints"),
+    "the start-up gate changed": ({"spec": {"taints": [TAINTS[0], taint(labels.WARMING, "x"), TAINTS[2]]}}, "taints"),
     "a provider": ({"spec": {"providerID": "aws:///x"}}, "nothing else"),
     "a finalizer": (metadata(finalizers=["example.org/stay"]), "finalizers"),
     "one foreign label among its own": (metadata(labels={labels.STATE: "success", "other": "b"}), "no label"),
@@ -155,6 +164,22 @@ class FenceContract:
     async def test_every_kind_of_patch_is_fenced(self, fence: Fence) -> None:
         patch = [{"op": "replace", "path": "/metadata/labels/team", "value": "b"}]
         assert was_denied(await fence.patch(fence.agent, fence.own, patch, JSON_PATCH), "no label but its own")
+
+    async def test_an_agent_opens_the_start_up_gate_and_shuts_none(self, fence: Fence) -> None:
+        """In one write with its record. What was taken away it cannot set again."""
+        path = f"/api/v1/nodes/{fence.own}"
+        shut = (await fence.admin.call("GET", path)).body["spec"]["taints"]
+        opened = [one for one in shut if (one["key"], one["effect"]) != (labels.WARMING, labels.WARMING_EFFECT)]
+        assert len(opened) == len(shut) - 1
+        patch = metadata(annotations={labels.GATE: None}) | {"spec": {"taints": opened}}
+        answer = await fence.patch(fence.agent, fence.own, patch)
+        assert answer.code == 200, answer.body
+        assert was_denied(await fence.patch(fence.agent, fence.other, patch), "the node that its own pod runs on")
+        try:
+            assert (await fence.admin.call("PATCH", path, {"spec": {"taints": opened}}, MERGE)).code == 200
+            assert was_denied(await fence.patch(fence.agent, fence.own, {"spec": {"taints": shut}}), "taints")
+        finally:
+            assert (await fence.admin.call("PATCH", path, {"spec": {"taints": shut}}, MERGE)).code == 200
 
     async def test_a_token_that_is_bound_to_no_pod_writes_nothing(self, fence: Fence) -> None:
         own = metadata(labels={labels.STATE: "success"})
@@ -217,7 +242,7 @@ async def fenced(admin: Kube, nobody: Kube) -> AsyncIterator[Fence]:
         await make(f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "agent"}})
         await _grant(make, name)
         for node in (own, other):
-            await make("/api/v1/nodes", {"metadata": {"name": node, **NODE}, "spec": {"taints": [taint("gpu")]}})
+            await make("/api/v1/nodes", {"metadata": {"name": node, **NODE}, "spec": {"taints": TAINTS}})
         pods = f"/api/v1/namespaces/{name}/pods"
         for pod, node in (("agent", own), ("here", own), ("there", other)):
             await make(pods, _pod(pod, "agent", node=node))

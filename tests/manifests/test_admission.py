@@ -38,7 +38,7 @@ def test_the_policies_are_about_the_account_that_the_agents_run_as() -> None:
 def test_a_key_is_the_agents_to_write_if_the_table_says_so(key: Key) -> None:
     """Of a key that is open at its end the policy has the beginning; pods are not written at all."""
     beginning = key.name.split("<")[0].rstrip("*")
-    written_to = {where for where in ("label", "annotation") if f"'{beginning}'" in own(where)}
+    written_to = {where for where in ("label", "annotation", "taint") if f"'{beginning}'" in own(where)}
     assert written_to == ({key.where} if key.written else set())
 
 

@@ -28,6 +28,7 @@ from agent.adapters.nvml import Hardware
 from agent.adapters.watch import Metadata, Watch
 from agent.execute.fetch import FetchSupervisor
 from agent.execute.fleet import FleetHands, LeaderHands
+from agent.execute.gate import GateHands
 from agent.execute.mig import Gpus
 from agent.execute.partition import Hands
 from agent.execute.scrub import Reader
@@ -35,13 +36,13 @@ from agent.model import labels
 from agent.model.cache import CacheReport
 from agent.model.demand import Demand
 from agent.model.demand_map import NAME as DEMAND
-from agent.model.errors import BadInputError
 from agent.model.fleet import LEADER, slot_name
+from agent.model.errors import AgentError, BadInputError
 from agent.model.mig import Gpu
 from agent.model.node import Node
 from agent.model.report import PartitionReport
 from agent.observe.claims import Claims
-from agent.observe.cluster import node_of
+from agent.observe.cluster import node_of, pod_of
 from agent.observe.fleet import kept_of_member
 from agent.observe.revisions import pod_texts
 from agent.observe.telemetry import Telemetry
@@ -50,7 +51,9 @@ from agent.plan.fleet import LEASE_SECONDS
 from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads, Workloads
 from agent.reconcile.cold_starts import ColdStarts
 from agent.reconcile.demand import DemandRules, NodeDemand
+from agent.plan.gate import GateRules
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
+from agent.reconcile.gate import GateKeeper, GateSight, in_this_boot
 from agent.reconcile.host import HostCommands
 from agent.reconcile.leading import FleetPass, FleetRules
 from agent.reconcile.loop import keep_passing
@@ -135,6 +138,7 @@ class Agent:
         self._demand: NodeDemand | None = None
         self._starts: ColdStarts | None = None
         self._wanted_here: tuple[Demand, ...] = ()
+        self._gate: GateKeeper | None = None
 
     async def run(self) -> None:
         """Start everything; end the loops first, each after its pass, then the rest."""
@@ -245,7 +249,10 @@ class Agent:
         rules = CacheRules.of(settings)
         news = CacheNews(self._events, self._our_node, clock.now)
 
+        gate = self._gate = self._gate_keeper()
+
         async def publish(report: CacheReport) -> None:
+            gate.learn(report)
             self._metrics.cache(report)
             self._cache_ready(report)
             await news.tell(report)
@@ -273,15 +280,20 @@ class Agent:
             if self._our_node() is None:
                 # Without its labels nobody knows what it wants. The watch wakes the loop when it is known.
                 return _NODE_LOOK_SECONDS
-            report = await one_pass.run()
+            try:
+                report = await one_pass.run()
+            except AgentError:
+                # Labels that cannot be written keep no node shut for ever.
+                await gate.keep()
+                raise
+            waits = (report.look_again_seconds, await gate.keep())
             starts.take(report)
             await starts.settle()
-            wait = report.look_again_seconds
             # Progress is shown while something is fetched; nothing else needs a look before the resync.
             return min(
                 settings.resync_seconds,
-                wait if wait is not None else settings.resync_seconds,
                 2.0 if fetches.running() else 3600.0,
+                *(wait for wait in waits if wait is not None),
             )
 
         loops.append(self._start_loop(tasks, "cache", cache_pass))
@@ -323,6 +335,15 @@ class Agent:
             starts.history,
         )
         return self._demand
+
+    def _gate_keeper(self) -> GateKeeper:
+        settings = self._settings
+        sight = GateSight(
+            lambda: in_this_boot(self._our_node(), this_boot(settings.boot_id_file).id),
+            lambda: [pod_of(item) for item in self._pods.objects],
+        )
+        rules = GateRules(settings.mig_config_label, settings.gate_seconds)
+        return GateKeeper(sight, GateHands(self._kube), self._node, self._events, self._metrics, rules, clock.now)
 
     def _start_loop(
         self, tasks: asyncio.TaskGroup, name: str, one_pass: Callable[[], Awaitable[float]]
@@ -383,16 +404,20 @@ class Agent:
             self._wake_all()
 
     def _pods_changed(self) -> None:
-        """A layout may wait for one; models only where a pod may hold the room that one of them needs, or names one."""
+        """A layout may wait for one; models only where a pod may hold the room that one of them needs, names one, has become
+        ready with one, or is a driver that the start-up gate waits for."""
         if "partition" in self._wakes:
             self._wakes["partition"].set()
         if self._starts is not None:
             self._starts.look()
-            if self._starts.due():
-                self._wakes["cache"].set()
-        here = self._demand.here() if self._demand is not None else ()
-        if here != self._wanted_here or (self._room is not None and self._room.waits):
-            self._wanted_here = here
+        before, self._wanted_here = self._wanted_here, self._demand.here() if self._demand is not None else ()
+        waiting = (
+            self._wanted_here != before,
+            self._starts is not None and self._starts.due(),
+            self._room is not None and self._room.waits,
+            self._gate is not None and self._gate.waits_for_driver,
+        )
+        if any(waiting):
             self._wakes["cache"].set()
 
     async def _watch_files(self) -> None:

@@ -118,6 +118,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     maintenance_window: str = ""
     """When changes may begin where max_unavailable is set, such as "Mon-Fri 22:00-06:00 Europe/Berlin"; days and zone (UTC) may
     be left out. A change that has begun goes on."""
+    gate_seconds: float = 900.0
+    """How long the start-up taint warmslice.dev/warming stays at most, whatever is missing on the node."""
     namespace: str = "warmslice"
     """The agents' namespace, where their Leases are."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -168,6 +170,7 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
         "advertise_seconds",
         "command_timeout_seconds",
         "reboot_timeout_seconds",
+        "gate_seconds",
     ):
         if not getattr(settings, name) > 0:  # .nan is no number of seconds either
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be more than 0")

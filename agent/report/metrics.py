@@ -6,7 +6,7 @@ reports are frozen and replaced whole: a scrape may run on any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
@@ -77,6 +77,12 @@ class Metrics:
             registry=self.registry,
         )
         self._known_refused: frozenset[tuple[str, str]] = frozenset()
+        self._gates = Counter(
+            "warmslice_gates_opened",
+            "Start-up taints taken away: with everything in place, or at the deadline.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self._fetches = Histogram(
             "warmslice_fetch_duration_seconds",
             "How long fetches took that ended with the whole model here.",
@@ -118,6 +124,14 @@ class Metrics:
         """A pod that serves has become ready."""
         self._starts.labels(start.model, start.weights.value).observe(start.total_seconds)
 
+    def gate_waits(self, reasons: Sequence[str]) -> None:
+        """What the start-up gate of this node lacks; nothing where there is none, or none any more."""
+        self._state.gate = tuple(reasons)
+
+    def gate_opened(self, outcome: str) -> None:
+        """The start-up taint is gone: ``ready`` or ``deadline``."""
+        self._gates.labels(outcome).inc()
+
     def phase(self, phase: str, seconds: float) -> None:
         """A phase of a layout change has ended."""
         self._phases.labels(phase).observe(seconds)
@@ -155,6 +169,7 @@ class _State(Collector):
         self.telemetry: TelemetrySnapshot | None = None
         self.cache: CacheReport | None = None
         self.published: Published | None = None
+        self.gate: tuple[str, ...] = ()
 
     def collect(self) -> Iterator[Metric]:
         partition, telemetry, cache = self.partition, self.telemetry, self.cache
@@ -169,11 +184,24 @@ class _State(Collector):
             yield from cache_families(cache)
         if published is not None:
             yield from demand_families(published)
+        if self.gate:
+            yield _gate(self.gate)
 
     def _build(self) -> Metric:
         family = GaugeMetricFamily("warmslice_build_info", "The agent's version; always 1.", labels=["version"])
         family.add_metric([self._version], 1)
         return family
+
+
+def _gate(reasons: tuple[str, ...]) -> Metric:
+    family = GaugeMetricFamily(
+        "warmslice_gate_waiting",
+        "1 for each thing that the start-up taint of this node waits for.",
+        labels=["reason"],
+    )
+    for reason in reasons:
+        family.add_metric([reason], 1)
+    return family
 
 
 def _last_passes(

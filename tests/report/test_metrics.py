@@ -56,6 +56,8 @@ def populated() -> Metrics:
     metrics.reconfigured("success", "applied")
     metrics.slice_changed("created")
     metrics.pod_evicted()
+    metrics.gate_waits(["layout", "models"])
+    metrics.gate_opened("ready")
     return metrics
 
 

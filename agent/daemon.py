@@ -58,7 +58,7 @@ from agent.reconcile.host import HostCommands
 from agent.reconcile.leading import FleetPass, FleetRules
 from agent.reconcile.loop import keep_passing
 from agent.reconcile.partition import PartitionPass, Rules
-from agent.reconcile.policy import policy_of
+from agent.reconcile.policy import catalog_to_wait_for, policy_of
 from agent.reconcile.publishing import PublishingPass, kept
 from agent.reconcile.room import RoomKeeper, RoomRules
 from agent.reconcile.scrub import Scrub
@@ -199,7 +199,13 @@ class Agent:
             self._metrics,
             slots,
             publish,
-            Rules(settings.layouts_file, settings.mig_config_label, policy_of(settings), settings.resync_seconds),
+            Rules(
+                settings.layouts_file,
+                settings.mig_config_label,
+                policy_of(settings),
+                settings.resync_seconds,
+                catalog_to_wait_for(settings),
+            ),
             clock.now,
         )
         loops.append(self._start_loop(tasks, "partition", one_pass))

@@ -118,6 +118,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     maintenance_window: str = ""
     """When changes may begin where max_unavailable is set, such as "Mon-Fri 22:00-06:00 Europe/Berlin"; days and zone (UTC) may
     be left out. A change that has begun goes on."""
+    cache_aware: bool = False
+    """Whether a change that takes slices away waits until the gated models of this node (gate: true) are on its disk."""
     gate_seconds: float = 900.0
     """How long the start-up taint warmslice.dev/warming stays at most, whatever is missing on the node."""
     namespace: str = "warmslice"

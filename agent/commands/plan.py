@@ -17,8 +17,8 @@ from agent.model.snapshot import Snapshot
 from agent.observe.cluster import budget_of, node_of, pod_of
 from agent.observe.remote import gpus_by_api, in_full
 from agent.reconcile.foretell import foretell
-from agent.reconcile.policy import policy_of
-from agent.reconcile.sources import sources_of
+from agent.reconcile.policy import catalog_to_wait_for, policy_of
+from agent.reconcile.sources import sources_of, unready_models
 from agent.report.answer import budgets_of, held_back
 from agent.settings import Settings
 
@@ -32,7 +32,8 @@ async def plan_here(settings: Settings, to: str | None) -> Answer:
     node = _wishing(seen.node, settings.mig_config_label, to)
     last = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
     sources = sources_of(settings.mig_config_label, settings.layouts_file, node.labels, last, clock.now())
-    answer = foretell(sources, replace(seen, node=node), policy_of(settings))
+    seen = replace(seen, node=node, unready=unready_models(catalog_to_wait_for(settings), node.labels))
+    answer = foretell(sources, seen, policy_of(settings))
     unread = [f"GPU {gpu.index} cannot be read: {gpu.unknown}" for gpu in seen.gpus if gpu.unknown]
     unknown = ([] if here.asks_cluster else [here.WITHOUT_CLUSTER]) + unread
     return replace(answer, unknown="; ".join(unknown))

@@ -13,7 +13,8 @@ class Snapshot:
     """What a pass decides on. ``now`` and ``boot_began`` are seconds since the epoch, the latter 0 where it is not known.
 
     ``owners`` is None when the kubelet could not be asked; ``owners_error`` says why. Then nobody is known to be free.
-    ``offers`` is None where nobody needs to know them, and while they are not known yet.
+    ``offers`` is None where nobody needs to know them, and while they are not known yet. ``unready``: which gated models that are
+    wanted here are not on disk, in words; empty where there are none, or changes do not wait for them.
     """
 
     now: float
@@ -25,3 +26,4 @@ class Snapshot:
     budgets: tuple[Budget, ...] = ()
     boot_began: float = 0.0
     offers: Offers | None = None
+    unready: str = ""

@@ -104,6 +104,9 @@ def _fresh(wish: Desired, seen: Snapshot, policy: Policy, memory: Memory) -> Out
         words = f"{wish.layout!r} needs slices that cannot be freed: {names}"
         return Waiting("blocked", words, ideal, pods=way.blocking)
     change = replace(way.change, sharing=sharing)
+    if seen.unready and change.takes_away:
+        words = f"{wish.layout!r} takes slices away, and waits for the gated models of this node: {seen.unready}"
+        return Waiting("model-not-ready", words, change, 60.0)
     if seen.node.annotations.get(labels.DRY_RUN) == "true":
         return Waiting("dry-run", f"dry run of {wish.layout!r}: see annotation {labels.PLAN}", change, 60.0)
     return Plan(change, (Begin(_operation(wish, seen, policy, change, last), _guards(seen)),))

@@ -59,7 +59,7 @@ from agent.reconcile.evictions import Evictions
 from agent.reconcile.fleet import Slots
 from agent.reconcile.foretell import DryRun, is_dry_run
 from agent.reconcile.rebooting import Rebooting
-from agent.reconcile.sources import sources_of
+from agent.reconcile.sources import sources_of, unready_models
 from agent.reconcile.telling import EventSink, tell
 from agent.report.status import said, schedule_now, status_event, status_of, worth_a_write
 
@@ -122,12 +122,13 @@ class NodeStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the settings say to this loop."""
+    """What the settings say to this loop. ``catalog_file`` is empty where changes do not wait for models."""
 
     layouts_file: str
     label_key: str
     policy: Policy
     resync_seconds: float
+    catalog_file: str = ""
 
 
 class PartitionPass:
@@ -215,6 +216,7 @@ class PartitionPass:
             waiting = Waiting("driver-upgrade", words)
             return waiting, resolve(self._sources(node, last), (), feasible), seen
         seen = await self._world.snapshot(node)
+        seen = replace(seen, unready=unready_models(self._rules.catalog_file, node.labels))
         wish = resolve(self._sources(node, last), seen.gpus, feasible)
         try:
             operation = _operation(node)

@@ -7,6 +7,11 @@ from agent.plan.way import Policy
 from agent.settings import Settings
 
 
+def catalog_to_wait_for(settings: Settings) -> str:
+    """The catalog whose gated models a change of layout waits for; empty for none."""
+    return settings.catalog_file if settings.cache_aware else ""
+
+
 def policy_of(settings: Settings) -> Policy:
     """The same for the agent, for a question and for a change by hand."""
     drain = DrainPolicy(settings.evict_unmanaged, settings.evict_disk_scratch)

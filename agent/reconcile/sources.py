@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from agent.adapters.files import TextFile
 from agent.desired.layout_file import LayoutFile, read_layouts
 from agent.desired.resolve import Sources
 from agent.desired.schedule import in_force
+from agent.model.cache import ModelState
+from agent.model.catalog import CatalogRefusal
 from agent.model.report import NodeStatus
 from agent.observe.world import read_layouts as text_of
+from agent.reconcile.cache import read_wish
 
 
 def sources_of(
@@ -25,3 +30,15 @@ def sources_of(
     if period is not None:
         labels = {**labels, label_key: period.period.layout}
     return Sources(label_key, labels, read.layouts, error, last.gpus if last is not None else None, period)
+
+
+def unready_models(catalog_file: str, labels: Mapping[str, str]) -> str:
+    """Which gated models that a node with these labels wants are not on its disk, by its labels, in words; why that is not known
+    where the catalog cannot be read. Without a file ("") nobody asks, and nothing is read."""
+    if not catalog_file:
+        return ""
+    wish = read_wish(TextFile(Path(catalog_file)), labels)
+    if isinstance(wish, CatalogRefusal):
+        return wish.message
+    gated = (model for model in wish.wanted if model.gate and labels.get(model.label) != ModelState.READY)
+    return ", ".join(f"{model.name} is {labels.get(model.label, 'not looked at yet')}" for model in gated)

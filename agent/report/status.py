@@ -22,7 +22,17 @@ _MOST_DOUBLINGS = 10
 _NOT_BY_TIME = frozenset({"reboot-required", "reboot-did-not-help"})
 """Failures that only a reboot, or another wish, leads out of."""
 _NAMING = frozenset(
-    {"blocked", "job-running", "budget", "draining", "device-busy", "gpu-unknown", "second-owner", "fleet-slot"}
+    {
+        "blocked",
+        "job-running",
+        "budget",
+        "draining",
+        "device-busy",
+        "gpu-unknown",
+        "second-owner",
+        "fleet-slot",
+        "model-not-ready",
+    }
 )
 """Waits whose sentence says for whom: another name is news."""
 
@@ -202,4 +212,5 @@ def _expected(status: NodeStatus) -> bool:
         "rebooting",
         "dry-run",
         "fleet-slot",
+        "model-not-ready",
     )

@@ -875,9 +875,10 @@ def agent_on(
     sees: Callable[[], dict[str, Any]] | None = None,
     sees_pods: Callable[[], Iterable[dict[str, Any]]] | None = None,
     slots: Slots | None = None,
+    catalog_file: str = "",
 ) -> tuple[PartitionPass, Steps]:
     """A freshly started agent: it knows nothing but what the world tells. ``sees`` is the node as its watch shows it,
-    ``sees_pods`` are the pods; ``slots`` where the fleet has a limit."""
+    ``sees_pods`` are the pods; ``slots`` where the fleet has a limit; ``catalog_file`` where changes wait for its models."""
     hands = Steps(world)
     view = _View(lambda: [sees() if sees is not None else world.node])
     partition = PartitionPass(
@@ -898,7 +899,7 @@ def agent_on(
         world.counts,
         slots or NoSlots(),
         world.reports.append,
-        Rules(world.layouts_file, labels.CONFIG, policy or Policy(), 300.0),
+        Rules(world.layouts_file, labels.CONFIG, policy or Policy(), 300.0, catalog_file),
         lambda: world.time,
     )
     return partition, hands

@@ -52,3 +52,11 @@ def test_every_reason_of_a_model_is_explained() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     table = readme[readme.index("**Why a model is not ready.**") : readme.index("**Room for models.**")]
     assert {reason for reason in reasons if f"`{reason}`" not in table} == set()
+
+
+def test_every_reason_of_the_start_up_gate_is_explained() -> None:
+    reasons = set(re.findall(r'Lack\("([a-z]+)"', (ROOT / "agent/plan/gate.py").read_text("utf-8")))
+    assert len(reasons) == 4
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = readme[readme.index("**A node that starts**") : readme.index("*Tolerations.*")]
+    assert {reason for reason in reasons if f"| `{reason}` |" not in table} == set()

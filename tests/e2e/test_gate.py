@@ -151,3 +151,29 @@ async def test_what_never_comes_is_named_at_the_deadline(tmp_path: Path, hub: Hu
         assert (line["level"], line["detail"]) == ("warning", event["message"])
         await node.until("success", "small")
         await node.cluster_until(lambda: len(node.pods("serve")) == 1, "the pod runs")
+
+
+async def test_with_cache_aware_no_slice_goes_before_the_model_of_the_new_layout_is_here(
+    tmp_path: Path, hub: Hub
+) -> None:
+    """The label makes both due: the layout, and the model that the catalog ties to it."""
+    hub.faults.add("GET cdn/", "slow", bytes_per_second=2_500_000)
+    async with agent_node(tmp_path) as node:
+        catalog = tmp_path / "catalog.yaml"
+        tied = f"gate: true, nodes: {{{labels.CONFIG}: mixed}}"
+        catalog.write_text(f"models: [{{repository: {next(iter(hub.models))}, name: tiny, {tied}}}]", "utf-8")
+        cache = tmp_path / "hub-cache"
+        await node.start("all", catalog_file=catalog, hub_endpoint=hub.url, cache_directory=cache, cache_aware=True)
+        node.wish("small")
+        await node.until("success", "small")
+        done = len(node.gpus.log())
+        history = _History(node)
+        node.wish("mixed")
+        await node.cluster_until(lambda: node.status().get("reason") == "model-not-ready", "the model is waited for")
+        assert len(node.gpus.log()) == done
+        await node.until("success", "mixed")
+        await history.end()
+        stands = [version["metadata"]["labels"].get(f"{labels.MODEL_PREFIX}tiny") for version, _ in history.seen]
+        begun = [labels.OPERATION in version["metadata"]["annotations"] for version, _ in history.seen]
+        assert stands.index("fetching") < stands.index("ready") < begun.index(True)
+        assert "nvmlGpuInstanceDestroy" in [entry["function"] for entry in node.gpus.log()[done:]]

@@ -18,7 +18,7 @@ import yaml
 from agent.model import labels
 from agent.model.demand_map import NAME as DEMAND
 from agent.model.fleet import SLOT_PREFIX
-from hack.devcluster import kinds, nvidia_dra_driver
+from hack.devcluster import gpu_operator, kinds, nvidia_dra_driver
 from hack.devcluster.errors import ApiError
 from hack.devcluster.kubeconfig import write_pod_kubeconfig
 from hack.devcluster.kubelet.pod_identity import identity_folder
@@ -225,6 +225,28 @@ def slots(node: AgentNode) -> list[str]:
     """Leases that ask for a slot, or have one."""
     names = [name_of(lease) for lease in node.cluster.api.all(kinds.LEASES, "warmslice")]
     return [name for name in names if name.startswith(SLOT_PREFIX)]
+
+
+async def test_what_is_shipped_is_enough_to_open_the_start_up_gate_and_takes_no_other_taint(
+    installed: Installed,
+) -> None:
+    node = installed.node
+    other = {"key": "example.org/other", "value": "x", "effect": "NoSchedule"}
+    gate = {"key": labels.WARMING, "effect": labels.WARMING_EFFECT}
+    tolerant = {"spec": {"template": {"spec": {"tolerations": [{"operator": "Exists"}]}}}}
+    node.cluster.merge(kinds.DAEMONSETS, gpu_operator.DEVICE_PLUGIN, tolerant, gpu_operator.NAMESPACE)
+    node.cluster.merge(kinds.NODES, NODE, {"spec": {"taints": [gate, other]}})
+    node.wish("small")
+    catalog = node.folder / "catalog.yaml"
+    catalog.write_text("models: []\n", "utf-8")
+    cache = node.folder / "hub-cache"
+    await node.start("all", kubeconfig=installed.kubeconfig, catalog_file=catalog, cache_directory=cache)
+    await node.cluster_until(lambda: node.node()["spec"]["taints"] == [other], "the gate is open")
+    assert (node.status()["reason"], labels.GATE in node.node()["metadata"]["annotations"]) == ("applied", False)
+    asked = node.cluster.requests(user_agent="warmslice")
+    assert [(entry.verb, entry.object, entry.status) for entry in asked if entry.status in (401, 403, 422)] == []
+    code, said = await installed.kubectl_of_agent("taint", "node", NODE, "example.org/other-")
+    assert (code, "takes the start-up gate away, and changes nothing else" in said) == (1, True)
 
 
 async def test_without_a_limit_no_lease_is_asked_for(installed: Installed) -> None:

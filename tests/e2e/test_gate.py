@@ -153,6 +153,22 @@ async def test_what_never_comes_is_named_at_the_deadline(tmp_path: Path, hub: Hu
         await node.cluster_until(lambda: len(node.pods("serve")) == 1, "the pod runs")
 
 
+async def test_labels_that_are_refused_keep_no_node_shut(tmp_path: Path, hub: Hub) -> None:
+    """Somebody's policy forbids what the cache role says of its models: its passes fail, and the gate opens all the same."""
+    expression = f"!object.metadata.?labels.orValue({{}}).exists(key, key.startsWith('{labels.MODEL_PREFIX}'))"
+    rules = [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["nodes"]}]
+    spec = {"matchConstraints": {"resourceRules": rules}, "validations": [{"expression": expression}]}
+    async with agent_node(tmp_path, device_plugin=False, taints=(GATE, OTHER)) as node:
+        metadata = {"name": "no-models"}
+        node.cluster.create(kinds.ADMISSION_POLICIES, {"metadata": metadata, "spec": {"failurePolicy": "Fail", **spec}})
+        binding = {"policyName": "no-models", "validationActions": ["Deny"]}
+        node.cluster.create(kinds.ADMISSION_BINDINGS, {"metadata": metadata, "spec": binding})
+        await _start(node, hub, gate_seconds=3)
+        await node.cluster_until(lambda: _taints(node.node()) == [OTHER], "the gate is open")
+        assert any(line["event"] == "pass.failed" and line["loop"] == "cache" for line in node.log())
+        assert f"{labels.MODEL_PREFIX}tiny" not in node.node()["metadata"]["labels"]
+
+
 async def test_with_cache_aware_no_slice_goes_before_the_model_of_the_new_layout_is_here(
     tmp_path: Path, hub: Hub
 ) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from agent.desired.servers import GENERIC, SERVERS, Field, Server
-from agent.desired.words import Command, Environment, as_kubelet_expands, commands_of, environment_of
+from agent.desired.words import Budget, Command, Environment, as_kubelet_expands, commands_of, environment_of
 from agent.model.catalog import is_repository, is_revision
 from agent.model.demand import Named, Role, Serving
 
@@ -28,6 +29,7 @@ _PYTHON = re.compile(r"python[0-9.]*")
 _PYTHON_VALUED = ("-W", "-X", "--check-hash-based-pycs")
 _SWITCHES = ("enable-", "disable-", "no-")
 _THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+_MOST_WORK = 1 << 19
 _SILENT = (Field.ONE, Field.MANY, Field.FLAG)
 
 Told = Mapping[Field, tuple[str, ...]]
@@ -35,7 +37,8 @@ Told = Mapping[Field, tuple[str, ...]]
 
 def recognise(spec: Mapping[str, Any]) -> tuple[Serving, ...]:
     """One for each container of a v1 PodSpec in which a model is recognised. See Note [Strangers write pods]."""
-    return tuple(serving for container in _containers(spec) if (serving := _serving(container)))
+    budget = Budget(_MOST_WORK)
+    return tuple(serving for container in _containers(spec) if (serving := _serving(container, budget)))
 
 
 def _containers(spec: object) -> Iterator[Mapping[str, Any]]:
@@ -58,19 +61,35 @@ class _Reading:
         return next(iter(self.told.get(field, ())), "")
 
 
-def _serving(container: Mapping[str, Any]) -> Serving | None:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a server looks first for what it is told to read: its working directory, and the volumes in its file system."""
+
+    directory: str
+    mounts: frozenset[str]
+
+    def is_on_hub(self, text: str) -> bool:
+        """Whether it is a repository, and no volume lies at it as a path, or at its first part."""
+        paths = (f"{self.directory}/{text.partition('/')[0]}", f"{self.directory}/{text}")
+        return is_repository(text) and self.mounts.isdisjoint(paths)
+
+
+def _serving(container: Mapping[str, Any], budget: Budget) -> Serving | None:
     command, arguments = _texts(container.get("command")), _texts(container.get("args"))
     if command is None or arguments is None:
         return None
-    environment = environment_of(container)
-    command = tuple(as_kubelet_expands(word, environment.known) for word in command)
-    arguments = tuple(as_kubelet_expands(word, environment.known) for word in arguments)
-    everywhere = _told_everywhere(container, environment)
-    for reading in _readings(container, command, arguments, environment):
-        models = _models(reading, everywhere, container)
+    environment = environment_of(container, budget)
+    command = tuple(as_kubelet_expands(word, environment.known, budget) for word in command)
+    arguments = tuple(as_kubelet_expands(word, environment.known, budget) for word in arguments)
+    place = _place(container)
+    everywhere = _told_everywhere(container, environment, budget)
+    started = commands_of(command + arguments, environment, budget)
+    by_image = () if command else _of_image(container, arguments, environment)
+    for reading in chain(_of_commands(started), by_image):
+        models = _models(reading, everywhere, place)
         if models:
             return _as_told(container, reading, models)
-    models = _models(everywhere, everywhere, container)
+    models = _models(everywhere, everywhere, place)
     return _as_told(container, everywhere, models) if models else None
 
 
@@ -88,32 +107,27 @@ def _as_told(container: Mapping[str, Any], reading: _Reading, models: tuple[Name
     )
 
 
-def _told_everywhere(container: Mapping[str, Any], environment: Environment) -> _Reading:
+def _told_everywhere(container: Mapping[str, Any], environment: Environment, budget: Budget) -> _Reading:
     """By KServe's storageUri and the variables that mean the same to all."""
     told = _told_by_variables(GENERIC, environment)
-    uri = as_kubelet_expands(_text(container.get("storageUri")), environment.known)
+    uri = as_kubelet_expands(_text(container.get("storageUri")), environment.known, budget)
     return _Reading(GENERIC, {**told, Field.URI: (uri,)} if uri else told)
 
 
-def _readings(
-    container: Mapping[str, Any], command: tuple[str, ...], arguments: tuple[str, ...], environment: Environment
-) -> Iterator[_Reading]:
-    """An image without a command of its own runs its arguments, or a server that takes them."""
-    for started in commands_of(command + arguments, environment):
-        yield from _reading_of(started)
-    if command:
-        return
+def _of_commands(commands: Iterable[Command]) -> Iterator[_Reading]:
+    for command in commands:
+        for server in SERVERS:
+            rest = _arguments_of(server, command.words)
+            if rest is not None:
+                yield _read(server, rest, command.environment)
+                break
+
+
+def _of_image(container: Mapping[str, Any], arguments: tuple[str, ...], environment: Environment) -> Iterator[_Reading]:
+    """An image may be a server that takes its container's arguments."""
     for server in SERVERS:
         if _is_entrypoint(server, container):
             yield _read(server, _behind_entrypoint(server, arguments), environment)
-
-
-def _reading_of(command: Command) -> Iterator[_Reading]:
-    for server in SERVERS:
-        rest = _arguments_of(server, command.words)
-        if rest is not None:
-            yield _read(server, rest, command.environment)
-            return
 
 
 def _arguments_of(server: Server, words: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -137,11 +151,11 @@ def _arguments_of_module(server: Server, words: tuple[str, ...]) -> tuple[str, .
 
 
 def _is_entrypoint(server: Server, container: Mapping[str, Any]) -> bool:
-    image, name, model_format = (_text(container.get(key)) for key in ("image", "name", "modelFormat"))
-    if isinstance(container.get("modelFormat"), dict) and not image:
-        model_format = _text(container["modelFormat"].get("name"))
-    by_image = server.images is not None and server.images.search(_without_tag(image)) is not None
-    return by_image or name in server.containers or model_format in server.formats
+    image, given = _text(container.get("image")), container.get("modelFormat")
+    if server.images is not None and server.images.search(_without_tag(image)):
+        return True
+    model_format = _text(given.get("name")) if isinstance(given, dict) and not image else ""
+    return _text(container.get("name")) in server.containers or model_format in server.formats
 
 
 def _without_tag(image: str) -> str:
@@ -206,23 +220,23 @@ def _values_behind(server: Server, field: Field | None, arguments: tuple[str, ..
     return end - start
 
 
-def _models(reading: _Reading, everywhere: _Reading, container: Mapping[str, Any]) -> tuple[Named, ...]:
+def _models(reading: _Reading, everywhere: _Reading, place: _Place) -> tuple[Named, ...]:
     """The model first. Where that is no repository, a tokenizer of the hub may still stand beside it; adapters may not."""
-    model = _model(reading, container) or _model(everywhere, container)
+    model = _model(reading, place) or _model(everywhere, place)
     if model is not None and not is_revision(model.revision):
         return ()
-    tokenizer = _tokenizer(reading, container, model)
+    tokenizer = _tokenizer(reading, place, model)
     if model is None:
         return tuple(tokenizer)
-    beside = (*tokenizer, *_adapters(reading, container), *_drafts(reading, container))
+    beside = (*tokenizer, *_adapters(reading, place), *_drafts(reading, place))
     return (model, *dict.fromkeys(beside))
 
 
-def _model(reading: _Reading, container: Mapping[str, Any]) -> Named | None:
+def _model(reading: _Reading, place: _Place) -> Named | None:
     """Its revision may be none that the hub could have."""
     text = reading.first(Field.MODEL)
     revision = reading.first(Field.REVISION) or "main"
-    if _is_on_hub(text, container):
+    if place.is_on_hub(text):
         return Named(text, revision)
     uris = (text, reading.first(Field.URI)) if reading.server is GENERIC else (reading.first(Field.URI),)
     for uri in uris:
@@ -232,21 +246,21 @@ def _model(reading: _Reading, container: Mapping[str, Any]) -> Named | None:
     return None
 
 
-def _tokenizer(reading: _Reading, container: Mapping[str, Any], model: Named | None) -> list[Named]:
+def _tokenizer(reading: _Reading, place: _Place, model: Named | None) -> list[Named]:
     """None where it is the model's own."""
     text = reading.first(Field.TOKENIZER)
     same = model is not None and model.repository == text
     revision = reading.first(Field.TOKENIZER_REVISION) or (model.revision if same and model else "main")
     if (same and model and model.revision == revision) or not is_revision(revision):
         return []
-    return [Named(text, revision, Role.TOKENIZER)] if _is_on_hub(text, container) else []
+    return [Named(text, revision, Role.TOKENIZER)] if place.is_on_hub(text) else []
 
 
-def _adapters(reading: _Reading, container: Mapping[str, Any]) -> Iterator[Named]:
+def _adapters(reading: _Reading, place: _Place) -> Iterator[Named]:
     for value in reading.told.get(Field.ADAPTERS, ()):
         for path in _adapter_paths(value):
             repository, _, revision = path.partition("@")
-            if _is_on_hub(repository, container) and is_revision(revision or "main"):
+            if place.is_on_hub(repository) and is_revision(revision or "main"):
                 yield Named(repository, revision or "main", Role.ADAPTER)
 
 
@@ -262,31 +276,23 @@ def _adapter_paths(value: str) -> Iterator[str]:
         yield path if joined else name
 
 
-def _drafts(reading: _Reading, container: Mapping[str, Any]) -> Iterator[Named]:
+def _drafts(reading: _Reading, place: _Place) -> Iterator[Named]:
     found = _from_json(reading.first(Field.SPECULATION))
     inside = found if isinstance(found, dict) else {}
     text = reading.first(Field.DRAFT) or _text(inside.get("model"))
     revision = reading.first(Field.DRAFT_REVISION) or _text(inside.get("revision")) or "main"
-    if _is_on_hub(text, container) and is_revision(revision):
+    if place.is_on_hub(text) and is_revision(revision):
         yield Named(text, revision, Role.DRAFT)
 
 
-def _is_on_hub(text: str, container: Mapping[str, Any]) -> bool:
-    return is_repository(text) and not _is_mounted(text, container)
-
-
-def _is_mounted(text: str, container: Mapping[str, Any]) -> bool:
-    """Whether a volume lies where the server would look first: at the name as a path, or at its first part."""
+def _place(container: Mapping[str, Any]) -> _Place:
+    """Where no directory is given, that of the image is not known, and the root is taken for it."""
+    listed = container.get("volumeMounts")
+    mounts = (
+        mount.get("mountPath") for mount in (listed if isinstance(listed, list) else ()) if isinstance(mount, dict)
+    )
     directory = _text(container.get("workingDir")).rstrip("/")
-    first = text.partition("/")[0]
-    return any(mount in (f"{directory}/{first}", f"{directory}/{text}") for mount in _mounts(container))
-
-
-def _mounts(container: Mapping[str, Any]) -> Iterator[str]:
-    mounts = container.get("volumeMounts")
-    for mount in mounts if isinstance(mounts, list) else []:
-        if isinstance(mount, dict):
-            yield _text(mount.get("mountPath")).rstrip("/")
+    return _Place(directory, frozenset(_text(path).rstrip("/") for path in mounts))
 
 
 def _from_json(text: str) -> object:

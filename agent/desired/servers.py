@@ -178,6 +178,7 @@ SERVERS = (
             r"(^|/)(vllm-openai(-\w+)?|vllm-cuda-rhel\d+|vllm-cpu-release-repo|(rocm|bitnami|opendatahub)/vllm"
             r"|llm-d(-cuda|-rocm|-xpu|-cpu|-aws|-gke|-dev)?|rayproject/ray-llm)$"
         ),
+        formats=frozenset({"vLLM", "vllm"}),
         positional=Field.MODEL,
         options=_VLLM,
     ),

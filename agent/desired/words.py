@@ -18,11 +18,22 @@ _KUBELET = re.compile(r"\$(?:(\$)|\(([^)]{0,253})\))")
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*|[0-9])|\{(\w+)(?:(:?[-=+])([^{}]*))?\})", re.ASCII)
 _REDIRECTION = re.compile(r"&>>?|<<<|<<-?|>>|[<>]&|>\||<>|[<>]")
 _ESCAPED_IN_QUOTES = '$`"\\'
-_MOST_EXPANDED = 1 << 18
 _LONGEST_SCRIPT = 1 << 18
 _COST_OF_A_COMMAND = 1 << 8
 _MOST_NESTED = 4
 _MOST_WRAPPED = 16
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many characters expansion may still make, for values that double one another would fill the memory. A command costs as
+    much as ``_COST_OF_A_COMMAND`` of them."""
+
+    left: int
+
+    def pays(self, cost: int) -> bool:
+        self.left -= cost
+        return self.left >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +103,7 @@ _WRAPPERS = {
 }
 
 
-def environment_of(container: Mapping[str, Any]) -> Environment:
+def environment_of(container: Mapping[str, Any], budget: Budget) -> Environment:
     """Each value may use the ones before it. A value that is taken from elsewhere is hidden."""
     known: dict[str, str] = {}
     hidden: set[str] = set()
@@ -104,39 +115,24 @@ def environment_of(container: Mapping[str, Any]) -> Environment:
             known.pop(name, None)
             hidden.add(name)
         else:
-            known[name] = as_kubelet_expands(value or "", known)
+            known[name] = as_kubelet_expands(value or "", known, budget)
             hidden.discard(name)
     return Environment(known, frozenset(hidden), bool(container.get("envFrom")))
 
 
-def as_kubelet_expands(text: str, known: Mapping[str, str]) -> str:
-    """``$(NAME)`` becomes the value where there is one and stays otherwise; ``$$`` is a dollar sign. What would grow beyond all
-    use stays as it is."""
-    grown = len(text)
+def as_kubelet_expands(text: str, known: Mapping[str, str], budget: Budget) -> str:
+    """``$(NAME)`` becomes the value where there is one and stays otherwise; ``$$`` is a dollar sign."""
 
     def value(match: re.Match[str]) -> str:
-        nonlocal grown
-        if match[1]:
-            return "$"
-        found = known.get(match[2], match[0]) if grown <= _MOST_EXPANDED else match[0]
-        grown += len(found)
-        return found
+        found = "$" if match[1] else known.get(match[2], match[0])
+        return found if budget.pays(len(found)) else match[0]
 
-    expanded = _KUBELET.sub(value, text)
-    return expanded if grown <= _MOST_EXPANDED else text
+    return _KUBELET.sub(value, text)
 
 
-def commands_of(words: tuple[str, ...], environment: Environment) -> Iterator[Command]:
+def commands_of(words: tuple[str, ...], environment: Environment, budget: Budget) -> Iterator[Command]:
     """The commands that are started by these words, those in a shell's script and behind wrappers included."""
-    yield from _Scope(dict(environment.known), environment, _Budget(_MOST_EXPANDED)).commands(words, 0)
-
-
-@dataclass(slots=True)
-class _Budget:
-    """How many characters expansion may still make: values that double one another would fill the memory. A command costs as
-    much as ``_COST_OF_A_COMMAND`` of them."""
-
-    left: int
+    yield from _Scope(dict(environment.known), environment, budget).commands(words, 0)
 
 
 @dataclass(slots=True)
@@ -145,7 +141,7 @@ class _Scope:
 
     values: dict[str, str]
     outer: Environment
-    budget: _Budget
+    budget: Budget
 
     def commands(self, words: tuple[str, ...], depth: int) -> Iterator[Command]:
         """Those of one simple command."""
@@ -165,6 +161,7 @@ class _Scope:
                 yield from self._script(words[1:], own, depth)
                 return
             if name not in _WRAPPERS:
+                self.budget.left -= len(self.values)
                 yield Command(words, self.outer.with_known({**self.values, **own}))
                 return
             words = _WRAPPERS[name].inner(words[1:])
@@ -187,8 +184,7 @@ class _Scope:
         if unknown or "$" in (default or ""):
             return match[0]
         chosen = _chosen(value, operator, _unquoted(default or ""))
-        self.budget.left -= len(chosen)
-        return chosen if self.budget.left >= 0 else match[0]
+        return chosen if self.budget.pays(len(chosen)) else match[0]
 
 
 def _chosen(value: str | None, operator: str | None, default: str) -> str:

@@ -78,8 +78,8 @@ class TestKubeletExpansion:
     def test_values_that_double_one_another_do_not_fill_the_memory(self) -> None:
         env = [{"name": "A0", "value": "x" * 64}]
         env += [{"name": f"A{n}", "value": f"$(A{n - 1})$(A{n - 1})"} for n in range(1, 200)]
-        words = ["sh", "-c", "vllm serve $A199" + " $(A12)" * 1000]
-        assert models_of(command=words, env=env) == []
+        assert models_of(command=["sh", "-c", "vllm serve $A199" + " $(A12)" * 1000], env=env) == []
+        assert models_of(command=["vllm", "serve", "$(A199)", *["x$(A12)"] * 10_000], env=env) == []
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,7 @@ def test_a_shell_script_is_read_as_the_shell_would(script: str) -> None:
         "cat <<-EOF\nvllm serve org/model\n\tEOF\ntrue",
         "cat > vllm serve org/model",
         "vllm serve '$M'",
+        "vllm serve org/model#no-comment",
         "vllm serve \\$M",
         "vllm serve $(echo org/model)",
         "vllm serve `echo org/model`",

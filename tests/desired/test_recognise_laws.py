@@ -16,61 +16,22 @@ from agent.desired.servers import GENERIC, SERVERS, Field, Server
 from agent.model.demand import Named, Role
 
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}")
-KEYS = [
-    "name",
-    "image",
-    "command",
-    "args",
-    "env",
-    "envFrom",
-    "value",
-    "valueFrom",
-    "volumeMounts",
-    "mountPath",
-    "workingDir",
-    "resources",
-    "limits",
-    "requests",
-    "nvidia.com/gpu",
-    "storageUri",
-    "modelFormat",
-    "containers",
-    "initContainers",
-]
-WORDS = [
-    "vllm",
-    "serve",
-    "sh",
-    "-c",
-    "bash",
-    "exec",
-    "python3",
-    "-m",
-    "--model",
-    "org/model",
-    "$(A)",
-    "$A",
-    "A",
-    "hf://a/b",
-    "vllm/vllm-openai:v1",
-    "MODEL_ID",
-    "HF_MODEL_ID",
-    "--lora-modules",
-    "{}",
-    "--",
-    "-",
-    "=",
-    "'",
-    "\x00",
-]
+_KEYS = """
+name image command args env envFrom value valueFrom volumeMounts mountPath workingDir resources limits requests nvidia.com/gpu
+storageUri modelFormat containers initContainers
+"""
+_WORDS = """
+vllm serve sh -c bash exec python3 -m --model org/model $(A) $A A hf://a/b vllm/vllm-openai:v1 MODEL_ID HF_MODEL_ID
+--lora-modules {} -- - = '
+"""
 
 part = st.from_regex(r"[A-Za-z0-9_]([A-Za-z0-9_]|[.-][A-Za-z0-9_]){0,20}", fullmatch=True)
 repositories = st.builds("{}/{}".format, part, part)
-texts = st.sampled_from(WORDS) | st.text(max_size=12)
+texts = st.sampled_from(_WORDS.split()) | st.text(max_size=12)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
 anything = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=6),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(_KEYS.split()), inner, max_size=6),
 )
 lists_of_texts = st.lists(texts, max_size=8)
 variable = st.fixed_dictionaries({"name": texts}, optional={"value": texts, "valueFrom": anything})
@@ -175,7 +136,7 @@ def through_a_variable(draw: st.DrawFn, container: dict[str, Any], value: str) -
         return container
     org, slash, rest = value.partition("/")
     env = [{"name": "ORG", "value": org}, {"name": "GIVEN", "value": f"$(ORG){slash}{rest}"}]
-    words = {
+    words: dict[str, Any] = {
         key: [word.replace(value, "$(GIVEN)") for word in container[key]]
         for key in ("command", "args")
         if key in container

@@ -29,7 +29,7 @@ _PYTHON = re.compile(r"python[0-9.]*")
 _PYTHON_VALUED = ("-W", "-X", "--check-hash-based-pycs")
 _SWITCHES = ("enable-", "disable-", "no-")
 _THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
-_MOST_WORK = 1 << 19
+_MOST_WORK = 1 << 19  # for a pod, as its Budget counts
 _SILENT = (Field.ONE, Field.MANY, Field.FLAG)
 
 Told = Mapping[Field, tuple[str, ...]]

@@ -36,8 +36,8 @@ from agent.model import labels
 from agent.model.cache import CacheReport
 from agent.model.demand import Demand
 from agent.model.demand_map import NAME as DEMAND
-from agent.model.fleet import LEADER, slot_name
 from agent.model.errors import AgentError, BadInputError
+from agent.model.fleet import LEADER, slot_name
 from agent.model.mig import Gpu
 from agent.model.node import Node
 from agent.model.report import PartitionReport
@@ -48,10 +48,10 @@ from agent.observe.revisions import pod_texts
 from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
 from agent.plan.fleet import LEASE_SECONDS
+from agent.plan.gate import GateRules
 from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads, Workloads
 from agent.reconcile.cold_starts import ColdStarts
 from agent.reconcile.demand import DemandRules, NodeDemand
-from agent.plan.gate import GateRules
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
 from agent.reconcile.gate import GateKeeper, GateSight, in_this_boot
 from agent.reconcile.host import HostCommands
@@ -335,7 +335,7 @@ class Agent:
         loops.append(self._start_loop(tasks, "demand", publishing))
         self._demand = NodeDemand(
             DemandRules(settings.allowed, settings.prewarm_most, settings.mig_config_label),
-            lambda: next(iter(self._node.objects), None),
+            self._our_node,
             lambda: self._pods.objects if self._pods.synced else None,
             lambda: published.data,
             starts.history,

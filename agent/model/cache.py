@@ -192,8 +192,8 @@ class FetchTotals:
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """One wanted model. ``since_seconds`` is when its state began (Unix time). ``gate``: a node that starts waits for it. ``rank``
-    and ``because``: why it is wanted."""
+    """One wanted model. ``since_seconds`` is when its state began (Unix time). ``gate``: a node that starts waits for it.
+    ``rank`` and ``because``: why it is wanted."""
 
     name: str
     repository: str

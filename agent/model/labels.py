@@ -18,9 +18,6 @@ GPU_LAYOUT_SUFFIX = ".layout"
 MODEL_PREFIX = f"models.{DOMAIN}/"
 MODEL_SET = f"{DOMAIN}/model-set"
 
-WARMING = f"{DOMAIN}/warming"
-"""The start-up taint."""
-
 STATUS = f"{DOMAIN}/status"
 OPERATION = f"{DOMAIN}/operation"
 MODELS = f"{DOMAIN}/models"

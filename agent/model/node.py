@@ -28,6 +28,11 @@ class Taint:
     written: Mapping[str, object]
 
     @property
+    def value(self) -> str:
+        """Often empty."""
+        return str(self.written.get("value") or "")
+
+    @property
     def is_gate(self) -> bool:
         """Whether it is the start-up gate; the same key with another effect is somebody else's."""
         return (self.key, self.effect) == (WARMING, WARMING_EFFECT)

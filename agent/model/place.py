@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.model.node import Requirement
+from agent.model.node import Requirement, Taint
 
 FIELD = "@"
 """Stands before the key of a requirement on a field of the node (``matchFields``). No label begins so."""
 NODE_NAME = f"{FIELD}metadata.name"
 """The only such field that there is."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Taint:
-    """A taint of a node."""
-
-    key: str
-    value: str = ""
-    effect: str = "NoSchedule"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -6,26 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.model import labels
-from agent.model.place import Taint
+from agent.model.node import Node
 from agent.model.report import NodeStatus
-from agent.observe.cluster import node_of
 
 Object = Mapping[str, Any]
 
 _ENDED = frozenset({"Succeeded", "Failed"})
 
 
-def taints_of(item: Object) -> tuple[Taint, ...]:
-    """Of a v1 Node."""
-    listed = (item.get("spec") or {}).get("taints") or []
-    return tuple(Taint(one.get("key", ""), one.get("value") or "", one.get("effect", "")) for one in listed)
-
-
-def offers_of(item: Object, label_key: str) -> dict[str, int]:
-    """How many of each nvidia.com resource a v1 Node has once its layout is as wished: by the agent's word where a layout is
+def offers_of(node: Node, label_key: str) -> dict[str, int]:
+    """How many of each nvidia.com resource a node has once its layout is as wished: by the agent's word where a layout is
     asked for and can be had, else what it shows now."""
-    node = node_of(item)
-    asked = bool(node.labels.get(label_key) or labels.own_layouts(node.labels))
+    asked = labels.asked_layout(node.labels, label_key)
     status = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
     if asked and status is not None and status.offers is not None and status.state != "failed":
         return dict(status.offers)

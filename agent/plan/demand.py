@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 from agent.model.catalog import ENGINES, Catalog, CatalogModel, derived_name
 from agent.model.demand import Allowed, Demand, Rank, Role
-from agent.model.labels import MODEL_PREFIX, WARMING
-from agent.model.place import NODE_NAME, Place, Taint, Term
+from agent.model.labels import MODEL_PREFIX
+from agent.model.node import Taint
+from agent.model.place import NODE_NAME, Place, Term
 
 _PASSING = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
 """Taints of these domains say how a node is at the moment."""
@@ -107,7 +108,7 @@ def _holds(term: Term, known: Mapping[str, str]) -> bool:
 
 
 def _passes(taint: Taint) -> bool:
-    return taint.key == WARMING or taint.key.startswith(_PASSING)
+    return taint.is_gate or taint.key.startswith(_PASSING)
 
 
 def _is(model: CatalogModel, demand: Demand) -> bool:

@@ -11,7 +11,8 @@ from agent.desired.demand import demands_of
 from agent.model.catalog import Catalog, CatalogModel
 from agent.model.demand import Allowed, Demand, Rank
 from agent.model.demand_map import KEY, read
-from agent.observe.demand import has_ended, is_ready, offers_of, taints_of
+from agent.model.node import Node
+from agent.observe.demand import has_ended, is_ready, offers_of
 from agent.plan.demand import Choice, NodeSide, choose, fits
 
 Object = Mapping[str, Any]
@@ -34,7 +35,7 @@ class NodeDemand:
     def __init__(
         self,
         rules: DemandRules,
-        node: Callable[[], Object | None],
+        node: Callable[[], Node | None],
         pods: Callable[[], Sequence[Object] | None],
         published: Callable[[], Mapping[str, str]],
         history: Callable[[], Iterable[Demand]],
@@ -68,12 +69,7 @@ class NodeDemand:
         yield from self.here()
         node = self._node()
         if node is not None:
-            side = NodeSide(
-                node["metadata"]["name"],
-                node["metadata"].get("labels") or {},
-                taints_of(node),
-                offers_of(node, self._rules.label_key),
-            )
+            side = NodeSide(node.name, node.labels, node.taints, offers_of(node, self._rules.label_key))
             yield from (demand for demand in self._all() if fits(demand.place, side))
         yield from self._history()
 

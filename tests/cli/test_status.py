@@ -22,4 +22,9 @@ async def test_a_record_that_cannot_be_read_hides_nothing_else(tmp_path: Path) -
         assert "change   annotation warmslice.dev/operation cannot be read" in text
         assert "model    tiny  ready" in text
         _, document = await print_status("gpu-1", Settings(kubeconfig=str(cluster.kubeconfig())), as_json=True)
-    assert json.loads(document) == {"status": None, "operation": "half a rec", "models": {"tiny": "ready"}, "starts": None}
+    assert json.loads(document) == {
+        "status": None,
+        "operation": "half a rec",
+        "models": {"tiny": "ready"},
+        "starts": None,
+    }

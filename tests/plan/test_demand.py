@@ -16,7 +16,8 @@ from agent.model import labels
 from agent.model.catalog import Catalog, CatalogModel, is_repository
 from agent.model.demand import Allowed, Demand, Named, Rank, Role
 from agent.model.demand_map import MOST_BYTES, read, written
-from agent.model.place import Place, Taint
+from agent.model.node import Taint
+from agent.model.place import Place
 from agent.plan.demand import NodeSide, choose, fits
 from hack.devcluster.scheduling import lasting_reason_against, shortages
 
@@ -88,7 +89,7 @@ def nodes(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def side(node: dict[str, Any]) -> NodeSide:
-    taints = tuple(Taint(one["key"], one["value"], one["effect"]) for one in node["spec"]["taints"])
+    taints = tuple(Taint(one["key"], one["effect"], one) for one in node["spec"]["taints"])
     offers = {name: int(count) for name, count in node["status"]["allocatable"].items()}
     return NodeSide(node["metadata"]["name"], node["metadata"]["labels"], taints, offers)
 

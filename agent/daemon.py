@@ -52,6 +52,7 @@ from agent.plan.gate import GateRules
 from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads, Workloads
 from agent.reconcile.cold_starts import ColdStarts
 from agent.reconcile.demand import DemandRules, NodeDemand
+from agent.reconcile.fits import SliceFits
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
 from agent.reconcile.gate import GateKeeper, GateSight, in_this_boot
 from agent.reconcile.host import HostCommands
@@ -62,6 +63,7 @@ from agent.reconcile.policy import catalog_to_wait_for, policy_of
 from agent.reconcile.publishing import PublishingPass, kept
 from agent.reconcile.room import RoomKeeper, RoomRules
 from agent.reconcile.scrub import Scrub
+from agent.reconcile.servings import PodServings
 from agent.reconcile.telling import CacheNews, CountedEvents
 from agent.report.exposition import application, serving
 from agent.report.health import Heartbeats, Readiness
@@ -137,6 +139,7 @@ class Agent:
         self._room: RoomKeeper | None = None
         self._demand: NodeDemand | None = None
         self._starts: ColdStarts | None = None
+        self._servings = PodServings()
         self._wanted_here: tuple[Demand, ...] = ()
         self._gate: GateKeeper | None = None
 
@@ -278,6 +281,16 @@ class Agent:
             self._annotate,
             self._metrics.pod_started,
             clock.now,
+            self._servings,
+        )
+        fits = SliceFits(
+            cache,
+            self._our_node,
+            lambda: self._pods.objects,
+            self._servings,
+            self._events,
+            self._metrics.misfits,
+            clock.now,
         )
         workloads = self._start_demand(tasks, helpers, loops, starts)
         one_pass = CachePass(rules, catalog, self, fetches, publish, clock.now, room, scrub.report, workloads)
@@ -294,6 +307,7 @@ class Agent:
                 raise
             waits = (report.look_again_seconds, await gate.keep())
             starts.take(report)
+            await fits.look(report)
             await starts.settle()
             # Progress is shown while something is fetched; nothing else needs a look before the resync.
             return min(
@@ -339,6 +353,7 @@ class Agent:
             lambda: self._pods.objects if self._pods.synced else None,
             lambda: published.data,
             starts.history,
+            self._servings,
         )
         return self._demand
 

@@ -176,7 +176,8 @@ spec:
     - message: an agent evicts nothing from kube-system
       expression: request.namespace != 'kube-system'
 {evictions_binding}---
-# What an agent says it says of its own node, and it counts on no Event but its own that it is said again.
+# What an agent says it says of its own node, or, under its node's name, of a pod there or that pod's owner; and it counts on no
+# Event but its own that it is said again. Which pods run on which node the policy cannot see.
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
 metadata:
@@ -196,13 +197,14 @@ spec:
     - name: node
       expression: request.userInfo.extra[?'authentication.kubernetes.io/node-name'][0].orValue('')
   validations:
-    - message: an agent writes Events of the node that its own pod runs on, and of nothing else
+    - message: an agent writes Events of the node that its own pod runs on, of no other, and under no other's name
       expression: >-
-        variables.node != '' && object.involvedObject.?kind.orValue('') == 'Node'
-        && object.involvedObject.?name.orValue('') == variables.node
+        variables.node != '' && object.?reportingComponent.orValue('') == 'warmslice.dev/agent'
+        && object.?reportingInstance.orValue('') == variables.node
+        && (object.involvedObject.?kind.orValue('') != 'Node' || object.involvedObject.?name.orValue('') == variables.node)
     - message: an agent changes no Event but its own
       expression: >-
-        request.operation == 'CREATE' || (oldObject.involvedObject.?name.orValue('') == variables.node
+        request.operation == 'CREATE' || (oldObject.?reportingInstance.orValue('') == variables.node
         && oldObject.?reportingComponent.orValue('') == 'warmslice.dev/agent')
 {events_binding}"""
 

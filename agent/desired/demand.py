@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from agent.desired.recognise import recognise
-from agent.model.demand import Demand, Rank
+from agent.model.demand import Demand, Rank, Serving
 from agent.model.node import Requirement
 from agent.model.place import FIELD, Place, Term, Toleration
 
 Object = Mapping[str, Any]
 
 
-def demands_of(spec: Object, namespace: str, rank: Rank, by: str = "") -> tuple[Demand, ...]:
-    """What the containers of a pod, or of a template, read. ``by`` says whose it is."""
-    servings = recognise(spec)
+def demands_of(
+    spec: Object, servings: Collection[Serving], namespace: str, rank: Rank, by: str = ""
+) -> tuple[Demand, ...]:
+    """What those containers of a pod, or of a template, read. ``by`` says whose it is."""
     if not servings:
         return ()
     place = place_of(spec)

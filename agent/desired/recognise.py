@@ -103,8 +103,15 @@ def _as_told(container: Mapping[str, Any], reading: _Reading, models: tuple[Name
         kv_cache_dtype=_dtype(reading.first(Field.KV_CACHE_DTYPE)),
         dtype=_dtype(reading.first(Field.DTYPE)),
         tensor_parallel=_count(reading.first(Field.PARALLEL)) or 1,
+        reshaped=_is_reshaped(reading),
         resources=_resources(container.get("resources")),
     )
+
+
+def _is_reshaped(reading: _Reading) -> bool:
+    """By an option, or by a length that the server finds out itself (vLLM: auto, -1)."""
+    length = reading.first(Field.LENGTH)
+    return bool(reading.first(Field.RESHAPES)) or bool(length and _length(length) is None)
 
 
 def _told_everywhere(container: Mapping[str, Any], environment: Environment, budget: Budget) -> _Reading:

@@ -10,7 +10,8 @@ from enum import Enum, auto
 
 class Field(Enum):
     """What an option or a variable tells a server. ``URI`` is ``hf://org/name`` with an optional revision; ``SPECULATION`` is
-    JSON with a draft model in it. The last three tell nothing: an option with one value, one with many, and one with none."""
+    JSON with a draft model in it. ``RESHAPES``: the server then needs another amount of memory than the model's files say. The
+    last three tell nothing: an option with one value, one with many, and one with none."""
 
     MODEL = auto()
     URI = auto()
@@ -26,6 +27,7 @@ class Field(Enum):
     KV_CACHE_DTYPE = auto()
     DTYPE = auto()
     PARALLEL = auto()
+    RESHAPES = auto()
     ONE = auto()
     MANY = auto()
     FLAG = auto()
@@ -75,11 +77,16 @@ _VLLM = {
     "tensor-parallel-size": Field.PARALLEL,
     "tp": Field.PARALLEL,
     **_each(
+        Field.RESHAPES,
+        "load-format quantization q pipeline-parallel-size pp config hf-overrides cpu-offload-gb hf-config-path "
+        "decode-context-parallel-size dcp kv-cache-memory-bytes num-gpu-blocks-override",
+    ),
+    **_each(
         Field.ONE,
-        "host port uvicorn-log-level api-key chat-template download-dir load-format quantization q seed block-size swap-space "
-        "max-num-seqs max-num-batched-tokens pipeline-parallel-size pp data-parallel-size dp tool-call-parser reasoning-parser "
-        "kv-transfer-config distributed-executor-backend task runner max-lora-rank max-loras config config-format code-revision "
-        "tokenizer-mode hf-overrides compilation-config cpu-offload-gb limit-mm-per-prompt root-path hf-config-path",
+        "host port uvicorn-log-level api-key chat-template download-dir seed block-size swap-space "
+        "max-num-seqs max-num-batched-tokens data-parallel-size dp tool-call-parser reasoning-parser "
+        "kv-transfer-config distributed-executor-backend task runner max-lora-rank max-loras config-format code-revision "
+        "tokenizer-mode compilation-config limit-mm-per-prompt root-path",
     ),
     **_each(Field.MANY, "served-model-name allowed-local-media-path middleware cudagraph-capture-sizes"),
     **_each(Field.FLAG, "trust-remote-code enforce-eager async-scheduling headless"),
@@ -101,6 +108,10 @@ _SGLANG = {
     "tensor-parallel-size": Field.PARALLEL,
     "tp-size": Field.PARALLEL,
     "tp": Field.PARALLEL,
+    **_each(
+        Field.RESHAPES,
+        "quantization torchao-config load-format cpu-offload-gb pipeline-parallel-size pp-size json-model-override-args",
+    ),
 }
 
 _TGI = {
@@ -112,6 +123,7 @@ _TGI = {
     "kv-cache-dtype": Field.KV_CACHE_DTYPE,
     "dtype": Field.DTYPE,
     "num-shard": Field.PARALLEL,
+    "quantize": Field.RESHAPES,
 }
 
 _TEI = {"model-id": Field.MODEL, "revision": Field.REVISION, "dtype": Field.DTYPE}
@@ -128,9 +140,10 @@ _TRTLLM = {
     "tensor-parallel-size": Field.PARALLEL,
     **_each(
         Field.ONE,
-        "host port backend log-level max-beam-width max-batch-size max-num-tokens pp-size ep-size gpus-per-node "
-        "num-postprocess-workers extra-llm-api-options config reasoning-parser tool-parser metadata-server-config-file",
+        "host port backend log-level max-beam-width max-batch-size max-num-tokens ep-size gpus-per-node "
+        "num-postprocess-workers reasoning-parser tool-parser metadata-server-config-file",
     ),
+    **_each(Field.RESHAPES, "pp-size extra-llm-api-options config"),
     **_each(Field.FLAG, "trust-remote-code"),
 }
 
@@ -144,9 +157,10 @@ _LMDEPLOY = {
     "tp": Field.PARALLEL,
     **_each(
         Field.ONE,
-        "server-name server-port model-name backend model-format quant-policy download-dir chat-template log-level "
+        "server-name server-port model-name backend download-dir chat-template log-level "
         "max-batch-size device hf-overrides max-prefill-token-num dp ep",
     ),
+    **_each(Field.RESHAPES, "model-format quant-policy"),
     **_each(Field.MANY, "api-keys allow-origins"),
     **_each(Field.FLAG, "trust-remote-code eager-mode"),
 }
@@ -222,6 +236,7 @@ SERVERS = (
             "KV_CACHE_DTYPE": Field.KV_CACHE_DTYPE,
             "DTYPE": Field.DTYPE,
             "NUM_SHARD": Field.PARALLEL,
+            "QUANTIZE": Field.RESHAPES,
         },
     ),
     Server(

@@ -33,6 +33,7 @@ class Serving:
     """A container that serves. ``server`` is one of the recogniser's table (``vllm``, ``sglang``, ...). ``max_model_len`` is in
     tokens and ``memory_utilization`` the share of the GPU's memory that it may take, None where it is not told;
     ``kv_cache_dtype`` and ``dtype`` are as given. ``resources``: how many of each nvidia.com resource it asks for.
+    ``reshaped``: it is told something by which it needs another amount of memory than the model's files say.
     """
 
     container: str
@@ -44,6 +45,7 @@ class Serving:
     dtype: str | None = None
     tensor_parallel: int = 1
     resources: Mapping[str, int] = field(default_factory=dict)
+    reshaped: bool = False
 
 
 class Rank(IntEnum):

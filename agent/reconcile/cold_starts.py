@@ -12,14 +12,14 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from agent.desired.recognise import recognise
 from agent.model import labels
 from agent.model.cache import CacheReport, ModelState
 from agent.model.cold_start import Ledger, PodStart, Standing, Weights, worst
-from agent.model.demand import Demand, Named, Rank, Serving
+from agent.model.demand import Demand, Named, Rank
 from agent.model.errors import AgentError
 from agent.observe.demand import has_ended
 from agent.observe.pod_start import moments_of
+from agent.reconcile.servings import PodServings
 
 log = logging.getLogger("warmslice.cold-starts")
 
@@ -53,14 +53,15 @@ class ColdStarts:
         write: Callable[[Mapping[str, str]], Awaitable[None]],
         count: Callable[[PodStart], None],
         now: Callable[[], float],
+        servings: PodServings,
     ) -> None:
+        self._servings = servings
         self._node = node
         self._pods = pods
         self._events = events
         self._write = write
         self._count = count
         self._now = now
-        self._serving: dict[str, tuple[Serving, ...]] = {}
         self._noted: dict[str, Weights] = {}
         self._ledger: Ledger | None = None
         self._standing: Standing = {}
@@ -78,16 +79,15 @@ class ColdStarts:
     def look(self) -> None:
         """Note where the weights of pods are whose server has not started."""
         pods = self._pods()
-        known = self._serving
-        self._serving = {pod["metadata"]["uid"]: _serving(pod, known) for pod in pods}
+        self._servings.keep(pods)
         noted = self._noted
-        self._noted = {uid: noted[uid] for uid in self._serving if uid in noted}
+        self._noted = {uid: noted[uid] for pod in pods if (uid := pod["metadata"]["uid"]) in noted}
         for pod in pods:
             uid = pod["metadata"]["uid"]
-            names = self._names(uid)
+            names = self._names(pod)
             if not names or has_ended(pod):
                 continue
-            if moments_of(pod, self._serving[uid][0].container).started is None:
+            if moments_of(pod, self._container(pod)).started is None:
                 self._noted[uid] = worst([self._standing[name][1] for name in names])
             else:
                 self._noted.setdefault(uid, Weights.UNKNOWN)
@@ -95,7 +95,7 @@ class ColdStarts:
     async def settle(self) -> None:
         """Count what has become ready, and write the ledger when it has changed."""
         before = self._known()
-        ledger = before.among(self._serving.keys())
+        ledger = before.among([pod["metadata"]["uid"] for pod in self._pods()])
         for pod in self._to_count():
             start = await self._start_of(pod)
             if start is None:
@@ -127,10 +127,13 @@ class ColdStarts:
         annotations = (node["metadata"].get("annotations") or {}) if node is not None else {}
         return Ledger.from_json(annotations.get(labels.MODELS, "{}"))
 
-    def _names(self, uid: str) -> list[tuple[str, str]]:
+    def _container(self, pod: Object) -> str:
+        """The first that serves."""
+        return self._servings.of(pod)[0].container
+
+    def _names(self, pod: Object) -> list[tuple[str, str]]:
         """What it reads that is wanted here; nothing where its model is not."""
-        servings = self._serving[uid]
-        named = [(one.repository, one.revision) for serving in servings for one in serving.models]
+        named = [(one.repository, one.revision) for serving in self._servings.of(pod) for one in serving.models]
         return [name for name in named if name in self._standing] if named and named[0] in self._standing else []
 
     def _to_count(self) -> list[Object]:
@@ -141,13 +144,12 @@ class ColdStarts:
         uid = pod["metadata"]["uid"]
         if uid not in self._noted or ledger.has(uid) or has_ended(pod):
             return False
-        return moments_of(pod, self._serving[uid][0].container).ready is not None
+        return moments_of(pod, self._container(pod)).ready is not None
 
     async def _start_of(self, pod: Object) -> PodStart | None:
         metadata = pod["metadata"]
-        container = self._serving[metadata["uid"]][0].container
-        moments = moments_of(pod, container, await self._events_of(metadata))
-        names = self._names(metadata["uid"])
+        moments = moments_of(pod, self._container(pod), await self._events_of(metadata))
+        names = self._names(pod)
         if moments.scheduled is None or moments.ready is None or not names:
             return None
         pulled, started = moments.pulled, moments.started
@@ -172,11 +174,6 @@ class ColdStarts:
         except AgentError as error:
             log.debug("events.unknown", extra={"error": str(error)})
             return ()
-
-
-def _serving(pod: Object, known: Mapping[str, tuple[Serving, ...]]) -> tuple[Serving, ...]:
-    uid = pod["metadata"]["uid"]
-    return known[uid] if uid in known else recognise(pod.get("spec") or {})
 
 
 def _words(start: PodStart) -> dict[str, object]:

@@ -4,16 +4,17 @@ in reconcile/publishing.py and Note [Whose word counts] in plan/demand.py."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from agent.desired.demand import demands_of
 from agent.model.catalog import Catalog, CatalogModel
-from agent.model.demand import Allowed, Demand, Rank
+from agent.model.demand import Allowed, Demand, Rank, Serving
 from agent.model.demand_map import KEY, read
 from agent.model.node import Node
 from agent.observe.demand import has_ended, is_ready, offers_of
 from agent.plan.demand import Choice, NodeSide, choose, fits
+from agent.reconcile.servings import PodServings
 
 Object = Mapping[str, Any]
 
@@ -39,7 +40,9 @@ class NodeDemand:
         pods: Callable[[], Sequence[Object] | None],
         published: Callable[[], Mapping[str, str]],
         history: Callable[[], Iterable[Demand]],
+        servings: PodServings,
     ) -> None:
+        self._servings = servings
         self._rules = rules
         self._node = node
         self._pods = pods
@@ -47,7 +50,6 @@ class NodeDemand:
         self._history = history
         self._text = ""
         self._read: tuple[Demand, ...] = ()
-        self._recognised: dict[str, tuple[Demand, ...]] = {}
 
     def choose(self, catalog: Catalog, declared: Sequence[CatalogModel]) -> Choice:
         """What is wanted here, in order."""
@@ -55,15 +57,8 @@ class NodeDemand:
 
     def here(self) -> tuple[Demand, ...]:
         """Of the pods of this node alone."""
-        pods = self._pods() or ()
-        known = self._recognised
-        self._recognised = {pod["metadata"]["uid"]: _of_pod(pod, known) for pod in pods}
-        running = (pod for pod in pods if not has_ended(pod))
-        return tuple(
-            replace(demand, rank=Rank.WORKLOAD if is_ready(pod) else Rank.HERE)
-            for pod in running
-            for demand in self._recognised[pod["metadata"]["uid"]]
-        )
+        pods = [pod for pod in self._pods() or () if not has_ended(pod)]
+        return tuple(demand for pod in pods for demand in _of_pod(pod, self._servings.of(pod)))
 
     def _demands(self) -> Iterator[Demand]:
         yield from self.here()
@@ -80,10 +75,8 @@ class NodeDemand:
         return self._read
 
 
-def _of_pod(pod: Object, known: Mapping[str, tuple[Demand, ...]]) -> tuple[Demand, ...]:
-    """A pod's containers stay as they are."""
+def _of_pod(pod: Object, servings: tuple[Serving, ...]) -> tuple[Demand, ...]:
     metadata = pod["metadata"]
-    if metadata["uid"] in known:
-        return known[metadata["uid"]]
     by = f"pod {metadata['namespace']}/{metadata['name']}"
-    return demands_of(pod.get("spec") or {}, metadata["namespace"], Rank.HERE, by)
+    rank = Rank.WORKLOAD if is_ready(pod) else Rank.HERE
+    return demands_of(pod.get("spec") or {}, servings, metadata["namespace"], rank, by)

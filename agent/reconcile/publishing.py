@@ -20,6 +20,7 @@ import msgspec
 
 from agent.adapters.demand import DemandMap
 from agent.desired.demand import demands_of
+from agent.desired.recognise import recognise
 from agent.model.demand import Allowed, Asked, Demand, Published, Rank
 from agent.model.demand_map import KEY, MOST_BYTES, written
 from agent.model.errors import ConflictError, GoneError
@@ -73,7 +74,7 @@ def kept(kind: WorkloadKind | None, item: dict[str, Any]) -> dict[str, Any]:
         rank, by = Rank.PENDING, f"Pod {space}/{metadata.get('name', '')}"
     else:
         specs, rank, by = pod_specs(kind, item), Rank.WORKLOAD, owner_words(kind, item)
-    found = tuple(demand for spec in specs for demand in demands_of(spec, space, rank, by))
+    found = tuple(demand for spec in specs for demand in demands_of(spec, recognise(spec), space, rank, by))
     identity = {name: metadata.get(name, "") for name in ("uid", "resourceVersion", "namespace", "name")}
     return {"metadata": identity, "demands": found}
 

@@ -17,10 +17,11 @@ from prometheus_client.registry import Collector
 from agent.model.cache import CacheReport
 from agent.model.cold_start import PodStart
 from agent.model.demand import Asked, Published
+from agent.model.fit import Misfit
 from agent.model.report import PartitionReport
 from agent.model.telemetry import TelemetrySnapshot
 from agent.report.layout import layout_families
-from agent.report.models import cache_families, demand_families
+from agent.report.models import cache_families, demand_families, misfit_family
 from agent.report.slices import slice_families
 
 _PHASE_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
@@ -120,6 +121,10 @@ class Metrics:
             self._refused.labels(namespace).inc()
         self._known_refused = refused
 
+    def misfits(self, found: tuple[Misfit, ...]) -> None:
+        """Pods of this node whose model cannot fit their slice, all of them."""
+        self._state.misfits = found
+
     def pod_started(self, start: PodStart) -> None:
         """A pod that serves has become ready."""
         self._starts.labels(start.model, start.weights.value).observe(start.total_seconds)
@@ -169,6 +174,7 @@ class _State(Collector):
         self.telemetry: TelemetrySnapshot | None = None
         self.cache: CacheReport | None = None
         self.published: Published | None = None
+        self.misfits: tuple[Misfit, ...] = ()
         self.gate: tuple[str, ...] = ()
 
     def collect(self) -> Iterator[Metric]:
@@ -184,6 +190,8 @@ class _State(Collector):
             yield from cache_families(cache)
         if published is not None:
             yield from demand_families(published)
+        if self.misfits:
+            yield misfit_family(self.misfits)
         if self.gate:
             yield _gate(self.gate)
 

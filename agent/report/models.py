@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from agent.model.cache import CacheReport, FetchTotals, ModelState
 from agent.model.demand import Published
+from agent.model.fit import Misfit
 from agent.model.scrub import ScrubReport
 
 _MODEL = ("model", "revision")
@@ -84,6 +85,18 @@ def _totals(totals: FetchTotals, scrub: ScrubReport) -> Iterator[Metric]:
         "Files whose content was not what the hub's listing says, when they came or later.",
         value=totals.verify_failures + scrub.damaged,
     )
+
+
+def misfit_family(misfits: Iterable[Misfit]) -> Metric:
+    """Pods of this node."""
+    family = GaugeMetricFamily(
+        "warmslice_pod_misfit",
+        "1 for a pod of this node whose model cannot fit the slice that it asks for.",
+        labels=["namespace", "pod", "model"],
+    )
+    for one in misfits:
+        family.add_metric([one.namespace, one.pod, one.model], 1.0)
+    return family
 
 
 def demand_families(published: Published) -> Iterator[Metric]:

@@ -18,6 +18,7 @@ from agent.model.demand import Rank
 from agent.model.errors import RefusedError
 from agent.observe.pod_start import moments_of
 from agent.reconcile.cold_starts import ColdStarts
+from agent.reconcile.servings import PodServings
 from agent.report.cold_starts import starts_table
 
 NOW = 1_800_000_000.0
@@ -83,6 +84,7 @@ class Node:
             write,
             self.counted.append,
             lambda: self.now,
+            PodServings(),
         )
 
     @property

@@ -205,15 +205,19 @@ class FenceContract:
         """What SECURITY.md admits: the object that admission sees does not name the pod's node."""
         assert (await fence.evict(fence.agent, "there")).code == 201
 
-    async def test_an_agent_speaks_of_its_own_node_only(self, fence: Fence) -> None:
+    async def test_of_nodes_an_agent_speaks_of_its_own_only_and_always_under_its_name(self, fence: Fence) -> None:
+        """Of pods, and what makes them, the policy cannot see where they run; who says it, it can."""
         assert (await fence.say(fence.agent, fence.own)).code == 201
         assert was_denied(await fence.say(fence.agent, fence.other), "Events of the node")
         pod = {"kind": "Pod", "name": fence.own, "namespace": "default", "uid": "u"}
-        assert was_denied(await fence.say(fence.agent, fence.own, involvedObject=pod), "Events of the node")
+        assert (await fence.say(fence.agent, fence.own, involvedObject=pod)).code == 201
+        for disguise in ({"reportingInstance": fence.other}, {"reportingComponent": "kubelet"}):
+            said = await fence.say(fence.agent, fence.own, involvedObject=pod, **disguise)
+            assert was_denied(said, "under no other's name"), disguise
 
     async def test_an_agent_counts_on_its_own_events_only(self, fence: Fence) -> None:
         assert (await fence.say_again(fence.agent, f"{fence.own}.own")).code == 200
-        assert was_denied(await fence.say_again(fence.agent, f"{fence.own}.kubelet"), "no Event but its own")
+        assert was_denied(await fence.say_again(fence.agent, f"{fence.own}.kubelet"), "under no other's name")
         assert was_denied(await fence.say_again(fence.agent, f"{fence.other}.own"), "Events of the node")
 
     async def test_nothing_is_evicted_from_kube_system(self, fence: Fence) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -12,41 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.adapters.page_cache import resident_pages
+from agent.adapters.page_cache import cached_bytes, resident_bytes
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_CACHESTAT = 451  # the same number everywhere
+__all__ = ["MemoryGroup", "NoGroupError", "cached_bytes", "memory_group", "resident_bytes"]
+
 _GROUPS = Path("/sys/fs/cgroup")
 
 
 class NoGroupError(Exception):
     """No memory group can be made here; the message says why."""
-
-
-class _Range(ctypes.Structure):
-    _fields_ = [("offset", ctypes.c_uint64), ("length", ctypes.c_uint64)]
-
-
-class _Counts(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("cached", "dirty", "writeback", "evicted", "recently_evicted")]
-
-
-def resident_bytes(path: Path) -> int:
-    """By mincore(2), page by page."""
-    with path.open("rb") as file:
-        return sum(resident_pages(file.fileno(), 0, os.fstat(file.fileno()).st_size)) * mmap.PAGESIZE
-
-
-def cached_bytes(path: Path) -> int:
-    """By cachestat(2), which costs next to nothing however large the file is; before Linux 6.5 by mincore."""
-    with path.open("rb") as file:
-        counts = _Counts()
-        whole = _Range(0, 0)
-        if not _LIBC.syscall(_CACHESTAT, file.fileno(), ctypes.byref(whole), ctypes.byref(counts), 0):
-            return int(counts.cached) * mmap.PAGESIZE
-    if ctypes.get_errno() != errno.ENOSYS:
-        raise OSError(ctypes.get_errno(), "cachestat")
-    return resident_bytes(path)
 
 
 @dataclass(frozen=True, slots=True)

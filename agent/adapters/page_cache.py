@@ -1,15 +1,49 @@
-"""Reading a file without changing what the page cache has of it."""
+"""What the page cache has of a file, and reading one without changing that."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import re
+from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LOWEST_BIT = bytes(value & 1 for value in range(256))  # mincore(2) leaves the others undefined
 _ABSENT = re.compile(rb"\0+")
+_CACHESTAT = 451  # the same number everywhere
+_WINDOW_BYTES = 1 << 30
+
+
+class _Range(ctypes.Structure):
+    _fields_ = [("offset", ctypes.c_uint64), ("length", ctypes.c_uint64)]
+
+
+class _Counts(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("cached", "dirty", "writeback", "evicted", "recently_evicted")]
+
+
+def cached_bytes(path: Path) -> int:
+    """Bytes of the file that are in the page cache, in whole pages. By cachestat(2), which costs next to nothing however large
+    it is; by mincore(2) before Linux 6.5, and where a container's filter of system calls does not know it. Raises OSError."""
+    with path.open("rb") as file:
+        counts = _Counts()
+        whole = _Range(0, 0)
+        if not _LIBC.syscall(_CACHESTAT, file.fileno(), ctypes.byref(whole), ctypes.byref(counts), 0):
+            return int(counts.cached) * mmap.PAGESIZE
+    if (code := ctypes.get_errno()) not in {errno.ENOSYS, errno.EPERM}:
+        raise OSError(code, "cachestat")
+    return resident_bytes(path)
+
+
+def resident_bytes(path: Path) -> int:
+    """The same by mincore(2), page by page."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        windows = range(0, size, _WINDOW_BYTES)
+        pages = (sum(resident_pages(file.fileno(), at, min(_WINDOW_BYTES, size - at))) for at in windows)
+        return sum(pages) * mmap.PAGESIZE
 
 
 def resident_pages(descriptor: int, offset: int, length: int) -> bytes:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from pathlib import Path
 from agent.adapters.files import content_digest
 from agent.adapters.hub_cache import ModelFolder
 from agent.adapters.page_cache import read_beside_cache
+from agent.adapters.pressure import waiting_per_cent
 from agent.execute.fetch_pace import Pace
 
 _STEP_BYTES = 1024 * 1024
@@ -30,7 +30,6 @@ _BUSY_PER_CENT = 20.0
 _PAUSE_SECONDS = 1.0
 _NICENESS = 10
 _DAMAGE = frozenset({errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG})
-_PRESSURE = re.compile(r"^some avg10=([0-9.]+)", re.MULTILINE)
 
 
 class Found(StrEnum):
@@ -109,7 +108,7 @@ class Reader:
 
     def _wait(self) -> bool:
         """While the disk is busy; True when it is time to stop."""
-        while not self._stopped.is_set() and _pressure(self.pressure) > _BUSY_PER_CENT:
+        while not self._stopped.is_set() and waiting_per_cent(self.pressure) > _BUSY_PER_CENT:
             self._stopped.wait(_PAUSE_SECONDS)
         return self._stopped.is_set()
 
@@ -130,12 +129,3 @@ def take_out(folder: ModelFolder, name: str, is_still: Callable[[os.stat_result]
     except FileNotFoundError:
         return False
     return True
-
-
-def _pressure(file: Path) -> float:
-    """Per cent of the last ten seconds in which somebody waited for I/O; 0 where the kernel does not say."""
-    try:
-        match = _PRESSURE.search(file.read_text("ascii"))
-    except (OSError, ValueError):
-        return 0.0
-    return float(match[1]) if match is not None else 0.0

@@ -42,6 +42,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     token: str | None = None
     engine: str | None = None
     gate: bool = False
+    page_cache: bool = False
 
 
 _TYPES: dict[str, Any] = get_type_hints(_Entry)

@@ -28,6 +28,7 @@ _NOT_BESIDE_SAFETENSORS = ("*.bin", "*.pt", "*.msgpack", "*.h5", "*.ot", "*.onnx
 # Mistral's repositories hold the same weights consolidated and in shards. TGI fails on both together, these others read the
 # shards; vLLM can read either.
 _CONSOLIDATED = "consolidated*.safetensors"
+_MAPPED_FROM_BYTES = 16 * 1024 * 1024
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 ENGINES: Mapping[str, tuple[str, ...]] = {
     "vllm": (),
@@ -46,7 +47,7 @@ class CatalogModel:
     stays, wanted there or not. ``follow_seconds``: how often the hub is asked for a newer commit of the revision; None: never
     once one is here. ``nodes``: labels that a node must have. ``token``: name of a token for the endpoint. ``engine``: the
     server that reads the model, where one is known (``ENGINES``). ``gate``: where the model is wanted, a node that starts is
-    kept from pods until it is ready (model/gate.py)."""
+    kept from pods until it is ready (model/gate.py). ``page_cache``: its weights are kept in memory while there is room."""
 
     name: str
     repository: str
@@ -62,6 +63,7 @@ class CatalogModel:
     token: str | None = None
     engine: str | None = None
     gate: bool = False
+    page_cache: bool = False
 
     @property
     def label(self) -> str:
@@ -187,6 +189,13 @@ def pickled_only(files: Iterable[RepositoryFile]) -> str | None:
     if any(path.endswith(".safetensors") for path in paths):
         return None
     return next((path for path in paths if path.endswith(_PICKLED)), None)
+
+
+def mapped_weights(files: Iterable[RepositoryFile]) -> tuple[RepositoryFile, ...]:
+    """Those that a server maps into memory: its safetensors, and where there are none, whatever is large. Each content once."""
+    once = {file.blob: file for file in files}.values()
+    safetensors = tuple(file for file in once if file.path.endswith(".safetensors"))
+    return safetensors or tuple(file for file in once if file.size_bytes >= _MAPPED_FROM_BYTES)
 
 
 def _default_ignored(files: tuple[RepositoryFile, ...], engine: str | None) -> tuple[str, ...]:

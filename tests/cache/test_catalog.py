@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.desired.catalog import read_catalog, wanted_models
-from agent.model.catalog import Catalog, CatalogModel, CatalogRefusal, RepositoryFile, derived_name, selected
+from agent.model.catalog import (
+    Catalog,
+    CatalogModel,
+    CatalogRefusal,
+    RepositoryFile,
+    derived_name,
+    mapped_weights,
+    selected,
+)
 
 CATALOG = """
 models:
@@ -43,6 +51,22 @@ def test_a_catalog_is_read_with_its_defaults() -> None:
             "acme--large", "acme/large", "v2", None, ("*.bin",), 10, "https://mirror.example.com"
         ),
     }
+
+
+def test_a_model_can_be_asked_to_be_in_memory() -> None:
+    read = catalog("models: [{repository: a/b, page_cache: true}, {repository: a/c}]").models
+    assert {name: model.page_cache for name, model in read.items()} == {"a--b": True, "a--c": False}
+
+
+def test_what_a_server_maps_are_the_safetensors_and_without_them_what_is_large() -> None:
+    shards = [RepositoryFile(f"model-{n}.safetensors", 1 << n, str(n) * 64) for n in (1, 2)]
+    tokenizer = RepositoryFile("tokenizer.json", 17_000_000, "3" * 64)
+    gguf, small = RepositoryFile("m.gguf", 1 << 30, "4" * 64), RepositoryFile("config.json", 500, "5" * 64)
+    again = RepositoryFile("copy.safetensors", 2, "1" * 64)
+    assert {file.blob for file in mapped_weights([small, *shards, tokenizer])} == {"1" * 64, "2" * 64}
+    assert mapped_weights([small, gguf]) == (gguf,)
+    assert len(mapped_weights([*shards, again])) == 2
+    assert mapped_weights([small]) == ()
 
 
 @pytest.mark.parametrize("text", ["", "models: []", "# nothing yet\n"])
@@ -158,7 +182,7 @@ sets:
     assert read.at("c.yaml").splitlines()[1] == (
         "c.yaml:4:3: models[0]: unknown field `bandwidth` (known: repository, name, revision, allow_patterns, "
         "ignore_patterns, priority, endpoint, bytes_per_second, pin, follow_seconds, nodes, "
-        "token, engine, gate)"
+        "token, engine, gate, page_cache)"
     )
 
 

@@ -24,6 +24,7 @@ from agent.adapters.fleet import FleetView, FollowedLease
 from agent.adapters.kube import Kube
 from agent.adapters.kubelet import PodResources
 from agent.adapters.leases import Leases
+from agent.adapters.memory import Memory
 from agent.adapters.nvml import Hardware
 from agent.adapters.watch import Metadata, Watch
 from agent.execute.fetch import FetchSupervisor
@@ -49,6 +50,7 @@ from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
 from agent.plan.fleet import LEASE_SECONDS
 from agent.plan.gate import GateRules
+from agent.plan.page_cache import WarmRules
 from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads, Workloads
 from agent.reconcile.cold_starts import ColdStarts
 from agent.reconcile.demand import DemandRules, NodeDemand
@@ -58,6 +60,7 @@ from agent.reconcile.gate import GateKeeper, GateSight, in_this_boot
 from agent.reconcile.host import HostCommands
 from agent.reconcile.leading import FleetPass, FleetRules
 from agent.reconcile.loop import keep_passing
+from agent.reconcile.page_cache import PageCache
 from agent.reconcile.partition import PartitionPass, Rules
 from agent.reconcile.policy import catalog_to_wait_for, policy_of
 from agent.reconcile.publishing import PublishingPass, kept
@@ -293,7 +296,10 @@ class Agent:
             clock.now,
         )
         workloads = self._start_demand(tasks, helpers, loops, starts)
-        one_pass = CachePass(rules, catalog, self, fetches, publish, clock.now, room, scrub.report, workloads)
+        memory = Memory(Path(settings.meminfo_file), Path(settings.memory_pressure_file))
+        warmth = PageCache(cache, memory, WarmRules(settings.page_cache_ratio), wake.set, time.monotonic)
+        helpers.append(tasks.create_task(warmth.run()))
+        one_pass = CachePass(rules, catalog, self, fetches, publish, clock.now, room, scrub.report, workloads, warmth)
 
         async def cache_pass() -> float:
             if self._our_node() is None:

@@ -56,6 +56,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Most bytes of blobs that are read again in a second."""
     pressure_file: str = "/proc/pressure/io"
     """Where the kernel says how long tasks wait for I/O: reading again pauses while that is long."""
+    page_cache_ratio: float = 0.5
+    """Share of the memory that is available which weights of models with `page_cache: true` may take."""
+    meminfo_file: str = "/proc/meminfo"
+    """Where the kernel says how much memory is available."""
+    memory_pressure_file: str = "/proc/pressure/memory"
+    """Where the kernel says how long tasks wait for memory: nothing is read into it while that is long."""
     fetch_connections: int = 16
     """Most connections over which a fetch brings its bytes: 8 at once, the others where each is slow. Hubs slow down who has
     many more than 16."""
@@ -200,6 +206,8 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
         ratio = settings.cache_reserve_ratio
         raise BadInputError(f"settings: cache_reserve_ratio is {ratio}; it must be 0 or more and less than 1")
     _check_prewarm(settings)
+    if not 0 <= settings.page_cache_ratio <= 1:
+        raise BadInputError(f"settings: page_cache_ratio is {settings.page_cache_ratio}; it must be from 0 to 1")
     _check_fleet(settings)
     return settings
 

@@ -14,6 +14,8 @@ _LOWEST_BIT = bytes(value & 1 for value in range(256))  # mincore(2) leaves the 
 _ABSENT = re.compile(rb"\0+")
 _CACHESTAT = 451  # the same number everywhere
 _WINDOW_BYTES = 1 << 30
+_READ_AHEAD_BYTES = 128 * 1024
+_DEVICES = Path("/sys/class/bdi")
 
 
 class _Range(ctypes.Structure):
@@ -60,6 +62,18 @@ def resident_pages(descriptor: int, offset: int, length: int) -> bytes:
         if failed:
             raise OSError(ctypes.get_errno(), "mincore")
         return bytes(pages).translate(_LOWEST_BIT)
+
+
+def read_ahead_bytes(descriptor: int) -> int:
+    """What one call of posix_fadvise(WILLNEED) brings for sure: the kernel cuts it short at the device's read-ahead, which is
+    this much unless somebody has made it smaller."""
+    device = os.fstat(descriptor).st_dev
+    file = _DEVICES / f"{os.major(device)}:{os.minor(device)}" / "read_ahead_kb"
+    try:
+        found = int(file.read_text("ascii")) * 1024
+    except (OSError, ValueError):  # some file systems have no device of that number
+        return _READ_AHEAD_BYTES
+    return min(found, _READ_AHEAD_BYTES) if found else _READ_AHEAD_BYTES
 
 
 def read_beside_cache(descriptor: int, buffer: memoryview, position: int, size: int) -> int:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from agent.model.catalog import CatalogModel, RepositoryFile
 from agent.model.demand import Asked, Rank
 from agent.model.errors import AgentError
+from agent.model.page_cache import PageCacheReport
 from agent.model.revision import Going
 from agent.model.scrub import ScrubReport
 
@@ -216,7 +217,8 @@ class CacheReport:
     """One pass of the cache loop. ``refusal`` says why the catalog could not be followed; then nothing was started,
     stopped or deleted, and ``models`` is empty. ``look_again_seconds`` is the time by which a pass is due anyway. ``gone``: what
     was removed in this pass; ``over``: why the cache takes more than it may, in a sentence. ``scrub``: how reading
-    again what is on disk stands. ``asked``: what workloads want in vain."""
+    again what is on disk stands; ``asked``: what workloads want in vain; ``page_cache``: what of the weights that are to be in
+    memory is there."""
 
     at_seconds: float
     models: tuple[ModelReport, ...]
@@ -231,3 +233,4 @@ class CacheReport:
     over: str | None = None
     scrub: ScrubReport = field(default_factory=ScrubReport)
     asked: Asked = field(default_factory=Asked)
+    page_cache: PageCacheReport = field(default_factory=PageCacheReport)

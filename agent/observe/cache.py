@@ -57,6 +57,13 @@ def commit_here(cache: Path, model: CatalogModel) -> str | None:
     return commit if _COMMIT.fullmatch(commit) else None
 
 
+def files_here(cache: Path, model: CatalogModel) -> tuple[RepositoryFile, ...]:
+    """The wanted files of the revision's commit on this disk, as they are listed; none where it is not known."""
+    commit = commit_here(cache, model)
+    manifest = read_manifest(ModelFolder(cache, model.repository), commit) if commit is not None else None
+    return _wanted(manifest, model) if manifest is not None else ()
+
+
 def _wanted(manifest: Manifest, model: CatalogModel) -> tuple[RepositoryFile, ...]:
     return selected(manifest.files, model.allow_patterns, model.ignore_patterns, model.engine)
 

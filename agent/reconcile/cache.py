@@ -30,6 +30,7 @@ from agent.model.scrub import ScrubReport
 from agent.observe.cache import observe_model
 from agent.plan.demand import Choice, Wanted, choose
 from agent.plan.prefetch import CachePlan, CacheSeen, failure_of, next_try_seconds, plan_prefetch
+from agent.reconcile.page_cache import Warmth
 from agent.reconcile.room import RoomKeeper, Use
 from agent.settings import Settings
 
@@ -98,9 +99,9 @@ class CachePass:
     """Call ``run`` at each pass; it never waits for a fetch. Between passes it keeps only what cannot be observed:
     failures with their next try, and since when each state has held.
 
-    ``room`` keeps the cache inside its budget; ``scrubbed`` says how reading again what is on disk stands. ``publish`` is
-    given each report before the node's labels are written: metrics stay true, and every fetch is counted, while the API
-    server is away.
+    ``room`` keeps the cache inside its budget; ``scrubbed`` says how reading again what is on disk stands; ``warmth`` keeps
+    weights in memory. ``publish`` is given each report before the node's labels are written: metrics stay true, and every fetch
+    is counted, while the API server is away.
     """
 
     rules: CacheRules
@@ -112,6 +113,7 @@ class CachePass:
     room: RoomKeeper
     scrubbed: Callable[[], ScrubReport]
     workloads: Workloads
+    warmth: Warmth
     _failures: dict[str, FetchFailure] = field(default_factory=dict)
     _since: dict[str, tuple[ModelState, float]] = field(default_factory=dict)
 
@@ -150,6 +152,7 @@ class CachePass:
         plan = plan_prefetch(wanted, seen, now, self.rules.fetches_at_once)
         self._act(plan, disk)
         reports = self._models(choice.wanted, seen, plan, now)
+        self.warmth.want([m for m in wanted if m.page_cache and plan.states[m.name] is ModelState.READY])
         report = self._report(now, reports, None, disk, finished, plan.labels, plan.look_again_seconds)
         return replace(report, gone=room.gone, over=room.over, asked=Asked.of(choice.refused, choice.over))
 
@@ -248,6 +251,7 @@ class CachePass:
             labels_to_write=dict(labels),
             look_again_seconds=look_again,
             scrub=self.scrubbed(),
+            page_cache=self.warmth.report(),
         )
 
 

@@ -21,7 +21,7 @@ class Word:
 
 def words_of(report: CacheReport) -> dict[str, Word]:
     """By model name; the catalog's refusal stands under ``catalog``, and then nothing is said of models; what is to be said of
-    the cache as a whole under ``cache``."""
+    the cache as a whole under ``cache``; why weights are not in memory under the model's name and ``page-cache``."""
     if report.refusal is not None:
         return {"catalog": Word("catalog-refused", report.refusal, warning=True)}
     words = {model.name: _word(model) for model in report.models}
@@ -29,6 +29,7 @@ def words_of(report: CacheReport) -> dict[str, Word]:
     if report.asked.over:
         more = f"workloads want {report.asked.over} more models here than prewarm_most allows; the least urgent are left out"
         words["workloads"] = Word("too-many-models", more, warning=True)
+    words |= _not_in_memory(report)
     return words if report.over is None else words | {"cache": Word("cache-over-budget", report.over, warning=True)}
 
 
@@ -55,6 +56,14 @@ def _not_allowed(namespace: str, model: str) -> Word:
         f"a pod of namespace {namespace} names {model}, which prewarm_allow does not allow it: it is not fetched",
         warning=True,
     )
+
+
+def _not_in_memory(report: CacheReport) -> dict[str, Word]:
+    return {
+        f"{model.model} page-cache": Word("model-not-in-memory", f"model {model.model}: {model.why_not}", warning=True)
+        for model in report.page_cache.models
+        if model.why_not is not None
+    }
 
 
 def _word(model: ModelReport) -> Word:

@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from agent.model.cache import CacheReport, FetchTotals, ModelState
 from agent.model.demand import Published
 from agent.model.fit import Misfit
+from agent.model.page_cache import PageCacheReport
 from agent.model.scrub import ScrubReport
 
 _MODEL = ("model", "revision")
@@ -20,6 +21,7 @@ def cache_families(report: CacheReport) -> Iterator[Metric]:
     yield from _models(report)
     yield from _totals(report.totals, report.scrub)
     yield from _scrub(report.scrub)
+    yield from _page_cache(report.page_cache)
     yield GaugeMetricFamily(
         "warmslice_cache_used_bytes", "Bytes that the cache takes on disk.", value=report.disk.used_bytes
     )
@@ -64,6 +66,18 @@ def _scrub(scrub: ScrubReport) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "warmslice_scrub_bytes", "Bytes of blobs read again since the start.", value=scrub.read_bytes
     )
+
+
+def _page_cache(report: PageCacheReport) -> Iterator[Metric]:
+    resident = GaugeMetricFamily(
+        "warmslice_model_page_cache_bytes",
+        "Bytes of the weights that are in the page cache, of a model that is to be there.",
+        labels=_MODEL,
+    )
+    for model in report.models:
+        resident.add_metric([model.model, model.revision], model.resident_bytes)
+    if report.models:
+        yield resident
 
 
 def _totals(totals: FetchTotals, scrub: ScrubReport) -> Iterator[Metric]:

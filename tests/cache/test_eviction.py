@@ -36,6 +36,7 @@ from agent.reconcile.room import RoomKeeper, RoomRules, Use
 from hack.hub.content import Access, ServedModel, model_of, read_model
 from hack.hub.server import Hub
 from tests.fakes.hub import LabelledNode, WrittenCatalog, fetch, order_for, write_files
+from tests.fakes.page_cache import NotWarm
 
 OLD, NEW = CatalogModel("old", "acme/old"), CatalogModel("new", "acme/new")
 SIZE = 3_000_000
@@ -93,7 +94,9 @@ async def loop(hub: Hub, filled: Path) -> AsyncIterator[Loop]:
         fetches = FetchSupervisor(filled, tasks.create_task, woken.set, lambda _: None, now)
         rules = CacheRules(filled, hub.url, budget_bytes=BUDGET)
         room = RoomKeeper(RoomRules(filled, BUDGET, 0.0, 1, None), lambda: pods)
-        step = CachePass(rules, WrittenCatalog(CATALOG), node, fetches, publish, now, room, ScrubReport, NoWorkloads())
+        step = CachePass(
+            rules, WrittenCatalog(CATALOG), node, fetches, publish, now, room, ScrubReport, NoWorkloads(), NotWarm()
+        )
         yield Loop(step, woken, pods, published)
 
 
@@ -173,7 +176,16 @@ async def test_a_budget_that_was_lowered_is_kept(hub: Hub, filled: Path) -> None
             room = RoomKeeper(RoomRules(filled, budget, 0.0, 1, None), lambda: ())
             rules = CacheRules(filled, hub.url, budget)
             step = CachePass(
-                rules, WrittenCatalog(CATALOG), node, fetches, publish, time.time, room, ScrubReport, NoWorkloads()
+                rules,
+                WrittenCatalog(CATALOG),
+                node,
+                fetches,
+                publish,
+                time.time,
+                room,
+                ScrubReport,
+                NoWorkloads(),
+                NotWarm(),
             )
             report = await step.run()
             assert report.models[0].state is ModelState.READY

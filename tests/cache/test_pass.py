@@ -21,6 +21,7 @@ from agent.reconcile.room import RoomKeeper, RoomRules
 from hack.hub.content import Access, ServedModel, model_of
 from hack.hub.server import Hub
 from tests.fakes.hub import TINY, LabelledNode, WrittenCatalog, fetch, order_for, published_files
+from tests.fakes.page_cache import NotWarm
 
 LABEL = "models.warmslice.dev/tiny"
 CATALOG = "models: [{repository: acme/tiny, name: tiny}]\nsets: {none: []}"
@@ -71,7 +72,16 @@ async def loop(hub: Hub, cache: Path) -> AsyncIterator[Loop]:
 
         room = RoomKeeper(RoomRules(cache, None, 0.0, 1, None), lambda: pods)
         step = CachePass(
-            CacheRules(cache, hub.url), catalog, node, fetches, publish, time.time, room, ScrubReport, NoWorkloads()
+            CacheRules(cache, hub.url),
+            catalog,
+            node,
+            fetches,
+            publish,
+            time.time,
+            room,
+            ScrubReport,
+            NoWorkloads(),
+            NotWarm(),
         )
         yield Loop(step, node, catalog, woken, published, pods)
         for task in started:

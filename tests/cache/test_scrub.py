@@ -28,7 +28,7 @@ from agent.reconcile.scrub import Scrub
 from hack.hub.content import ServedModel
 from hack.hub.server import Hub
 from tests.fakes.hub import REPOSITORY, TINY, LabelledNode, WrittenCatalog, fetch, order_for
-from tests.fakes.page_cache import can_drop, resident_bytes
+from tests.fakes.page_cache import NotWarm, can_drop, resident_bytes
 
 DAY = 86400.0
 QUIET = Path("/nowhere/pressure")
@@ -409,6 +409,7 @@ async def test_a_damaged_file_takes_readiness_at_once_and_is_fetched_alone(
             room,
             scrub.report,
             NoWorkloads(),
+            NotWarm(),
         )
         assert (await step.run()).models[0].state is ModelState.READY
         damage(ModelFolder(cache, REPOSITORY).blob(weights.etag))

@@ -194,7 +194,11 @@ async def test_what_is_shipped_for_prewarming_is_enough_and_all_of_it_is_used(
     await node.cluster_until(lambda: labels.MODELS in str(node.node()["metadata"]), "a start was counted")
     asked = node.cluster.requests(user_agent="warmslice")
     absent = {"rayservices", "rayclusters"}
-    later = {("patch", "configmaps"), ("patch", "events"), ("create", "events")}  # what is said again, or of who cannot fit
+    later = {
+        ("patch", "configmaps"),
+        ("patch", "events"),
+        ("create", "events"),
+    }  # what is said again, or of who cannot fit
     assert {entry.user for entry in asked} == {ACCOUNT}
     refused = [(entry.verb, entry.object, entry.status) for entry in asked if entry.status in (401, 403, 422)]
     assert refused == []

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -88,29 +88,26 @@ def plan(wanted: Sequence[Weights], room: MemoryRoom, ratio: float = 0.5) -> tup
 
 
 @dataclass(slots=True)
-class Kernel:
-    """A slower second way: reads weights block by block, charges each to one of two groups, and never takes one back."""
+class Keeper:
+    """A slower second way: file by file, what is kept in memory, and what of that we would bring."""
 
-    share: float
-    available: int
-    limits: Sequence[MemoryLimit]
-    kept: dict[Path, int] = field(default_factory=dict)
-    brought: dict[Path, int] = field(default_factory=dict)
+    room: MemoryRoom
+    ratio: float
+    kept: dict[Path, WeightsFile] = field(default_factory=dict)
 
-    def keep(self, one: Weights) -> None:
-        for file in one.files:
-            self.kept.setdefault(file.path, file.bytes)
-            self.brought.setdefault(file.path, file.missing_bytes)
+    def with_files(self, files: Sequence[WeightsFile]) -> Keeper:
+        return Keeper(self.room, self.ratio, self.kept | {file.path: file for file in files})
 
-    @property
-    def holds(self) -> bool:
-        """Whether all that is kept stays in the share, and all that we bring beside what may be ours in each limit."""
-        brought, resident = sum(self.brought.values()), sum(self.kept.values()) - sum(self.brought.values())
-        inside = all(
-            brought + min(resident, one.file_bytes) + one.used_bytes - one.file_bytes <= one.limit_bytes
-            for one in self.limits
-        )
-        return inside and sum(self.kept.values()) <= self.share * self.available
+    def holds(self, air: bool) -> bool:
+        """Whether all that is kept stays in the share, and what we bring beside what may be ours in each limit. ``air``: with as
+        much to spare as is needed to begin."""
+        brought = sum(file.bytes - file.resident_bytes for file in self.kept.values())
+        resident = sum(file.resident_bytes for file in self.kept.values())
+        for one in self.room.limits:
+            others = one.used_bytes - one.file_bytes + (OWN if air else 0)
+            if brought + min(resident, one.file_bytes) + others > one.limit_bytes:
+                return False
+        return brought + resident <= self.ratio * self.room.available_bytes * (0.95 if air else 1.0)
 
 
 FILES = st.sampled_from("abcdef")
@@ -134,49 +131,41 @@ def _wanted(draw: st.DrawFn) -> list[Weights]:
 
 ROOMS = st.builds(
     MemoryRoom,
-    st.integers(0, 4000).map(lambda count: count * MIB),
+    st.integers(0, 60).map(lambda count: count * 50 * MIB),
     st.sampled_from((0.0, 0.0, 9.9, 50.0)),
     st.lists(
         st.builds(
             lambda size, used, files: MemoryLimit(size * MIB, max(used, files) * MIB, files * MIB),
-            st.integers(0, 4000),
-            st.integers(0, 500),
-            st.integers(0, 500),
+            st.integers(0, 60).map(lambda count: 50 * count),
+            st.integers(0, 900),
+            st.integers(0, 900),
         ),
         max_size=2,
     ).map(tuple),
 )
 
 
+@settings(max_examples=500)
 @given(wanted=_wanted(), room=ROOMS, ratio=st.sampled_from((0.0, 0.3, 0.5, 1.0)))
 def test_what_is_read_fits_and_what_is_not_would_not_have(
     wanted: list[Weights], room: MemoryRoom, ratio: float
 ) -> None:
     made = plan_warming(wanted, room, WarmRules(ratio), {}, 0.0)
     names = [one.model for one in made.reads]
-    assert names == [one.model for one in wanted if one.model in set(names)]  # the order is the catalog's
-    assert set(names).isdisjoint(made.hindrances)
-    kernel = Kernel(ratio, room.available_bytes, room.limits)
+    assert names == [one.model for one in wanted if one.model in names]  # the order is the catalog's
+    keeper = Keeper(room, ratio)
     for one in wanted:
         whole = sum(file.resident_bytes for file in one.files) >= WHOLE * one.bytes
-        assert (one.model in names or one.model in made.hindrances) == (not whole)
         why = made.hindrances.get(one.model)
-        if why is None or why.cause is Cause.PRESSURE:
-            kernel.keep(one)
-            assert whole or kernel.holds
-            assert whole or (why is None) == (room.waiting_per_cent <= 10.0)
-            continue
-        with_it = Kernel(ratio, room.available_bytes, room.limits, dict(kernel.kept), dict(kernel.brought))
-        with_it.keep(one)
-        tight = replace_limits(room, OWN)
-        again = Kernel(0.95 * ratio, room.available_bytes, tight, with_it.kept, with_it.brought)
-        assert not again.holds  # even what may be begun only with some air is refused for a cause
-        assert why.weights_bytes == one.bytes
-        assert why.room_bytes < one.bytes
-
-
-def replace_limits(room: MemoryRoom, less: int) -> list[MemoryLimit]:
-    return [replace(one, limit_bytes=one.limit_bytes - less) for one in room.limits]
+        assert (one.model in names, why is not None).count(True) == (0 if whole else 1)
+        with_it = keeper.with_files(one.files)
+        fits = whole or with_it.holds(air=True)
+        assert fits == (why is None or why.cause is Cause.PRESSURE)
+        if fits:
+            keeper = with_it
+            assert whole or (keeper.holds(air=False) and (why is None) == (room.waiting_per_cent <= 10.0))
+        elif why is not None:
+            assert why.room_bytes < why.weights_bytes == one.bytes
 
 
 def test_a_model_that_does_not_fit_leaves_its_room_to_those_after_it() -> None:
@@ -520,6 +509,12 @@ async def test_a_stop_ends_a_reading_within_a_second(node: Node) -> None:
     assert not await reading
     assert time.monotonic() - began < 1.0
     assert 0 < cached_bytes(path) < 14 * GB
+
+
+async def test_a_reading_has_ended_when_its_bytes_are_here(node: Node) -> None:
+    for path in node.blobs(LARGE):
+        assert Warmer().read(path, lambda _: True)
+        assert resident_bytes(path) >= path.stat().st_size
 
 
 async def test_cachestat_and_mincore_agree(node: Node) -> None:

@@ -10,6 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from agent.model.cache import FinishedFetch
 from agent.model.mig import GpuInstance, Placement
+from agent.model.page_cache import ModelInMemory, PageCacheReport
 from agent.model.report import PartitionReport, WaitedFor
 from agent.model.revision import Going, RevisionKey
 from agent.model.scrub import ScrubReport
@@ -209,6 +210,14 @@ def test_what_reading_again_has_found_is_shown(metrics: Metrics) -> None:
     assert value(metrics, "warmslice_scrub_oldest_timestamp_seconds") == 1_699_000_000
     assert value(metrics, "warmslice_scrub_bytes_total") == 4096
     assert value(metrics, "warmslice_verify_failures_total") == 3  # one more was wrong when it came
+
+
+def test_what_of_the_weights_is_in_memory_is_shown_of_models_that_are_to_be_there(metrics: Metrics) -> None:
+    assert series(metrics, "warmslice_model_page_cache_bytes") == []
+    models = (ModelInMemory("ready-one", "main", 100, 96), ModelInMemory("refused", "main", 100, 0, "no room"))
+    metrics.cache(replace(world.cached(), page_cache=PageCacheReport(models)))
+    for model, resident in (("ready-one", 96), ("refused", 0)):
+        assert value(metrics, "warmslice_model_page_cache_bytes", model=model, revision="main") == resident
 
 
 def test_events_are_counted() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.model.cache import CacheReport, DiskUse, FetchTotals, ModelReport, ModelState
 from agent.model.errors import RetryError
+from agent.model.page_cache import ModelInMemory, PageCacheReport
 from agent.model.revision import Going, RevisionKey
 from agent.observe.cluster import node_of
 from agent.reconcile.telling import CacheNews
@@ -75,6 +76,18 @@ async def test_a_failure_is_a_warning_with_its_sentence_even_at_the_start() -> N
     await news.tell(replace(failed, at_seconds=5.0))
     assert events.words == [("ModelFailed", "Warning")]
     assert "org/m (main): the hub does not know this revision" in events.seen[0]["message"]
+
+
+async def test_weights_that_are_not_in_memory_are_said_once_with_the_reason() -> None:
+    events = Events()
+    news = CacheNews(events, lambda: NODE, lambda: 1.0)
+    kept_out = ModelInMemory("org--m", "main", 10, 0, "its weights are 4.1 GB, and there is no room")
+    report = replace(_report(ModelState.READY), page_cache=PageCacheReport((kept_out,)))
+    for _ in range(2):
+        await news.tell(report)
+    await news.tell(replace(report, page_cache=PageCacheReport((replace(kept_out, why_not=None),))))
+    assert events.words == [("ModelNotInMemory", "Warning")]
+    assert events.seen[0]["message"] == "model org--m: its weights are 4.1 GB, and there is no room"
 
 
 async def test_what_an_agent_finds_well_when_it_starts_is_no_news() -> None:

@@ -56,19 +56,22 @@ class Memory:
 
 def _group(process: Path) -> tuple[str, str, Callable[[Path], MemoryLimit | None]] | None:
     """Where the tree is mounted, our group below that, and how a group is read."""
-    lines = [line.split(":", 2) for line in _text(process / "cgroup").splitlines()]
-    groups = {name: path for _, names, path in (line for line in lines if len(line) == 3) for name in names.split(",")}
+    groups = _groups(process)
     mounts = list(_mounts(process))
-    for kind, option, name, read in (("cgroup", "memory", "memory", _version_1), ("cgroup2", "", "", _version_2)):
-        tops = [
-            (shown, top)
-            for fstype, options, shown, top in mounts
-            if fstype == kind and (not option or option in options)
-        ]
-        if name in groups and tops:
-            shown, top = next(((s, t) for s, t in tops if _below(groups[name], s) is not None), tops[0])
-            return top, _below(groups[name], shown) or "", read
+    version_1 = [(top, at) for kind, options, top, at in mounts if kind == "cgroup" and "memory" in options]
+    version_2 = [(top, at) for kind, _, top, at in mounts if kind == "cgroup2"]
+    for group, shown, read in ((groups.get("memory"), version_1, _version_1), (groups.get(""), version_2, _version_2)):
+        if group is not None and shown:
+            ways = [(at, below) for top, at in shown if (below := _below(group, top)) is not None]
+            at, below = ways[0] if ways else (shown[0][1], "")
+            return at, below, read
     return None
+
+
+def _groups(process: Path) -> dict[str, str]:
+    """Our group by controller; under "" that of version 2."""
+    lines = [line.split(":", 2) for line in _text(process / "cgroup").splitlines()]
+    return {name: line[2] for line in lines if len(line) == 3 for name in line[1].split(",")}
 
 
 def _mounts(process: Path) -> Iterator[tuple[str, list[str], str, str]]:

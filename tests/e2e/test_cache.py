@@ -10,6 +10,7 @@ import pytest
 
 from agent.model import labels
 from hack.hub.server import Hub
+from hack.page_cache import resident_bytes
 from tests.e2e.agent_node import DEADLINE_SECONDS, NODE, AgentNode, agent_node
 from tests.fakes.hub import tiny_model
 
@@ -32,9 +33,9 @@ def _state(node: AgentNode, hub: Hub) -> str | None:
     return found
 
 
-async def _started(node: AgentNode, hub: Hub) -> None:
+async def _started(node: AgentNode, hub: Hub, more: str = "") -> None:
     catalog = node.folder / "catalog.yaml"
-    catalog.write_text(f"models:\n- repository: {next(iter(hub.models))}\nsets: {{none: []}}\n", "utf-8")
+    catalog.write_text(f"models:\n- repository: {next(iter(hub.models))}\n{more}sets: {{none: []}}\n", "utf-8")
     cache = node.folder / "hub-cache"
     await node.start("cache", catalog_file=catalog, hub_endpoint=hub.url, cache_directory=cache)
 
@@ -50,6 +51,19 @@ async def test_a_model_of_the_catalog_becomes_ready_and_stays_so_without_the_hub
         await _page_says(node, 'warmslice_model_ready{model="')
         assert _state(node, hub) == "ready"
         assert len(hub.counters.request_lines) == requests
+
+
+async def test_weights_that_are_to_be_in_memory_come_there_once_they_are_on_disk(tmp_path: Path, hub: Hub) -> None:
+    """What the fetch brought around the page cache."""
+    weights = next(iter(hub.models.values())).files["model.safetensors"]
+    async with agent_node(tmp_path) as node:
+        await _started(node, hub, "  page_cache: true\n")
+        await node.cluster_until(lambda: _state(node, hub) == "ready", "the model is ready")
+        name = next(iter(hub.models)).replace("/", "--")
+        await _page_says(node, f'warmslice_model_page_cache_bytes{{model="{name}",revision="main"}} 5.243201e+06\n')
+        (blob,) = (tmp_path / "hub-cache").rglob(f"blobs/{weights.etag}")
+        assert resident_bytes(blob) >= weights.size_bytes
+        assert await node.stop() == 0
 
 
 async def test_nothing_is_fetched_before_the_node_has_said_which_models_it_wants(tmp_path: Path, hub: Hub) -> None:

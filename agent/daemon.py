@@ -139,6 +139,7 @@ class Agent:
         # The journal is on it: an old node would bring back a record that is done with.
         self._node = Watch(kube, "/api/v1/nodes", selector, self._node_changed, consistent=True)
         self._pods = Watch(kube, "/api/v1/pods", f"spec.nodeName={settings.node_name}", self._pods_changed)
+        self._fetches: FetchSupervisor | None = None
         self._room: RoomKeeper | None = None
         self._demand: NodeDemand | None = None
         self._starts: ColdStarts | None = None
@@ -257,7 +258,7 @@ class Agent:
 
         start = _starter(tasks, helpers)
         tokens = token_reader(settings.hub_token_file, settings.hub_tokens_directory)
-        fetches = FetchSupervisor(cache, start, wake.set, tokens, clock.now)
+        fetches = self._fetches = FetchSupervisor(cache, start, wake.set, tokens, clock.now)
         rules = CacheRules.of(settings)
         news = CacheNews(self._events, self._our_node, clock.now)
 
@@ -463,8 +464,10 @@ class Agent:
             wake.set()
 
     def stop(self) -> None:
-        """Let ``run`` come to its end."""
+        """Let ``run`` come to its end. A change of layout is not broken off; fetches are, and go on from there."""
         self._stopping.set()
+        if self._fetches is not None:
+            self._fetches.close()
         self._wake_all()
 
 

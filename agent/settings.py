@@ -126,7 +126,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     be left out. A change that has begun goes on."""
     cache_aware: bool = False
     """Whether a change that takes slices away waits until the gated models of this node (gate: true) are on its disk."""
-    gate_seconds: float = 900.0
+    gate_seconds: float = 600.0
     """How long the start-up taint warmslice.dev/warming stays at most, whatever is missing on the node."""
     namespace: str = "warmslice"
     """The agents' namespace, where their Leases are."""

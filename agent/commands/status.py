@@ -10,6 +10,7 @@ from agent.adapters.kube import Kube, node_path
 from agent.model import labels
 from agent.model.cold_start import Ledger
 from agent.model.errors import BadInputError
+from agent.model.gate import Gate
 from agent.model.operation import Operation
 from agent.model.report import NodeStatus
 from agent.report.cold_starts import starts_table
@@ -47,10 +48,14 @@ async def print_status(node: str, settings: Settings, as_json: bool) -> tuple[in
     if status is not None and status.schedule is not None:
         now = status.schedule
         rows.append(f"schedule {now.name}: {now.period} ({status.layout}) until {_time(now.until)}")
+    gate = Gate.from_json(annotations.get(labels.GATE, "null"))
+    if gate is not None:
+        rows.append(f"gate     shut since {_time(gate.since)}: {gate.message}")
     if operation:
         rows.append(f"change   {_change(operation)}")
     rows += [f"model    {name}  {state}" for name, state in sorted(models.items())]
     ledger = Ledger.from_json(annotations.get(labels.MODELS, "{}"))
+    rows += [f"memory   {name}  {share} % of its weights" for name, share in sorted(ledger.in_memory.items())]
     rows += [f"starts   {line}" for line in starts_table(ledger)]
     return code, "\n".join(rows)
 

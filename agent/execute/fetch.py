@@ -58,6 +58,7 @@ class FetchSupervisor:
     totals: FetchTotals = field(default_factory=FetchTotals)
     _running: dict[str, _Running] = field(default_factory=dict)
     _ended: list[EndedFetch] = field(default_factory=list)
+    _closed: bool = False
 
     def running(self) -> Mapping[str, FetchProgress]:
         """By model name, as the processes last told."""
@@ -71,7 +72,9 @@ class FetchSupervisor:
     def start(
         self, model: CatalogModel, endpoint: str | None, limits: FetchLimits, require_safetensors: bool = False
     ) -> None:
-        """Begin to fetch ``model``; ``endpoint`` is the hub to use where the model names none."""
+        """Begin to fetch ``model``; ``endpoint`` is the hub to use where the model names none. Nothing begins after ``close``."""
+        if self._closed:
+            return
         order = FetchOrder(
             repository=model.repository,
             revision=model.revision,
@@ -97,6 +100,12 @@ class FetchSupervisor:
         if running is not None:
             running.stopped = True
             _kill(running.process)
+
+    def close(self) -> None:
+        """Kill all, and begin none any more: the agent is told to go, perhaps with its machine. Their parts stay."""
+        self._closed = True
+        for name in list(self._running):
+            self.stop(name)
 
     async def _follow(self, running: _Running, order: FetchOrder, ask: Callable[[], str | None] | None) -> None:
         failure: Failed | None = Failed(FailureKind.FAULT, "killed", "the fetch was cut off")

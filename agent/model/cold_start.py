@@ -97,10 +97,12 @@ class ModelStarts(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What the node's annotation keeps. ``counted``: which pods of now are in it, by the beginning of their UID."""
+    """What the node's annotation keeps. ``counted``: which pods of now are in it, by the beginning of their UID. ``in_memory``:
+    of models whose weights are to be in the page cache, how many per cent are, in tens."""
 
     models: dict[str, ModelStarts] = field(default_factory=dict)
     counted: list[str] = field(default_factory=list)
+    in_memory: dict[str, int] = field(default_factory=dict)
 
     def has(self, uid: str) -> bool:
         """Whether this pod is counted."""
@@ -113,7 +115,7 @@ class Ledger:
         rows[start.weights] = rows.get(start.weights, Row()).plus(start)
         starts = ModelStarts(start.repository, start.revision, start.namespace, round(start.at_seconds), rows)
         latest = sorted({**self.models, start.model: starts}.items(), key=lambda one: -one[1].at)[:_MOST_MODELS]
-        return Ledger(dict(sorted(latest)), sorted({*self.counted, start.uid[:_UID_CHARACTERS]}))
+        return replace(self, models=dict(sorted(latest)), counted=sorted({*self.counted, start.uid[:_UID_CHARACTERS]}))
 
     def among(self, uids: Collection[str]) -> Ledger:
         """Pods that are gone need not be told apart any more."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from agent.model import labels
@@ -25,6 +26,9 @@ log = logging.getLogger("warmslice.cold-starts")
 
 _HISTORY_SECONDS = 7 * 86400.0
 _WRITE_SECONDS = 60.0
+_WRITE_MEMORY_SECONDS = 600.0
+_IN_MEMORY_RATIO = 0.9
+"""A server that finds so much of its weights in memory hardly reads the disk."""
 
 Object = Mapping[str, Any]
 
@@ -36,9 +40,18 @@ def standing_of(report: CacheReport) -> Standing:
 
 def _weights(report: CacheReport, name: str) -> Weights:
     model = next(model for model in report.models if model.name == name)
-    if model.state is ModelState.READY:
-        return Weights.READY
-    return Weights.DISK if model.fetched_bytes else Weights.ABSENT
+    if model.state is not ModelState.READY:
+        return Weights.DISK if model.fetched_bytes else Weights.ABSENT
+    warm = next((one for one in report.page_cache.models if one.model == name), None)
+    if warm is not None and warm.resident_bytes >= _IN_MEMORY_RATIO * warm.weights_bytes:
+        return Weights.MEMORY
+    return Weights.READY
+
+
+def _in_memory(report: CacheReport) -> dict[str, int]:
+    """Per cent, in tens: the node is not written for less."""
+    warm = (one for one in report.page_cache.models if one.weights_bytes)
+    return {one.model: 10 * (10 * one.resident_bytes // one.weights_bytes) for one in warm}
 
 
 class ColdStarts:
@@ -65,7 +78,8 @@ class ColdStarts:
         self._noted: dict[str, Weights] = {}
         self._ledger: Ledger | None = None
         self._standing: Standing = {}
-        self._may_write = 0.0
+        self._in_memory: dict[str, int] = {}
+        self._wrote = 0.0
 
     def due(self) -> bool:
         """Whether a pod is to be counted."""
@@ -73,7 +87,7 @@ class ColdStarts:
 
     def take(self, report: CacheReport) -> None:
         """How the models stand from now on."""
-        self._standing = standing_of(report)
+        self._standing, self._in_memory = standing_of(report), _in_memory(report)
         self.look()
 
     def look(self) -> None:
@@ -103,10 +117,17 @@ class ColdStarts:
             ledger = ledger.plus(start)
             self._count(start)
             log.info("pod.started", extra=_words(start))
-        self._ledger = ledger
-        if ledger.models != self._written().models and self._now() >= self._may_write:
+        self._ledger = ledger = replace(ledger, in_memory=self._in_memory)
+        if self._worth_a_write(ledger, self._written()):
             await self._write({labels.MODELS: ledger.to_json()})
-            self._may_write = self._now() + _WRITE_SECONDS
+            self._wrote = self._now()
+
+    def _worth_a_write(self, ledger: Ledger, written: Ledger) -> bool:
+        """A pod more is, at most once a minute; what is in memory comes and goes."""
+        since = self._now() - self._wrote
+        if ledger.models != written.models:
+            return since >= _WRITE_SECONDS
+        return ledger.in_memory != written.in_memory and since >= _WRITE_MEMORY_SECONDS
 
     def history(self) -> tuple[Demand, ...]:
         """What pods that ran here of late read."""

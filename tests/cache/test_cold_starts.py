@@ -16,6 +16,7 @@ from agent.model.cache import CacheReport, DiskUse, FetchTotals, ModelReport, Mo
 from agent.model.cold_start import Ledger, ModelStarts, Moments, PodStart, Row, Weights, saved, worst
 from agent.model.demand import Rank
 from agent.model.errors import RefusedError
+from agent.model.page_cache import ModelInMemory, PageCacheReport
 from agent.observe.pod_start import moments_of
 from agent.reconcile.cold_starts import ColdStarts
 from agent.reconcile.servings import PodServings
@@ -165,6 +166,30 @@ async def test_a_pod_that_is_ready_anew_is_no_new_start() -> None:
         agent.look()
         await agent.settle()
     assert len(node.counted) == 1
+
+
+async def test_weights_that_are_in_memory_are_told_apart_and_the_node_is_written_seldom_for_them() -> None:
+    """Nine tenths count as there; what the kernel takes and gives back is no news by itself."""
+
+    def warm(resident: int) -> CacheReport:
+        whole = report(ModelState.READY, 100)
+        return replace(whole, page_cache=PageCacheReport((ModelInMemory(MODEL, "main", 100, resident),)))
+
+    node = Node([pod("a", NOW)])
+    agent = node.agent()
+    agent.take(warm(95))
+    node.pods = [pod("a", NOW, NOW + 1, NOW + 2)]
+    agent.look()
+    await agent.settle()
+    assert ([start.weights for start in node.counted], node.ledger.in_memory) == ([Weights.MEMORY], {MODEL: 90})
+    for resident in (20, 80, 10):
+        node.now += 100
+        agent.take(warm(resident))
+        await agent.settle()
+    assert (node.writes, node.ledger.in_memory) == (1, {MODEL: 90})
+    node.now += 600
+    await agent.settle()
+    assert (node.writes, node.ledger.in_memory) == (2, {MODEL: 10})
 
 
 async def test_pods_of_models_that_nobody_wants_here_and_of_none_are_left_out() -> None:

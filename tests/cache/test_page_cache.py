@@ -49,7 +49,7 @@ from agent.plan.page_cache import (
     plan_warming,
     steady,
 )
-from agent.reconcile.cache import CachePass, CacheRules
+from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads
 from agent.reconcile.page_cache import LOOK_SECONDS, PageCache
 from agent.reconcile.room import RoomKeeper, RoomRules
 from agent.report.model_words import words_of
@@ -548,7 +548,9 @@ async def test_only_ready_models_that_ask_for_it_are_wanted_in_memory(served: Hu
         )
         room = RoomKeeper(RoomRules(node.cache, None, 0.0, 1, None), lambda: ())
         rules = CacheRules(node.cache, served.url)
-        step = CachePass(rules, catalog, LabelledNode(), fetches, publish, time.time, room, ScrubReport, page_cache)
+        step = CachePass(
+            rules, catalog, LabelledNode(), fetches, publish, time.time, room, ScrubReport, NoWorkloads(), page_cache
+        )
         await step.run()
         while await page_cache.step() == 0.0:
             pass

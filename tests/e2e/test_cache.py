@@ -12,7 +12,7 @@ from agent.model import labels
 from hack.hub.server import Hub
 from hack.page_cache import resident_bytes
 from tests.e2e.agent_node import DEADLINE_SECONDS, NODE, AgentNode, agent_node
-from tests.fakes.hub import tiny_model
+from tests.fakes.hub import REPOSITORY, tiny_model
 
 
 @pytest.fixture
@@ -85,6 +85,27 @@ async def test_wrong_bytes_of_the_right_length_are_never_ready(tmp_path: Path, h
         published = [p for p in (tmp_path / "hub-cache").rglob("snapshots/*/*") if p.is_file()]
         assert not [p for p in published if p.name.endswith(".safetensors")]
         hub.faults.clear()
+
+
+async def test_a_node_that_is_told_to_go_stops_fetching_at_once_and_comes_back_to_what_it_had(tmp_path: Path) -> None:
+    """As a spot machine whose disk stays: what had come is not asked for again, and a model that was whole needs no hub."""
+    served = tmp_path / "served"
+    served.mkdir()
+    size = 96 * 2**20
+    async with Hub({REPOSITORY: tiny_model(served, weights_bytes=size)}) as hub, agent_node(tmp_path) as node:
+        hub.throttle.address_bytes_per_second = 24e6
+        await _started(node, hub)
+        await node.cluster_until(lambda: hub.counters.body_bytes > size / 2, "half of it has come")
+        began = asyncio.get_running_loop().time()
+        assert await node.stop() == 0
+        assert asyncio.get_running_loop().time() - began < 5
+        kept = hub.counters.body_bytes
+        assert _state(node, hub) != "ready"
+        hub.throttle.address_bytes_per_second = None
+        hub.counters.reset()
+        await _started(node, hub)
+        await node.cluster_until(lambda: _state(node, hub) == "ready", "the model is ready")
+        assert hub.counters.body_bytes < size - kept + 17 * 2**20  # at most what was in flight comes twice
 
 
 async def _page_says(node: AgentNode, text: str) -> None:

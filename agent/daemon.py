@@ -312,10 +312,10 @@ class Agent:
                 # Labels that cannot be written keep no node shut for ever.
                 await gate.keep()
                 raise
-            waits = (report.look_again_seconds, await gate.keep())
+            waits = [report.look_again_seconds, await gate.keep()]
             starts.take(report)
             await fits.look(report)
-            await starts.settle()
+            waits.append(await starts.settle())
             # Progress is shown while something is fetched; nothing else needs a look before the resync.
             return min(
                 settings.resync_seconds,

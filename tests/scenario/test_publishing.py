@@ -42,6 +42,18 @@ async def test_one_looks_at_workloads_and_the_others_do_not(board: Board) -> Non
     assert (board.watching, models(board), len(board.writes)) == ([board.publisher], {"a"}, 1)
 
 
+async def test_the_first_that_wants_something_does_not_wait(board: Board) -> None:
+    board.start("n1")
+    await asyncio.sleep(10)
+    assert board.writes == []
+    board.want("chat", wish("a"))
+    await asyncio.sleep(1)
+    assert models(board) == {"a"}
+    board.want("chat")
+    await asyncio.sleep(WRITE_SECONDS + 1)
+    assert (models(board), len(board.writes)) == (set(), 2)
+
+
 async def test_nothing_is_written_before_everything_is_listed(board: Board) -> None:
     """A half would look as if nobody wanted the rest, and their fetches would end."""
     board.want("chat", wish("a"))

@@ -33,8 +33,10 @@ def says_running(pod: Object) -> bool:
     return phase_of(pod) == "Running" and bool(states) and all("running" in state for state in states)
 
 
-def running(pod: Object, host_ip: str, past: Past) -> Object:
+def running(pod: Object, host_ip: str, past: Past, *, ready: bool = True, since: str = "") -> Object:
+    """``since``: when its containers started; now where that is not said."""
     started = dig(pod, "status.startTime") or now()
+    state = {"running": {"startedAt": since or now()}}
     through = {"terminated": {"exitCode": 0, "reason": "Completed"}}
     initialized = [
         {"name": c["name"], "ready": True, "restartCount": 0, "state": through}
@@ -46,8 +48,8 @@ def running(pod: Object, host_ip: str, past: Past) -> Object:
         "podIP": pod_ip(pod),
         "podIPs": [{"ip": pod_ip(pod)}],
         "startTime": started,
-        "conditions": _conditions(ready=True),
-        "containerStatuses": _containers(pod, {"running": {"startedAt": now()}}, past, ready=True),
+        "conditions": _conditions(pod, ready=ready, started=True, reason="" if ready else "ContainersNotReady"),
+        "containerStatuses": _containers(pod, state, past, ready=ready),
     }
 
 
@@ -55,7 +57,7 @@ def waiting(pod: Object, reason: str, message: str, past: Past) -> Object:
     return {
         "phase": "Running" if past.last is not None else "Pending",
         "startTime": dig(pod, "status.startTime") or now(),
-        "conditions": _conditions(ready=False, reason="ContainersNotReady"),
+        "conditions": _conditions(pod, ready=False, reason="ContainersNotReady"),
         "containerStatuses": _containers(pod, {"waiting": {"reason": reason, "message": message}}, past, ready=False),
     }
 
@@ -91,7 +93,7 @@ def _duration(seconds: float) -> str:
 def restarting(pod: Object, past: Past) -> Object:
     """After a reboot of the machine: containers are made anew and counted."""
     statuses = _containers(pod, {"waiting": {"reason": "ContainerCreating"}}, past, ready=False)
-    conditions = _conditions(ready=False, reason="ContainersNotReady")
+    conditions = _conditions(pod, ready=False, reason="ContainersNotReady")
     return {**(pod.get("status") or {}), "phase": "Pending", "conditions": conditions, "containerStatuses": statuses}
 
 
@@ -100,7 +102,7 @@ def ended(pod: Object, exit_code: int, past: Past) -> Object:
     terminated = _terminated(exit_code, dig(pod, "status.startTime") or now())
     return {
         "phase": "Succeeded" if exit_code == 0 else "Failed",
-        "conditions": _conditions(ready=False, reason="PodCompleted" if exit_code == 0 else "PodFailed"),
+        "conditions": _conditions(pod, ready=False, reason="PodCompleted" if exit_code == 0 else "PodFailed"),
         "containerStatuses": _containers(pod, {"terminated": terminated}, past, ready=False),
     }
 
@@ -121,13 +123,18 @@ def pod_ip(pod: Object) -> str:
     return f"10.244.{digest[0]}.{digest[1] or 1}"
 
 
-def _conditions(*, ready: bool, reason: str = "") -> list[Object]:
+def _conditions(pod: Object, *, ready: bool, started: bool = False, reason: str = "") -> list[Object]:
+    """One that stays as it was keeps its time."""
+    before = {one["type"]: one for one in dig(pod, "status.conditions") or []}
+
     def condition(kind: str, met: bool) -> Object:
-        entry: Object = {"type": kind, "status": str(met), "lastTransitionTime": now()}
+        same = before.get(kind, {}).get("status") == str(met)
+        since = before[kind].get("lastTransitionTime") if same else None
+        entry: Object = {"type": kind, "status": str(met), "lastTransitionTime": since or now()}
         return entry | ({"reason": reason} if reason and not met else {})
 
     return [
-        condition("PodReadyToStartContainers", ready),
+        condition("PodReadyToStartContainers", ready or started),
         condition("Initialized", True),
         condition("Ready", ready),
         condition("ContainersReady", ready),

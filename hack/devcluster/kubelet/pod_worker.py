@@ -9,6 +9,8 @@ Annotations of a pod that make it behave:
 * ``sim.warmslice.dev/exit-code``: with which code they end by themselves.
 * ``sim.warmslice.dev/pull-seconds``: how long its image takes to come, the first time on this node.
 * ``sim.warmslice.dev/gpu-memory-mib``: what it takes of each of its slices.
+* ``sim.warmslice.dev/load``: a command of this machine that stands for what its server does before it is ready, run with
+  the first container's plain environment once that has started. Ready when it ended with 0; else it is run again.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -40,6 +44,7 @@ from hack.devcluster.objects import (
     is_finished,
     name_of,
     namespace_of,
+    now,
     phase_of,
     uid_of,
 )
@@ -51,6 +56,7 @@ RUN_SECONDS = "sim.warmslice.dev/run-seconds"
 EXIT_CODE = "sim.warmslice.dev/exit-code"
 PULL_SECONDS = "sim.warmslice.dev/pull-seconds"
 GPU_MEMORY_MIB = "sim.warmslice.dev/gpu-memory-mib"
+LOAD = "sim.warmslice.dev/load"
 
 HOST_IP = "127.0.0.1"
 _DEFAULT_GPU_MEMORY_MIB = 1024
@@ -151,8 +157,38 @@ class PodWorker:
             return False
         if not pod_status.says_running(self.pod):
             await self._give_identity()
-            await self._write(pod_status.running(self.pod, HOST_IP, self._past))
+            return await self._become_ready()
         return True
+
+    async def _become_ready(self) -> bool:
+        """Not when it is told to end before."""
+        since, load = now(), annotations_of(self.pod).get(LOAD)
+        if load is not None:
+            await self._write(pod_status.running(self.pod, HOST_IP, self._past, ready=False, since=since))
+            if not await self._loaded(load):
+                return False
+        await self._write(pod_status.running(self.pod, HOST_IP, self._past, since=since))
+        return True
+
+    async def _loaded(self, command: str) -> bool:
+        environment = {**os.environ, **_plain_environment(self.pod)}
+        told = asyncio.create_task(self._told_to_end.wait())
+        try:
+            while not told.done():
+                process = await asyncio.create_subprocess_shell(
+                    command, env=environment, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                )
+                ended = asyncio.create_task(process.wait())
+                await asyncio.wait({told, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if ended.done() and ended.result() == 0:
+                    return True
+                if not ended.done():
+                    os.killpg(process.pid, signal.SIGKILL)
+                    await ended
+                await self._is_told_within(_START_RETRY_S)
+            return False
+        finally:
+            told.cancel()
 
     async def _give_identity(self) -> None:
         if dig(self.pod, "spec.automountServiceAccountToken") is not False:
@@ -222,13 +258,26 @@ class PodWorker:
     async def _pull_images(self) -> bool:
         """Whether all are there; not when the pod is told to end before. The devices are held meanwhile."""
         missing = {c.get("image", "") for c in containers_of(self.pod)} - self._runtime.images
+        began = asyncio.get_running_loop().time()
         lasts = float(annotations_of(self.pod).get(PULL_SECONDS, self._runtime.settings.image_pull_s))
         if missing and lasts:
             await self._write(pod_status.waiting(self.pod, "ContainerCreating", "", self._past))
             if await self._is_told_within(lasts):
                 return False
         self._runtime.images.update(missing)
+        await self._say_pulled(missing, asyncio.get_running_loop().time() - began)
         return True
+
+    async def _say_pulled(self, missing: set[str], seconds: float) -> None:
+        """Of each container, also where its image was there."""
+        client, node = self._runtime.client, self._runtime.settings.node
+        for container in dig(self.pod, "spec.containers") or []:
+            image = container.get("image", "")
+            took = f"Successfully pulled image in {seconds:.3f}s" if image in missing else "already present on machine"
+            message = f'Container image "{image}" {took}'
+            field = f"spec.containers{{{container['name']}}}"
+            with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
+                await pod_events.say(client, node, self.pod, "Pulled", message, field)
 
     async def _initialize(self) -> bool:
         """Whether its init containers are through; not when the pod is told to end before."""
@@ -366,3 +415,9 @@ class PodWorker:
 
     def _path(self) -> str:
         return f"/api/v1/namespaces/{namespace_of(self.pod)}/pods/{name_of(self.pod)}"
+
+
+def _plain_environment(pod: Object) -> dict[str, str]:
+    """Of the first container: what is written out in it."""
+    listed = dig(pod, "spec.containers") or [{}]
+    return {one["name"]: str(one["value"]) for one in listed[0].get("env") or [] if "value" in one}

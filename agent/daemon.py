@@ -1,4 +1,5 @@
-"""The composition root: opens the doors, starts the loops in one TaskGroup, ends them in order. It decides nothing."""
+"""The composition root: opens the doors, starts the loops in one TaskGroup, ends them in order. It decides nothing. What
+the cache role is made of stands in cache_role.py."""
 
 from __future__ import annotations
 
@@ -17,57 +18,37 @@ from uuid import uuid4
 from agent.adapters import clock, command
 from agent.adapters.boot import this_boot
 from agent.adapters.cgroups import Processes
-from agent.adapters.demand import DemandMap, WorkloadView
 from agent.adapters.dra import Dra
-from agent.adapters.files import TextFile, token_reader
 from agent.adapters.fleet import FleetView, FollowedLease
 from agent.adapters.kube import Kube
 from agent.adapters.kubelet import PodResources
 from agent.adapters.leases import Leases
-from agent.adapters.memory import Memory
 from agent.adapters.nvml import Hardware
 from agent.adapters.watch import Metadata, Watch
-from agent.execute.fetch import FetchSupervisor
+from agent.cache_role import CacheRole, Shared
 from agent.execute.fleet import FleetHands, LeaderHands
-from agent.execute.gate import GateHands
 from agent.execute.mig import Gpus
 from agent.execute.partition import Hands
-from agent.execute.scrub import Reader
 from agent.model import labels
 from agent.model.cache import CacheReport
-from agent.model.demand import Demand
-from agent.model.demand_map import NAME as DEMAND
-from agent.model.errors import AgentError, BadInputError
+from agent.model.errors import BadInputError
 from agent.model.fleet import LEADER, slot_name
 from agent.model.mig import Gpu
-from agent.model.node import Node
 from agent.model.report import PartitionReport
 from agent.observe.claims import Claims
-from agent.observe.cluster import node_of, pod_of
 from agent.observe.fleet import kept_of_member
-from agent.observe.revisions import pod_texts
 from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
 from agent.plan.fleet import LEASE_SECONDS
-from agent.plan.gate import GateRules
-from agent.plan.page_cache import WarmRules
-from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads, Workloads
-from agent.reconcile.cold_starts import ColdStarts
-from agent.reconcile.demand import DemandRules, NodeDemand
-from agent.reconcile.fits import SliceFits
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
-from agent.reconcile.gate import GateKeeper, GateSight, in_this_boot
 from agent.reconcile.host import HostCommands
 from agent.reconcile.leading import FleetPass, FleetRules
 from agent.reconcile.loop import keep_passing
-from agent.reconcile.page_cache import PageCache
+from agent.reconcile.own_node import OwnNode
 from agent.reconcile.partition import PartitionPass, Rules
 from agent.reconcile.policy import catalog_to_wait_for, policy_of
-from agent.reconcile.publishing import PublishingPass, kept
-from agent.reconcile.room import RoomKeeper, RoomRules
-from agent.reconcile.scrub import Scrub
-from agent.reconcile.servings import PodServings
-from agent.reconcile.telling import CacheNews, CountedEvents
+from agent.reconcile.publishing import PublishingPass
+from agent.reconcile.telling import CountedEvents
 from agent.report.exposition import application, serving
 from agent.report.health import Heartbeats, Readiness
 from agent.report.log import configure
@@ -127,7 +108,7 @@ class Agent:
         self._machine = machine
         self._events = CountedEvents(kube)
         self._stopping = asyncio.Event()
-        self._wakes = {role: asyncio.Event() for role in settings.roles}
+        self._wakes = {role: asyncio.Event() for role in settings.roles - {"cache"}}
         self._fleet_wake = asyncio.Event()
         self._elected: list[FleetPass | PublishingPass] = []
         self._metrics = Metrics(version("warmslice"), clock.now)
@@ -139,13 +120,8 @@ class Agent:
         # The journal is on it: an old node would bring back a record that is done with.
         self._node = Watch(kube, "/api/v1/nodes", selector, self._node_changed, consistent=True)
         self._pods = Watch(kube, "/api/v1/pods", f"spec.nodeName={settings.node_name}", self._pods_changed)
-        self._fetches: FetchSupervisor | None = None
-        self._room: RoomKeeper | None = None
-        self._demand: NodeDemand | None = None
-        self._starts: ColdStarts | None = None
-        self._servings = PodServings()
-        self._wanted_here: tuple[Demand, ...] = ()
-        self._gate: GateKeeper | None = None
+        self._own = OwnNode(kube, settings.node_name, self._node)
+        self._cache: CacheRole | None = None
 
     async def run(self) -> None:
         """Start everything; end the loops first, each after its pass, then the rest."""
@@ -252,126 +228,24 @@ class Agent:
     def _start_cache(
         self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]], loops: list[asyncio.Task[None]]
     ) -> None:
-        settings = self._settings
-        wake = self._wakes["cache"]
-        cache = Path(settings.cache_directory)
+        def loop(name: str, one_pass: Callable[[], Awaitable[float]], wake: asyncio.Event) -> None:
+            self._wakes[name] = wake
+            loops.append(self._start_loop(tasks, name, one_pass))
 
-        start = _starter(tasks, helpers)
-        tokens = token_reader(settings.hub_token_file, settings.hub_tokens_directory)
-        fetches = self._fetches = FetchSupervisor(cache, start, wake.set, tokens, clock.now)
-        rules = CacheRules.of(settings)
-        news = CacheNews(self._events, self._our_node, clock.now)
-
-        gate = self._gate = self._gate_keeper()
-
-        async def publish(report: CacheReport) -> None:
-            gate.learn(report)
-            self._metrics.cache(report)
-            self._cache_ready(report)
-            await news.tell(report)
-
-        room = self._room = RoomKeeper(
-            RoomRules.of(settings), lambda: pod_texts(self._pods.objects) if self._pods.synced else None
-        )
-        reader = Reader(settings.scrub_bytes_per_second, Path(settings.pressure_file))
-        scrub = Scrub(cache, reader, settings.scrub_days * _DAY_SECONDS, wake.set, clock.now)
-        if settings.scrub_days:
-            helpers.append(tasks.create_task(scrub.run()))
-        catalog = TextFile(Path(settings.catalog_file))
-        starts = self._starts = ColdStarts(
-            lambda: next(iter(self._node.objects), None),
-            lambda: self._pods.objects,
-            self._kube.events_of,
-            self._annotate,
-            self._metrics.pod_started,
-            clock.now,
-            self._servings,
-        )
-        fits = SliceFits(
-            cache,
-            self._our_node,
-            lambda: self._pods.objects,
-            self._servings,
+        shared = Shared(
+            self._settings,
+            self._kube,
+            self._node,
+            self._pods,
             self._events,
-            self._metrics.misfits,
-            clock.now,
+            self._metrics,
+            _starter(tasks, helpers),
+            loop,
+            self._own,
         )
-        workloads = self._start_demand(tasks, helpers, loops, starts)
-        memory = Memory(Path(settings.meminfo_file), Path(settings.memory_pressure_file))
-        warmth = PageCache(cache, memory, WarmRules(settings.page_cache_ratio), wake.set, time.monotonic)
-        helpers.append(tasks.create_task(warmth.run()))
-        one_pass = CachePass(rules, catalog, self, fetches, publish, clock.now, room, scrub.report, workloads, warmth)
-
-        async def cache_pass() -> float:
-            if self._our_node() is None:
-                # Without its labels nobody knows what it wants. The watch wakes the loop when it is known.
-                return _NODE_LOOK_SECONDS
-            try:
-                report = await one_pass.run()
-            except AgentError:
-                # Labels that cannot be written keep no node shut for ever.
-                await gate.keep()
-                raise
-            waits = [report.look_again_seconds, await gate.keep()]
-            starts.take(report)
-            await fits.look(report)
-            waits.append(await starts.settle())
-            # Progress is shown while something is fetched; nothing else needs a look before the resync.
-            return min(
-                settings.resync_seconds,
-                2.0 if fetches.running() else 3600.0,
-                *(wait for wait in waits if wait is not None),
-            )
-
-        loops.append(self._start_loop(tasks, "cache", cache_pass))
-
-    def _start_demand(
-        self,
-        tasks: asyncio.TaskGroup,
-        helpers: list[asyncio.Task[Any]],
-        loops: list[asyncio.Task[None]],
-        starts: ColdStarts,
-    ) -> Workloads:
-        """Where nobody looks at workloads there is no Lease and no watch more."""
-        settings = self._settings
-        if settings.prewarm == "off":
-            return NoWorkloads()
-
-        wake = self._wakes["demand"] = asyncio.Event()
-
-        def changed() -> None:
-            self._wakes["cache"].set()
-            wake.set()
-
-        published = DemandMap(self._kube, settings.namespace, changed)
-        start = _starter(tasks, helpers)
-        start(published.run())
-        ballot = LeaderHands(Leases(self._kube, settings.namespace), DEMAND, LEASE_SECONDS, clock.now)
-        view = WorkloadView(self._kube, kept, start, wake.set)
-        holder = f"{settings.node_name}_{uuid4().hex[:8]}"
-        publishing = PublishingPass(
-            holder, ballot, view, published, settings.allowed, self._metrics.published, time.monotonic
-        )
-        self._elected.append(publishing)
-        loops.append(self._start_loop(tasks, "demand", publishing))
-        self._demand = NodeDemand(
-            DemandRules(settings.allowed, settings.prewarm_most, settings.mig_config_label),
-            self._our_node,
-            lambda: self._pods.objects if self._pods.synced else None,
-            lambda: published.data,
-            starts.history,
-            self._servings,
-        )
-        return self._demand
-
-    def _gate_keeper(self) -> GateKeeper:
-        settings = self._settings
-        sight = GateSight(
-            lambda: in_this_boot(self._our_node(), this_boot(settings.boot_id_file).id),
-            lambda: [pod_of(item) for item in self._pods.objects],
-        )
-        rules = GateRules(settings.mig_config_label, settings.gate_seconds)
-        return GateKeeper(sight, GateHands(self._kube), self._node, self._events, self._metrics, rules, clock.now)
+        self._cache = CacheRole(shared, self._cache_told)
+        self._cache.begin()
+        self._elected += self._cache.elected
 
     def _start_loop(
         self, tasks: asyncio.TaskGroup, name: str, one_pass: Callable[[], Awaitable[float]]
@@ -387,26 +261,7 @@ class Agent:
 
         return tasks.create_task(keep_passing(name, beating, self._wakes[name], self._stopping))
 
-    def labels(self) -> dict[str, str]:
-        """The labels of our node, as last seen."""
-        objects = self._node.objects
-        return dict(objects[0]["metadata"].get("labels") or {}) if objects else {}
-
-    async def patch_labels(self, labels: Any) -> None:
-        """Change labels of our node (None removes one)."""
-        written = await self._kube.patch_node(self._settings.node_name, {"metadata": {"labels": dict(labels)}})
-        self._node.put(written)
-
-    async def _annotate(self, annotations: Any) -> None:
-        """Change annotations of our node (None removes one)."""
-        patch = {"metadata": {"annotations": dict(annotations)}}
-        self._node.put(await self._kube.patch_node(self._settings.node_name, patch))
-
-    def _our_node(self) -> Node | None:
-        objects = self._node.objects
-        return node_of(objects[0]) if objects else None
-
-    def _cache_ready(self, report: CacheReport) -> None:
+    def _cache_told(self, report: CacheReport) -> None:
         self._ready.lacks("catalog", report.refusal) if report.refusal else self._ready.ready("catalog")
 
     def _node_changed(self) -> None:
@@ -432,21 +287,11 @@ class Agent:
             self._wake_all()
 
     def _pods_changed(self) -> None:
-        """A layout may wait for one; models only where a pod may hold the room that one of them needs, names one, has become
-        ready with one, or is a driver that the start-up gate waits for."""
+        """A layout may wait for one; so may models."""
         if "partition" in self._wakes:
             self._wakes["partition"].set()
-        if self._starts is not None:
-            self._starts.look()
-        before, self._wanted_here = self._wanted_here, self._demand.here() if self._demand is not None else ()
-        waiting = (
-            self._wanted_here != before,
-            self._starts is not None and self._starts.due(),
-            self._room is not None and self._room.waits,
-            self._gate is not None and self._gate.waits_for_driver,
-        )
-        if any(waiting):
-            self._wakes["cache"].set()
+        if self._cache is not None:
+            self._cache.pods_changed()
 
     async def _watch_files(self) -> None:
         """A mounted ConfigMap changes without an event: look at the files' times now and then."""
@@ -466,8 +311,8 @@ class Agent:
     def stop(self) -> None:
         """Let ``run`` come to its end. A change of layout is not broken off; fetches are, and go on from there."""
         self._stopping.set()
-        if self._fetches is not None:
-            self._fetches.close()
+        if self._cache is not None:
+            self._cache.stop()
         self._wake_all()
 
 

@@ -1,0 +1,241 @@
+"""The cache role's part of the composition root: models on disk, demand, weights in memory, cold starts, the start-up gate."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from agent.adapters import clock
+from agent.adapters.boot import this_boot
+from agent.adapters.demand import DemandMap, WorkloadView
+from agent.adapters.files import TextFile, token_reader
+from agent.adapters.kube import Kube
+from agent.adapters.leases import Leases
+from agent.adapters.memory import Memory
+from agent.adapters.watch import Watch
+from agent.execute.fetch import FetchSupervisor
+from agent.execute.fleet import LeaderHands
+from agent.execute.gate import GateHands
+from agent.execute.scrub import Reader
+from agent.model.cache import CacheReport
+from agent.model.demand import Demand
+from agent.model.demand_map import NAME as DEMAND
+from agent.model.errors import AgentError
+from agent.observe.cluster import pod_of
+from agent.observe.revisions import pod_texts
+from agent.plan.fleet import LEASE_SECONDS
+from agent.plan.gate import GateRules
+from agent.plan.page_cache import WarmRules
+from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads, Workloads
+from agent.reconcile.cold_starts import ColdStarts
+from agent.reconcile.demand import DemandRules, NodeDemand
+from agent.reconcile.fits import SliceFits
+from agent.reconcile.gate import GateKeeper, GateSight, in_this_boot
+from agent.reconcile.own_node import OwnNode
+from agent.reconcile.page_cache import PageCache
+from agent.reconcile.publishing import PublishingPass, kept
+from agent.reconcile.room import RoomKeeper, RoomRules
+from agent.reconcile.scrub import Scrub
+from agent.reconcile.servings import PodServings
+from agent.reconcile.telling import CacheNews, CountedEvents
+from agent.report.metrics import Metrics
+from agent.settings import Settings
+
+_DAY_SECONDS = 86400.0
+_NODE_LOOK_SECONDS = 5.0
+
+Pass = Callable[[], Awaitable[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the roles of one process share. ``start`` begins a task that ends with the agent; ``loop`` begins one that passes
+    until the agent is told to go, and returns what wakes it."""
+
+    settings: Settings
+    kube: Kube
+    node: Watch
+    pods: Watch
+    events: CountedEvents
+    metrics: Metrics
+    start: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
+    loop: Callable[[str, Pass, asyncio.Event], None]
+    own: OwnNode
+
+
+@dataclass(slots=True)
+class CacheRole:
+    """Everything that the role needs, made and started by ``begin``. ``told`` is given each report; ``elected`` are to be
+    resigned at the end."""
+
+    shared: Shared
+    told: Callable[[CacheReport], None]
+    elected: list[PublishingPass] = field(default_factory=list)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _servings: PodServings = field(default_factory=PodServings)
+    _fetches: FetchSupervisor | None = None
+    _room: RoomKeeper | None = None
+    _demand: NodeDemand | None = None
+    _starts: ColdStarts | None = None
+    _gate: GateKeeper | None = None
+    _wanted_here: tuple[Demand, ...] = ()
+
+    def begin(self) -> None:
+        """Open the doors, and start the loops."""
+        shared, settings = self.shared, self.shared.settings
+        cache = Path(settings.cache_directory)
+        tokens = token_reader(settings.hub_token_file, settings.hub_tokens_directory)
+        fetches = self._fetches = FetchSupervisor(cache, shared.start, self.wake.set, tokens, clock.now)
+        gate = self._gate = self._gate_keeper()
+        starts = self._starts = self._cold_starts()
+        fits = self._slice_fits(cache)
+        news = CacheNews(shared.events, shared.own.node, clock.now)
+        reports: list[CacheReport] = []
+
+        async def publish(report: CacheReport) -> None:
+            reports[:] = [report]
+            gate.learn(report)
+            starts.take(report)
+            shared.metrics.cache(report)
+            self.told(report)
+            await news.tell(report)
+
+        room = self._room = RoomKeeper(RoomRules.of(settings), self._pod_texts)
+        scrub = self._scrub(cache)
+        warmth = self._page_cache(cache)
+        catalog = TextFile(Path(settings.catalog_file))
+        rules, workloads = CacheRules.of(settings), self._workloads(starts)
+        one_pass = CachePass(
+            rules, catalog, shared.own, fetches, publish, clock.now, room, scrub.report, workloads, warmth
+        )
+
+        async def cache_pass() -> float:
+            if shared.own.item is None:
+                # Without its labels nobody knows what it wants. The watch wakes the loop when it is known.
+                return _NODE_LOOK_SECONDS
+            error: AgentError | None = None
+            try:
+                await one_pass.run()
+            except AgentError as failed:
+                # Labels that cannot be written keep no node shut for ever, and no pod out of the ledger.
+                error = failed
+            waits = [reports[0].look_again_seconds if reports else None, await gate.keep()]
+            if reports:
+                await fits.look(reports[0])
+                waits.append(await starts.settle())
+            if error is not None:
+                raise error
+            # Progress is shown while something is fetched; nothing else needs a look before the resync.
+            return min(
+                settings.resync_seconds,
+                2.0 if fetches.running() else 3600.0,
+                *(wait for wait in waits if wait is not None),
+            )
+
+        shared.loop("cache", cache_pass, self.wake)
+
+    def pods_changed(self) -> None:
+        """Models matter only where a pod may hold the room that one of them needs, names one, has become ready with one, or is
+        a driver that the start-up gate waits for."""
+        if self._starts is not None:
+            self._starts.look()
+        before, self._wanted_here = self._wanted_here, self._demand.here() if self._demand is not None else ()
+        waiting = (
+            self._wanted_here != before,
+            self._starts is not None and self._starts.due(),
+            self._room is not None and self._room.waits,
+            self._gate is not None and self._gate.waits_for_driver,
+        )
+        if any(waiting):
+            self.wake.set()
+
+    def stop(self) -> None:
+        """Fetches are broken off, and go on from there when the agent comes again."""
+        if self._fetches is not None:
+            self._fetches.close()
+
+    # -- its parts --------------------------------------------------------------------------------------------------
+
+    def _pod_texts(self) -> Any:
+        """None while the pods of this node are not known: then nothing goes."""
+        pods = self.shared.pods
+        return pod_texts(pods.objects) if pods.synced else None
+
+    def _scrub(self, cache: Path) -> Scrub:
+        settings = self.shared.settings
+        reader = Reader(settings.scrub_bytes_per_second, Path(settings.pressure_file))
+        scrub = Scrub(cache, reader, settings.scrub_days * _DAY_SECONDS, self.wake.set, clock.now)
+        if settings.scrub_days:
+            self.shared.start(scrub.run())
+        return scrub
+
+    def _page_cache(self, cache: Path) -> PageCache:
+        settings = self.shared.settings
+        memory = Memory(Path(settings.meminfo_file), Path(settings.memory_pressure_file))
+        warmth = PageCache(cache, memory, WarmRules(settings.page_cache_ratio), self.wake.set, time.monotonic)
+        self.shared.start(warmth.run())
+        return warmth
+
+    def _cold_starts(self) -> ColdStarts:
+        shared = self.shared
+        return ColdStarts(
+            lambda: shared.own.item,
+            lambda: shared.pods.objects,
+            shared.kube.events_of,
+            shared.own.annotate,
+            shared.metrics.pod_started,
+            clock.now,
+            self._servings,
+        )
+
+    def _slice_fits(self, cache: Path) -> SliceFits:
+        shared, metrics = self.shared, self.shared.metrics
+        pods = lambda: shared.pods.objects  # noqa: E731 - read anew at each look
+        return SliceFits(cache, shared.own.node, pods, self._servings, shared.events, metrics.misfits, clock.now)
+
+    def _gate_keeper(self) -> GateKeeper:
+        shared, settings = self.shared, self.shared.settings
+        sight = GateSight(
+            lambda: in_this_boot(shared.own.node(), this_boot(settings.boot_id_file).id),
+            lambda: [pod_of(item) for item in shared.pods.objects],
+        )
+        rules = GateRules(settings.mig_config_label, settings.gate_seconds)
+        hands = GateHands(shared.kube)
+        return GateKeeper(sight, hands, shared.node, shared.events, shared.metrics, rules, clock.now)
+
+    def _workloads(self, starts: ColdStarts) -> Workloads:
+        """Where nobody looks at workloads there is no Lease and no watch more."""
+        shared, settings = self.shared, self.shared.settings
+        if settings.prewarm == "off":
+            return NoWorkloads()
+
+        wake = asyncio.Event()
+
+        def changed() -> None:
+            self.wake.set()
+            wake.set()
+
+        published = DemandMap(shared.kube, settings.namespace, changed)
+        shared.start(published.run())
+        ballot = LeaderHands(Leases(shared.kube, settings.namespace), DEMAND, LEASE_SECONDS, clock.now)
+        view = WorkloadView(shared.kube, kept, shared.start, wake.set)
+        holder = f"{settings.node_name}_{uuid4().hex[:8]}"
+        publishing = PublishingPass(
+            holder, ballot, view, published, settings.allowed, shared.metrics.published, time.monotonic
+        )
+        self.elected.append(publishing)
+        shared.loop("demand", publishing, wake)
+        self._demand = NodeDemand(
+            DemandRules(settings.allowed, settings.prewarm_most, settings.mig_config_label),
+            shared.own.node,
+            lambda: shared.pods.objects if shared.pods.synced else None,
+            lambda: published.data,
+            starts.history,
+            self._servings,
+        )
+        return self._demand

@@ -69,6 +69,23 @@ class CatalogModel:
     def label(self) -> str:
         return MODEL_PREFIX + self.name
 
+    def fetched_as(self, other: CatalogModel) -> bool:
+        """Whether a fetch of either brings the same, in the same way; how urgent it is, and what becomes of it, aside."""
+        mine, theirs = (
+            (
+                m.repository,
+                m.revision,
+                m.allow_patterns,
+                m.ignore_patterns,
+                m.endpoint,
+                m.bytes_per_second,
+                m.token,
+                m.engine,
+            )
+            for m in (self, other)
+        )
+        return mine == theirs
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:

@@ -59,7 +59,10 @@ class _Text(msgspec.Struct, frozen=True):
 def written(demands: Iterable[Demand], most_bytes: int = MOST_BYTES) -> tuple[str, int]:
     """(the text, how many demands it had no room for): of those the least urgent are left out."""
     rows = _told_apart(demands)
-    low, high = 0, len(rows)
+    whole = _text(rows, 0)
+    if len(whole) <= most_bytes:
+        return whole.decode(), 0
+    low, high = 0, len(rows) - 1
     while low < high:
         middle = (low + high + 1) // 2
         if len(_text(rows[:middle], len(rows) - middle)) <= most_bytes:

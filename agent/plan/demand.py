@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from agent.model.catalog import ENGINES, Catalog, CatalogModel, derived_name
 from agent.model.demand import Allowed, Demand, Rank, Role
@@ -37,11 +37,12 @@ class NodeSide:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A model wanted on this node; ``because`` says why, for people."""
+    """A model wanted on this node; ``because`` says why, for people. Of one rank the higher ``priority`` goes first."""
 
     model: CatalogModel
     rank: Rank
     because: str
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def choose(
 ) -> Choice:
     """``declared``: the catalog's models wanted here. ``demands``: of workloads that fit this node. ``allowed`` None: they only
     bring models of the catalog forward. At most ``most`` models that the catalog does not want here come in."""
-    wanted = {model.name: Wanted(model, Rank.DECLARED, "the catalog") for model in declared}
+    wanted = {m.name: Wanted(m, Rank.DECLARED, "the catalog", m.priority) for m in declared}
     refused = []
     groups: dict[tuple[str, str], list[Demand]] = {}
     for demand in demands:
@@ -91,8 +92,9 @@ def choose(
         model = next((m for m in declared if _is(m, first)), None) or _model(catalog, group)
         known = wanted.get(model.name)
         if known is None or first.rank > known.rank:
-            wanted[model.name] = Wanted(model, first.rank, first.by or "a workload")
-    ordered = sorted(wanted.values(), key=lambda one: (-one.rank, -one.model.priority, one.model.name))
+            priority = max(model.priority, first.priority)
+            wanted[model.name] = Wanted(model, first.rank, first.by or "a workload", priority)
+    ordered = sorted(wanted.values(), key=lambda one: (-one.rank, -one.priority, one.model.name))
     mine = {model.name for model in declared}
     asked = [one for one in ordered if one.model.name not in mine]
     left_out = {one.model.name for one in asked[most:]}
@@ -118,9 +120,8 @@ def _is(model: CatalogModel, demand: Demand) -> bool:
 def _model(catalog: Catalog, group: Sequence[Demand]) -> CatalogModel:
     """As the catalog has it where it does, wherever it wants it; else with what the demands say."""
     known = next((model for model in catalog.models.values() if _is(model, group[0])), None)
-    priority = max(demand.priority for demand in group)
     if known is not None:
-        return replace(known, priority=max(known.priority, priority))
+        return known
     named = group[0].named
     servers = {demand.server for demand in group if demand.named.role is not Role.TOKENIZER}
     engine = servers.pop() if len(servers) == 1 else None
@@ -130,7 +131,6 @@ def _model(catalog: Catalog, group: Sequence[Demand]) -> CatalogModel:
         repository=named.repository,
         revision=named.revision,
         ignore_patterns=_WEIGHTS if words_only else None,
-        priority=priority,
         engine=engine if engine in ENGINES else None,
     )
 

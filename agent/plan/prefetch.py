@@ -42,7 +42,7 @@ def plan_prefetch(wanted: Sequence[CatalogModel], seen: CacheSeen, now_seconds: 
     wanted any more, or wanted differently, are ended, and that of a model which is less urgent than one that waits for its turn:
     what it has brought stays. Files are never deleted here."""
     by_name = {model.name: model for model in wanted}
-    stops = tuple(name for name, model in seen.running.items() if by_name.get(name) != model)
+    stops = tuple(name for name, model in seen.running.items() if not _still_wanted(model, by_name.get(name)))
     idle = [m for m in wanted if m.name not in seen.running]
     turns = {m.name: _turn(m, seen, now_seconds) for m in idle}
     due = [m for m in idle if (turn := turns[m.name]) is not None and turn <= now_seconds]
@@ -65,7 +65,11 @@ def next_try_seconds(kind: FailureKind, failures: int, now_seconds: float, after
 def failure_of(model: CatalogModel, failures: Mapping[str, FetchFailure]) -> FetchFailure | None:
     """The last failure to fetch exactly this; what failed under the same name with another wish says nothing."""
     failure = failures.get(model.name)
-    return failure if failure is not None and failure.model == model else None
+    return failure if failure is not None and failure.model.fetched_as(model) else None
+
+
+def _still_wanted(running: CatalogModel, wanted: CatalogModel | None) -> bool:
+    return wanted is not None and wanted.fetched_as(running)
 
 
 def _outranked(due: Sequence[CatalogModel], seen: CacheSeen, stops: Collection[str]) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ class PublishingPass:
 
     async def _publish(self) -> float:
         wanted, refused = self._demands()
-        text, dropped = written(wanted, MOST_BYTES)
+        text, dropped = await asyncio.to_thread(written, wanted, MOST_BYTES)
         size = len(text.encode())
         self._published(Published(size, len(wanted), dropped, Asked.of(refused, 0)))
         self._tell(refused)

@@ -86,6 +86,14 @@ def test_a_fetch_of_what_is_wanted_differently_is_ended_first() -> None:
     assert (plan.starts, plan.stops) == ((), ("a",))
 
 
+def test_another_priority_or_fate_of_what_is_being_fetched_disturbs_nothing() -> None:
+    """Neither the fetch that runs, nor the time of the next try."""
+    other = replace(A, priority=9, pin=True, gate=True, page_cache=True, nodes=(("zone", "a"),))
+    assert plan_prefetch((other,), replace(seen(a=ABSENT), running={"a": A}), NOW).stops == ()
+    world = replace(seen(a=ABSENT), failures={"a": failed(A, NOW + 500)})
+    assert plan_prefetch((other,), world, NOW).starts == ()
+
+
 def test_a_model_not_wanted_any_more_loses_its_label_and_nothing_else_does() -> None:
     labels = {"models.warmslice.dev/a": "ready", "models.warmslice.dev/b": "ready", "other": "x"}
     plan = plan_prefetch((B,), replace(seen(b=COMPLETE), node_labels=labels), NOW)

@@ -71,6 +71,14 @@ class Site:
         await self.until(lambda: self._run(name, replicas), f"{replicas} pods of {name} run")
         return await self.running(name)
 
+    async def deploy(self, name: str, command: Sequence[str], replicas: int) -> str:
+        """A Deployment with that command, and no GPU; its path."""
+        workload = self._workload(name, {}, replicas)
+        workload["spec"]["template"]["spec"]["containers"][0]["command"] = list(command)
+        path = f"/apis/apps/v1/namespaces/{self.name}/deployments"
+        await self.kube.made(path, workload)
+        return f"{path}/{name}"
+
     async def run_everywhere(self, name: str) -> set[str]:
         """A DaemonSet that uses no GPU; the UIDs of its pods."""
         workload = self._workload(name, {}, None)

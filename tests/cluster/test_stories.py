@@ -7,6 +7,7 @@ faults are injected but those of our own GPUs.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -17,9 +18,12 @@ import pytest
 import pytest_asyncio
 
 from agent.model import labels
+from agent.model.demand_map import KEY, NAME, read
 from hack.devcluster.objects import dig
+from hack.hub.server import Hub
 from tests.cluster.site import BINDINGS, DEADLINE_SECONDS, LEASES, PLUGIN, Site, SiteNode, site_on
 from tests.contract.kube_client import connected
+from tests.fakes.hub import tiny_model
 
 SEVEN = [f"1g.10gb@{start}" for start in range(7)]
 MIXED = [*SEVEN[:4], "3g.40gb@4"]
@@ -246,6 +250,41 @@ async def _at_work(nodes: list[SiteNode], count: int, waiting: int) -> bool:
     records = [labels.OPERATION in ((await node.object())["metadata"].get("annotations") or {}) for node in nodes]
     reasons = [(await node.status()).get("reason") for node in nodes]
     return (sum(records), reasons.count("fleet-slot")) == (count, waiting)
+
+
+async def test_a_model_that_a_workload_names_is_there_before_its_first_pod(site: Site, tmp_path: Path) -> None:
+    """The workload is scaled to zero; what others of the cluster run is nobody's business here."""
+    served = tmp_path / "served"
+    served.mkdir()
+    async with Hub({"org/tiny": tiny_model(served, repository="org/tiny")}) as hub:
+        node = await site.node()
+        (tmp_path / "catalog.yaml").write_text("models: []\n", "utf-8")
+        await node.process.start(
+            "cache",
+            namespace=site.name,
+            prewarm="auto",
+            prewarm_allow=json.dumps({site.name: ["org/*"]}),
+            catalog_file=tmp_path / "catalog.yaml",
+            cache_directory=tmp_path / "hub-cache",
+            hub_endpoint=hub.url,
+        )
+        deployment = await site.deploy("chat", ["vllm", "serve", "org/tiny"], replicas=0)
+        label = f"{labels.MODEL_PREFIX}org--tiny"
+        await site.until(lambda: _labelled(node, label, "ready"), "the model is ready")
+        demand = await site.get(f"/api/v1/namespaces/{site.name}/configmaps/{NAME}")
+        assert [one.named.repository for one in read(demand["data"][KEY])] == ["org/tiny"]
+        await site.merge(deployment, {"spec": {"replicas": 1}})
+        await site.until(lambda: _annotated(node, labels.MODELS), "its start is in the ledger")
+        starts = json.loads((await node.object())["metadata"]["annotations"][labels.MODELS])["models"]["org--tiny"]
+        assert list(starts["rows"]) == ["ready"]
+
+
+async def _labelled(node: SiteNode, label: str, value: str) -> bool:
+    return bool((await node.object())["metadata"].get("labels", {}).get(label) == value)
+
+
+async def _annotated(node: SiteNode, name: str) -> bool:
+    return name in ((await node.object())["metadata"].get("annotations") or {})
 
 
 async def test_nothing_is_left_behind_by_a_story_that_fails(kubeconfig: Path, tmp_path: Path) -> None:

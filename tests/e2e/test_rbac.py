@@ -181,6 +181,9 @@ async def test_what_is_shipped_for_prewarming_is_enough_and_all_of_it_is_used(
     (tmp_path / "catalog.yaml").write_text(declared, "utf-8")
     container = {"name": "main", "image": "vllm/vllm-openai", "args": ["--model", "org/x"]}
     served = {"metadata": {"name": "served"}, "spec": {"containers": [container], "nodeName": NODE}}
+    template = {"metadata": {"labels": {"app": "s"}}, "spec": {"containers": [container]}}
+    wish = {"replicas": 0, "selector": {"matchLabels": {"app": "s"}}, "template": template}
+    node.cluster.create(kinds.DEPLOYMENTS, {"metadata": {"name": "wants"}, "spec": wish})
     await node.start(
         "cache",
         kubeconfig=installed.kubeconfig,

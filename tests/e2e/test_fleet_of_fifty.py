@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-import msgspec
-
-from agent.adapters.kube import Kube
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
-from agent.daemon import Agent, Machine
+from agent.daemon import Machine
 from agent.model import labels
 from agent.model.errors import RetryError
 from agent.model.fleet import LEADER, SLOT_PREFIX
@@ -24,6 +21,7 @@ from agent.settings import Settings
 from hack.devcluster import kinds
 from hack.devcluster.objects import Object, dig, name_of, uid_of
 from tests.e2e.agent_node import LAYOUTS, AgentNode, new_node
+from tests.e2e.in_memory import agents_in_memory
 from tests.fakes.devcluster import DevCluster, bare_node, dev_cluster
 from tests.fakes.world import Effects, MemoryGpus, h100
 from tests.scenario.story import SEVEN
@@ -95,10 +93,7 @@ async def _recorded(cluster: DevCluster) -> AsyncIterator[Record]:
         cluster.api.store.unsubscribe(subscription)
 
 
-@asynccontextmanager
-async def _agents_in_memory(cluster: DevCluster, folder: Path) -> AsyncIterator[None]:
-    """Each has its own connections and watches, and all that a process of the agent has but the hardware."""
-    kubes = [await Kube.connect(str(cluster.kubeconfig())) for _ in IN_MEMORY]
+def _agents_in_memory(cluster: DevCluster, folder: Path) -> AbstractAsyncContextManager[None]:
     settings = Settings(
         role="partition",
         layouts_file=str(folder / "layouts.yaml"),
@@ -107,26 +102,12 @@ async def _agents_in_memory(cluster: DevCluster, folder: Path) -> AsyncIterator[
         max_unavailable=MOST,
         namespace=NAMESPACE,
     )
-    agents = [
-        Agent(
-            msgspec.structs.replace(settings, node_name=name),
-            kube,
-            Machine(cast("Hardware", _Gpus(Effects(), [h100(SEVEN)])), KubeletIfAny("")),
-        )
-        for name, kube in zip(IN_MEMORY, kubes, strict=True)
-    ]
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for agent in agents:
-                tasks.create_task(agent.run())
-            try:
-                yield
-            finally:
-                for agent in agents:
-                    agent.stop()
-    finally:
-        for kube in kubes:
-            await kube.close()
+    return agents_in_memory(
+        cluster,
+        IN_MEMORY,
+        lambda _: settings,
+        lambda: Machine(cast("Hardware", _Gpus(Effects(), [h100(SEVEN)])), KubeletIfAny("")),
+    )
 
 
 def _leader(cluster: DevCluster) -> str:

@@ -7,16 +7,15 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
-from agent.adapters.kube import Kube
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
-from agent.daemon import Agent, Machine
+from agent.daemon import Machine
 from agent.model import labels
 from agent.model.demand_map import KEY, MOST_BYTES, NAME, read
 from agent.settings import Settings
@@ -25,6 +24,7 @@ from hack.devcluster.kinds import Kind
 from hack.devcluster.objects import Object, dig, name_of
 from hack.hub.server import Hub
 from tests.e2e.agent_node import AgentNode, new_node
+from tests.e2e.in_memory import agents_in_memory
 from tests.e2e.test_fleet_of_fifty import _until
 from tests.fakes.devcluster import DevCluster, bare_node, dev_cluster
 from tests.fakes.hub import tiny_model
@@ -72,10 +72,7 @@ def of_kind(kind: int, metadata: Object, spec: Object) -> tuple[Kind, Object]:
             return kinds.INFERENCE_SERVICES, {"metadata": metadata, "spec": {"predictor": {"minReplicas": 0, **spec}}}
 
 
-@asynccontextmanager
-async def _agents_in_memory(cluster: DevCluster, folder: Path, hub: Hub) -> AsyncIterator[None]:
-    """Each has its own connections and watches, and all that a process of the cache role has."""
-    kubes = [await Kube.connect(str(cluster.kubeconfig())) for _ in IN_MEMORY]
+def _agents_in_memory(cluster: DevCluster, folder: Path, hub: Hub) -> AbstractAsyncContextManager[None]:
     settings = Settings(
         role="cache",
         catalog_file=str(folder / "catalog.yaml"),
@@ -87,22 +84,12 @@ async def _agents_in_memory(cluster: DevCluster, folder: Path, hub: Hub) -> Asyn
         scrub_days=0,
     )
     machine = Machine(cast("Hardware", MemoryGpus(Effects(), [h100()])), KubeletIfAny(""))
-    agents = [
-        Agent(msgspec.structs.replace(settings, node_name=name, cache_directory=str(folder / name)), kube, machine)
-        for name, kube in zip(IN_MEMORY, kubes, strict=True)
-    ]
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for agent in agents:
-                tasks.create_task(agent.run())
-            try:
-                yield
-            finally:
-                for agent in agents:
-                    agent.stop()
-    finally:
-        for kube in kubes:
-            await kube.close()
+    return agents_in_memory(
+        cluster,
+        IN_MEMORY,
+        lambda name: msgspec.structs.replace(settings, cache_directory=str(folder / name)),
+        lambda: machine,
+    )
 
 
 @asynccontextmanager

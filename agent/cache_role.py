@@ -26,6 +26,7 @@ from agent.model.cache import CacheReport
 from agent.model.demand import Demand
 from agent.model.demand_map import NAME as DEMAND
 from agent.model.errors import AgentError
+from agent.model.revision import PodText
 from agent.observe.cluster import pod_of
 from agent.observe.revisions import pod_texts
 from agent.plan.fleet import LEASE_SECONDS
@@ -161,10 +162,14 @@ class CacheRole:
 
     # -- its parts --------------------------------------------------------------------------------------------------
 
-    def _pod_texts(self) -> Any:
-        """None while the pods of this node are not known: then nothing goes."""
-        pods = self.shared.pods
-        return pod_texts(pods.objects) if pods.synced else None
+    def _known_pods(self) -> tuple[dict[str, Any], ...] | None:
+        """None while the pods of this node are not known."""
+        return self.shared.pods.objects if self.shared.pods.synced else None
+
+    def _pod_texts(self) -> tuple[PodText, ...] | None:
+        """The like: then nothing goes."""
+        pods = self._known_pods()
+        return pod_texts(pods) if pods is not None else None
 
     def _scrub(self, cache: Path) -> Scrub:
         settings = self.shared.settings
@@ -185,18 +190,19 @@ class CacheRole:
         shared = self.shared
         return ColdStarts(
             lambda: shared.own.item,
-            lambda: shared.pods.objects,
+            self._known_pods,
             shared.kube.events_of,
             shared.own.annotate,
             shared.metrics.pod_started,
             clock.now,
+            time.monotonic,
             self._servings,
         )
 
     def _slice_fits(self, cache: Path) -> SliceFits:
-        shared, metrics = self.shared, self.shared.metrics
-        pods = lambda: shared.pods.objects  # noqa: E731 - read anew at each look
-        return SliceFits(cache, shared.own.node, pods, self._servings, shared.events, metrics.misfits, clock.now)
+        shared, pods = self.shared, self._known_pods
+        found = shared.metrics.misfits
+        return SliceFits(cache, shared.own.node, pods, self._servings, shared.events, found, clock.now)
 
     def _gate_keeper(self) -> GateKeeper:
         shared, settings = self.shared, self.shared.settings
@@ -233,7 +239,7 @@ class CacheRole:
         self._demand = NodeDemand(
             DemandRules(settings.allowed, settings.prewarm_most, settings.mig_config_label),
             shared.own.node,
-            lambda: shared.pods.objects if shared.pods.synced else None,
+            self._known_pods,
             lambda: published.data,
             starts.history,
             self._servings,

@@ -34,9 +34,11 @@ def cached_bytes(path: Path) -> int:
         whole = _Range(0, 0)
         if not _LIBC.syscall(_CACHESTAT, file.fileno(), ctypes.byref(whole), ctypes.byref(counts), 0):
             return int(counts.cached) * mmap.PAGESIZE
-    if (code := ctypes.get_errno()) not in {errno.ENOSYS, errno.EPERM}:
-        raise OSError(code, "cachestat")
-    return resident_bytes(path)
+    code = ctypes.get_errno()
+    # mincore(2) says "all" to whoever could not write to the file: that is no answer.
+    if code == errno.ENOSYS or (code == errno.EPERM and os.access(path, os.W_OK)):
+        return resident_bytes(path)
+    raise OSError(code, "cachestat")
 
 
 def resident_bytes(path: Path) -> int:

@@ -12,6 +12,6 @@ def waiting_per_cent(file: Path) -> float:
     """Of the last ten seconds, how much somebody waited for what ``file`` is about; 0 where the kernel does not say."""
     try:
         match = _SOME.search(file.read_text("ascii"))
+        return float(match[1]) if match is not None else 0.0
     except (OSError, ValueError):
         return 0.0
-    return float(match[1]) if match is not None else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -109,9 +109,17 @@ def _as_told(container: Mapping[str, Any], reading: _Reading, models: tuple[Name
 
 
 def _is_reshaped(reading: _Reading) -> bool:
-    """By an option, or by a length that the server finds out itself (vLLM: auto, -1)."""
-    length = reading.first(Field.LENGTH)
-    return bool(reading.first(Field.RESHAPES)) or bool(length and _length(length) is None)
+    """By an option, or by one of those that count whose value is none that we know: a length that the server finds out itself
+    (vLLM: auto, -1), a variable from elsewhere."""
+    readers: dict[Field, Callable[[str], object]] = {
+        Field.LENGTH: _length,
+        Field.SHARE: _share,
+        Field.KV_CACHE_DTYPE: _dtype,
+        Field.DTYPE: _dtype,
+        Field.PARALLEL: _count,
+    }
+    unread = (told and read(told) is None for field, read in readers.items() if (told := reading.first(field)))
+    return bool(reading.first(Field.RESHAPES)) or any(unread)
 
 
 def _told_everywhere(container: Mapping[str, Any], environment: Environment, budget: Budget) -> _Reading:
@@ -197,6 +205,9 @@ def _told_by_options(server: Server, arguments: tuple[str, ...]) -> Told:
             first = word if first is None else first
             continue
         field, given = _option(server, word)
+        if field is Field.RESHAPING:
+            told[Field.RESHAPES] = given or (word,)
+            continue
         taken = 0 if given else _values_behind(server, field, arguments, at)
         values = given or arguments[at : at + taken]
         at += taken

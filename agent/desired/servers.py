@@ -10,8 +10,9 @@ from enum import Enum, auto
 
 class Field(Enum):
     """What an option or a variable tells a server. ``URI`` is ``hf://org/name`` with an optional revision; ``SPECULATION`` is
-    JSON with a draft model in it. ``RESHAPES``: the server then needs another amount of memory than the model's files say. The
-    last three tell nothing: an option with one value, one with many, and one with none."""
+    JSON with a draft model in it. ``RESHAPES``: the server then needs another amount of memory than the model's files say;
+    ``RESHAPING`` is such an option without a value. The last three tell nothing: an option with one value, one with many, and
+    one with none."""
 
     MODEL = auto()
     URI = auto()
@@ -28,6 +29,7 @@ class Field(Enum):
     DTYPE = auto()
     PARALLEL = auto()
     RESHAPES = auto()
+    RESHAPING = auto()
     ONE = auto()
     MANY = auto()
     FLAG = auto()
@@ -79,12 +81,14 @@ _VLLM = {
     **_each(
         Field.RESHAPES,
         "load-format quantization q pipeline-parallel-size pp config hf-overrides cpu-offload-gb hf-config-path "
-        "decode-context-parallel-size dcp kv-cache-memory-bytes num-gpu-blocks-override",
+        "decode-context-parallel-size dcp kv-cache-memory-bytes num-gpu-blocks-override data-parallel-size dp "
+        "data-parallel-size-local dpl nnodes",
     ),
+    **_each(Field.RESHAPING, "enable-expert-parallel ep calculate-kv-scales"),
     **_each(
         Field.ONE,
         "host port uvicorn-log-level api-key chat-template download-dir seed block-size swap-space "
-        "max-num-seqs max-num-batched-tokens data-parallel-size dp tool-call-parser reasoning-parser "
+        "max-num-seqs max-num-batched-tokens tool-call-parser reasoning-parser "
         "kv-transfer-config distributed-executor-backend task runner max-lora-rank max-loras config-format code-revision "
         "tokenizer-mode compilation-config limit-mm-per-prompt root-path",
     ),
@@ -110,8 +114,10 @@ _SGLANG = {
     "tp": Field.PARALLEL,
     **_each(
         Field.RESHAPES,
-        "quantization torchao-config load-format cpu-offload-gb pipeline-parallel-size pp-size json-model-override-args",
+        "quantization torchao-config load-format cpu-offload-gb pipeline-parallel-size pp-size json-model-override-args "
+        "data-parallel-size dp-size dp expert-parallel-size ep-size ep nnodes",
     ),
+    **_each(Field.RESHAPING, "enable-dp-attention enable-ep-moe enable-deepep-moe"),
 }
 
 _TGI = {

@@ -209,10 +209,12 @@ def pickled_only(files: Iterable[RepositoryFile]) -> str | None:
 
 
 def mapped_weights(files: Iterable[RepositoryFile]) -> tuple[RepositoryFile, ...]:
-    """Those that a server maps into memory: its safetensors, and where there are none, whatever is large. Each content once."""
+    """Those that a server maps into memory: its safetensors, and where there are none, whatever is large. Each content once; of
+    weights that are there consolidated and in shards the shards."""
     once = {file.blob: file for file in files}.values()
     safetensors = tuple(file for file in once if file.path.endswith(".safetensors"))
-    return safetensors or tuple(file for file in once if file.size_bytes >= _MAPPED_FROM_BYTES)
+    shards = tuple(file for file in safetensors if not fnmatchcase(file.path, _CONSOLIDATED))
+    return shards or safetensors or tuple(file for file in once if file.size_bytes >= _MAPPED_FROM_BYTES)
 
 
 def _default_ignored(files: tuple[RepositoryFile, ...], engine: str | None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 
 _MOST_MODELS = 20
+_MOST_BYTES = 6000
 _UID_CHARACTERS = 8
 
 
@@ -30,6 +31,7 @@ class Moments:
     pulled: float | None = None
     started: float | None = None
     ready: float | None = None
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class Ledger:
         rows[start.weights] = rows.get(start.weights, Row()).plus(start)
         starts = ModelStarts(start.repository, start.revision, start.namespace, round(start.at_seconds), rows)
         latest = sorted({**self.models, start.model: starts}.items(), key=lambda one: -one[1].at)[:_MOST_MODELS]
+        while len(latest) > 1 and len(msgspec.json.encode(dict(latest))) > _MOST_BYTES:
+            latest.pop()
         return replace(self, models=dict(sorted(latest)), counted=sorted({*self.counted, start.uid[:_UID_CHARACTERS]}))
 
     def among(self, uids: Collection[str]) -> Ledger:
@@ -131,20 +135,21 @@ class Ledger:
         """Read it back; an empty one where it is none of ours."""
         try:
             return msgspec.json.decode(text, type=cls)
-        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeError):
+        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeError, RecursionError):
             return cls()
 
 
 def saved(starts: ModelStarts) -> tuple[float, float] | None:
     """(seconds that a start took less where the weights were ready, of all such starts together): by the mean time of loading,
-    against starts whose weights were on the way or absent. None while there is no start of either kind."""
+    against starts whose weights were on the way or absent. None while there is no start of either kind, and where nothing was
+    saved."""
     hits = [starts.rows[w] for w in (Weights.MEMORY, Weights.READY) if w in starts.rows]
     misses = [starts.rows[w] for w in (Weights.DISK, Weights.ABSENT) if w in starts.rows]
     hit, miss = _mean_load(hits), _mean_load(misses)
     if hit is None or miss is None:
         return None
     each = miss - hit
-    return each, each * sum(row.pods for row in hits)
+    return (each, each * sum(row.loads for row in hits)) if each > 0 else None
 
 
 def _mean_load(rows: Collection[Row]) -> float | None:

@@ -76,7 +76,7 @@ def read(text: str) -> tuple[Demand, ...]:
     """What was published; nothing where it is not of this format. Rows that could not be demands are left out."""
     try:
         found = msgspec.json.decode(text, type=_Text)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeError):
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeError, RecursionError):
         return ()
     return tuple(_demands(found)) if found.format == _FORMAT else ()
 

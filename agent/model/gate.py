@@ -36,7 +36,7 @@ class Gate:
         """Read it back; None when it is not ours."""
         try:
             return msgspec.json.decode(text, type=cls)
-        except (msgspec.ValidationError, msgspec.DecodeError):
+        except (msgspec.ValidationError, msgspec.DecodeError, RecursionError):
             return None
 
 

@@ -12,16 +12,22 @@ Object = Mapping[str, Any]
 
 
 def moments_of(pod: Object, container: str, events: Iterable[Object] = ()) -> Moments:
-    """Of one container of a v1 Pod. A container that was started anew counts from its first start that is still told."""
+    """Of one container of a v1 Pod. Of one that was started anew the first start is not told any more, once it was twice."""
     status = pod.get("status") or {}
     listed = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
+    ready = _since(status, "Ready")
     own: Object = next((one for one in listed if one.get("name") == container), {})
     return Moments(
         scheduled=_since(status, "PodScheduled"),
-        pulled=max(_pulls(events, container), default=None),
+        pulled=min((at for at in _pulls(events, container) if ready is None or at <= ready), default=None),
         started=min(_starts(own), default=None),
-        ready=_since(status, "Ready"),
+        ready=ready,
+        restarts=_whole(own.get("restartCount")),
     )
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _since(status: Object, kind: str) -> float | None:
@@ -39,7 +45,7 @@ def _starts(container: Object) -> list[float]:
 def _pulls(events: Iterable[Object], container: str) -> list[float]:
     """The kubelet says Pulled also of an image that was there."""
     told = [
-        event.get("lastTimestamp") or event.get("eventTime") or event.get("firstTimestamp")
+        event.get("firstTimestamp") or event.get("eventTime") or event.get("lastTimestamp")
         for event in events
         if event.get("reason") == "Pulled"
         and (event.get("involvedObject") or {}).get("fieldPath", "").endswith(f"{{{container}}}")

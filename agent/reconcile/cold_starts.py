@@ -27,6 +27,8 @@ log = logging.getLogger("warmslice.cold-starts")
 _HISTORY_SECONDS = 7 * 86400.0
 _WRITE_SECONDS = 10.0
 _WRITE_MEMORY_SECONDS = 600.0
+_LATE_SECONDS = 600.0
+"""A pod that became ready so long before this process began is counted: the agent may have been away for a moment."""
 _IN_MEMORY_RATIO = 0.9
 """A server that finds so much of its weights in memory hardly reads the disk."""
 
@@ -61,11 +63,12 @@ class ColdStarts:
     def __init__(
         self,
         node: Callable[[], Object | None],
-        pods: Callable[[], Sequence[Object]],
+        pods: Callable[[], Sequence[Object] | None],
         events: Callable[[str, str], Awaitable[Iterable[Object]]],
         write: Callable[[Mapping[str, str]], Awaitable[None]],
         count: Callable[[PodStart], None],
         now: Callable[[], float],
+        clock: Callable[[], float],
         servings: PodServings,
     ) -> None:
         self._servings = servings
@@ -75,11 +78,14 @@ class ColdStarts:
         self._write = write
         self._count = count
         self._now = now
+        self._clock = clock
         self._noted: dict[str, Weights] = {}
         self._ledger: Ledger | None = None
         self._standing: Standing = {}
         self._in_memory: dict[str, int] = {}
-        self._wrote = 0.0
+        self._wrote = float("-inf")
+        self._early: set[str] = set()
+        self._began = now()
 
     def due(self) -> bool:
         """Whether a pod is to be counted."""
@@ -93,24 +99,38 @@ class ColdStarts:
     def look(self) -> None:
         """Note where the weights of pods are whose server has not started."""
         pods = self._pods()
+        if pods is None:
+            return
         self._servings.keep(pods)
         noted = self._noted
         self._noted = {uid: noted[uid] for pod in pods if (uid := pod["metadata"]["uid"]) in noted}
+        self._early &= {pod["metadata"]["uid"] for pod in pods}
         for pod in pods:
-            uid = pod["metadata"]["uid"]
-            names = self._names(pod)
-            if not names or has_ended(pod):
-                continue
-            if moments_of(pod, self._container(pod)).started is None:
-                self._noted[uid] = worst([self._standing[name][1] for name in names])
-            else:
-                self._noted.setdefault(uid, Weights.UNKNOWN)
+            if self._servings.of(pod) and not has_ended(pod):
+                self._note(pod)
+
+    def _note(self, pod: Object) -> None:
+        """Of one that was seen before its start, and whose model nobody wanted then, the weights are where they are now, but
+        not better: who fetches them can only have begun since."""
+        uid, names = pod["metadata"]["uid"], self._names(pod)
+        started = moments_of(pod, self._container(pod)).started is not None
+        if not started:
+            self._early.add(uid)
+        if not names:
+            return
+        here = worst([self._standing[name][1] for name in names])
+        if not started or (uid in self._early and uid not in self._noted and here in (Weights.DISK, Weights.ABSENT)):
+            self._noted[uid] = here
+        else:
+            self._noted.setdefault(uid, Weights.UNKNOWN)
 
     async def settle(self) -> float | None:
         """Count what has become ready, and write the ledger when it has changed; in how many seconds to come again for that at
         the latest, None for no need."""
-        before = self._known()
-        ledger = before.among([pod["metadata"]["uid"] for pod in self._pods()])
+        pods = self._pods()
+        if pods is None:
+            return None
+        ledger = self._known().among([pod["metadata"]["uid"] for pod in pods])
         for pod in self._to_count():
             start = await self._start_of(pod)
             if start is None:
@@ -123,15 +143,15 @@ class ColdStarts:
         if rest is None or rest > 0:
             return rest
         await self._write({labels.MODELS: ledger.to_json()})
-        self._wrote = self._now()
+        self._wrote = self._clock()
         return None
 
     def _rest(self, ledger: Ledger, written: Ledger) -> float | None:
         """Until it is to be written, None where there is nothing new. What is in memory comes and goes, and waits longer."""
         if ledger.models != written.models:
-            return max(0.0, self._wrote + _WRITE_SECONDS - self._now())
+            return max(0.0, self._wrote + _WRITE_SECONDS - self._clock())
         if ledger.in_memory != written.in_memory:
-            return max(0.0, self._wrote + _WRITE_MEMORY_SECONDS - self._now())
+            return max(0.0, self._wrote + _WRITE_MEMORY_SECONDS - self._clock())
         return None
 
     def history(self) -> tuple[Demand, ...]:
@@ -164,13 +184,17 @@ class ColdStarts:
 
     def _to_count(self) -> list[Object]:
         ledger = self._known()
-        return [pod for pod in self._pods() if self._counts(pod, ledger)]
+        return [pod for pod in self._pods() or () if self._counts(pod, ledger)]
 
     def _counts(self, pod: Object, ledger: Ledger) -> bool:
         uid = pod["metadata"]["uid"]
-        if uid not in self._noted or ledger.has(uid) or has_ended(pod):
+        if uid not in self._noted or ledger.has(uid) or has_ended(pod) or not self._names(pod):
             return False
-        return moments_of(pod, self._container(pod)).ready is not None
+        moments = moments_of(pod, self._container(pod))
+        # One that was ready long before we came is no news: what it says of its start may be weeks old.
+        return (
+            moments.scheduled is not None and moments.ready is not None and moments.ready >= self._began - _LATE_SECONDS
+        )
 
     async def _start_of(self, pod: Object) -> PodStart | None:
         metadata = pod["metadata"]
@@ -179,6 +203,8 @@ class ColdStarts:
         if moments.scheduled is None or moments.ready is None or not names:
             return None
         pulled, started = moments.pulled, moments.started
+        if moments.restarts > 1:
+            started = None  # when it first did is not told any more
         return PodStart(
             uid=metadata["uid"],
             pod=metadata["name"],

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.model.cache import CacheReport, ModelReport, ModelState
 from agent.model.demand import Role
-from agent.model.errors import AgentError
+from agent.model.errors import AgentError, GoneError, RefusedError
 from agent.model.fit import Misfit, ModelShape, Owner
 from agent.model.node import Node
 from agent.observe.demand import has_ended, is_ready
@@ -27,13 +27,13 @@ Object = Mapping[str, Any]
 
 class SliceFits:
     """``look`` after each pass of the cache loop. ``found`` is told all pods that cannot fit, each time; their owners have an
-    Event once. Files are read again only where the commit that is here may have changed."""
+    Event once. Files are read again only where the commit that is here may have changed. ``pods`` None: not known yet."""
 
     def __init__(
         self,
         cache: Path,
         node: Callable[[], Node | None],
-        pods: Callable[[], Sequence[Object]],
+        pods: Callable[[], Sequence[Object] | None],
         servings: PodServings,
         events: EventSink,
         found: Callable[[tuple[Misfit, ...]], None],
@@ -48,13 +48,16 @@ class SliceFits:
         self._now = now
         self._shapes: dict[tuple[str, str], tuple[str, ModelShape | None]] = {}
         self._told: set[tuple[str, str]] = set()
+        self._fit: set[str] = set()
 
     async def look(self, report: CacheReport) -> None:
         """By the cache loop's last report."""
         node = self._node()
-        if node is None:
+        there = self._pods()
+        if node is None or there is None:
             return
-        pods = [pod for pod in self._pods() if not has_ended(pod) and not is_ready(pod) and self._servings.of(pod)]
+        self._fit |= {owner_of(pod).uid for pod in there if is_ready(pod)}
+        pods = [pod for pod in there if self._may_not_fit(pod)]
         named = {(one.repository, one.revision) for pod in pods for s in self._servings.of(pod) for one in s.models}
         for model in report.models:
             if model.state is ModelState.READY and (model.repository, model.revision) in named:
@@ -64,6 +67,11 @@ class SliceFits:
         for one in misfits:
             await self._tell(one, node)
         self._told &= {(one.owner.uid, one.message) for one in misfits}
+        self._fit &= {owner_of(pod).uid for pod in there}
+
+    def _may_not_fit(self, pod: Object) -> bool:
+        """One that was ready, or whose owner had another that was, fits."""
+        return not has_ended(pod) and owner_of(pod).uid not in self._fit and bool(self._servings.of(pod))
 
     async def _read(self, model: ModelReport) -> None:
         key = (model.repository, model.revision)
@@ -86,16 +94,17 @@ class SliceFits:
         key = (one.owner.uid, one.message)
         if key in self._told:
             return
-        self._told.add(key)
         message = f"pod {one.pod} cannot run {one.model}: {one.message}"
-        log.warning(
-            "pod.misfit", extra={"pod": f"{one.namespace}/{one.pod}", "model": one.model, "detail": one.message}
-        )
         event = object_event(one.namespace, one.owner, node.name, "model-does-not-fit", message, "Fit", self._now())
         try:
             await self._events.create_event(one.namespace, event)
-        except AgentError as error:
+        except (RefusedError, GoneError) as error:
             log.warning("event.lost", extra={"error": str(error)})
+        except AgentError:
+            return  # at the next look
+        self._told.add(key)
+        about = {"pod": f"{one.namespace}/{one.pod}", "model": one.model}
+        log.warning("pod.misfit", extra={**about, "detail": one.message})
 
 
 def owner_of(pod: Object) -> Owner:

@@ -120,7 +120,8 @@ class PageCache:
         found = observe_weights(self.cache, model)
         if found is None:
             return LOOK_SECONDS
-        if whole:
+        if whole or model in self._wished:
+            # Also one that memory has broken off: else it would begin again at each look, and never end.
             self._readings[model.name] = after_reading(self._readings.get(model.name), weights, found, self.now())
         seen = [found if one.model == model.name else one for one in seen]
         self._note(seen, self._plan(seen, None))

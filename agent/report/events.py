@@ -9,6 +9,9 @@ from typing import Any
 from agent.model.fit import Owner
 from agent.model.node import Node
 
+_LONGEST_NAME = 240
+"""With a dot and the digest behind it, an object's name still."""
+
 
 def node_event(
     node: Node, reason: str, message: str, action: str, now: float, warning: bool = False, since: float | None = None
@@ -47,7 +50,7 @@ def _event(
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{subject['name']}.{digest}", "namespace": namespace},
+        "metadata": {"name": f"{subject['name'][:_LONGEST_NAME]}.{digest}", "namespace": namespace},
         "involvedObject": subject,
         "reason": "".join(part.capitalize() for part in reason.split("-")),
         "message": message[:1000],

@@ -85,7 +85,7 @@ async def test_a_file_that_is_being_read_stays_in_memory_while_a_model_is_fetche
     blobs = list((cache / "models--acme--tiny" / "blobs").iterdir())
     assert sum(blob.stat().st_size for blob in blobs) > 2 * SHARD_BYTES
     assert sum(resident_bytes(blob) for blob in blobs) == 0
-    assert lowest > 0.99 * SERVED_BYTES  # the kernel may take a single page for reasons of its own
+    assert lowest > 0.95 * SERVED_BYTES  # programs that start may press a little; a copy of these bytes leaves 0 to 3 %
 
 
 def _write_to_disk(path: Path) -> None:

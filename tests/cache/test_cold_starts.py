@@ -55,8 +55,7 @@ def report(state: ModelState, fetched: int = 0) -> CacheReport:
 
 @dataclass
 class Node:
-    """The node object, its pods and their Events, behind the doors that the ledger uses. ``killed``: the next write is lost with
-    the process, after it took effect or before."""
+    """The node object, its pods and their Events, behind the doors that the ledger uses. ``synced``: the pods are known."""
 
     pods: list[Any] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
@@ -64,12 +63,15 @@ class Node:
     counted: list[PodStart] = field(default_factory=list)
     now: float = NOW
     writes: int = 0
+    asked: int = 0
     refuses: bool = False
+    synced: bool = True
 
     def agent(self) -> ColdStarts:
         """A process of the agent."""
 
         async def events(namespace: str, uid: str) -> Iterable[Mapping[str, Any]]:
+            self.asked += 1
             if self.refuses:
                 raise RefusedError("events is forbidden")
             return [event for event in self.events if event["involvedObject"]["uid"] == uid]
@@ -80,10 +82,11 @@ class Node:
 
         return ColdStarts(
             lambda: {"metadata": {"annotations": self.annotations}},
-            lambda: self.pods,
+            lambda: self.pods if self.synced else None,
             events,
             write,
             self.counted.append,
+            lambda: self.now,
             lambda: self.now,
             PodServings(),
         )
@@ -154,6 +157,74 @@ async def test_no_pod_is_counted_twice_however_often_the_agent_is_killed() -> No
         await again.settle()
         await again.settle()
     assert (len(node.counted), node.writes) == (1, 1)
+
+
+async def test_pods_that_are_not_known_yet_are_neither_counted_nor_forgotten() -> None:
+    """After a restart the pods may be listed after the first pass: those that are counted stay so."""
+    node = Node([pod("a", NOW)])
+    agent = node.agent()
+    agent.take(report(ModelState.READY, 100))
+    node.pods = [pod("a", NOW, NOW + 1, NOW + 2)]
+    agent.look()
+    await agent.settle()
+    for _ in range(2):
+        node.synced = False
+        again = node.agent()
+        again.take(report(ModelState.READY, 100))
+        await again.settle()
+        node.synced = True
+        again.take(report(ModelState.READY, 100))
+        await again.settle()
+    assert ([start.weights for start in node.counted], node.writes) == ([Weights.READY], 1)
+
+
+async def test_a_pod_that_was_ready_long_before_the_agent_came_is_no_start() -> None:
+    """Its readiness may be of an hour ago, and its scheduling of last month."""
+    node = Node([pod("a", NOW - 30 * 86400, NOW - 29 * 86400, NOW - 3600)])
+    agent = node.agent()
+    agent.take(report(ModelState.READY, 100))
+    await agent.settle()
+    assert (node.counted, node.writes) == ([], 0)
+
+
+async def test_a_pod_that_brings_its_model_itself_is_a_miss() -> None:
+    """It was seen before its start, and the pass that wants its model came after that."""
+    node = Node([pod("a", NOW)])
+    agent = node.agent()
+    agent.take(replace(report(ModelState.READY), models=()))
+    node.pods = [pod("a", NOW, NOW + 1)]
+    agent.look()
+    agent.take(report(ModelState.WAITING))
+    agent.take(report(ModelState.READY, 100))
+    node.pods = [pod("a", NOW, NOW + 1, NOW + 9)]
+    agent.look()
+    await agent.settle()
+    assert [start.weights for start in node.counted] == [Weights.ABSENT]
+
+
+async def test_a_pod_whose_model_is_not_wanted_any_more_is_asked_about_nowhere() -> None:
+    node = Node([pod("a", NOW)])
+    agent = node.agent()
+    agent.take(report(ModelState.READY, 100))
+    node.pods = [pod("a", NOW, NOW + 1, NOW + 9)]
+    node.refuses = True
+    agent.take(replace(report(ModelState.READY), models=()))
+    assert not agent.due()
+    await agent.settle()
+    assert (node.counted, node.asked) == ([], 0)
+
+
+async def test_a_container_that_crashed_more_than_once_has_no_time_of_loading() -> None:
+    node = Node([pod("a", NOW)], [pulled("a", NOW + 3), pulled("a", NOW + 500)])
+    agent = node.agent()
+    agent.take(report(ModelState.WAITING))
+    crashed = pod("a", NOW, NOW + 580, NOW + 610)
+    crashed["status"]["containerStatuses"][0]["restartCount"] = 4
+    node.pods = [crashed]
+    agent.look()
+    await agent.settle()
+    (start,) = node.counted
+    assert (start.total_seconds, start.image_seconds, start.load_seconds) == (610.0, 3.0, None)
 
 
 async def test_a_pod_that_is_ready_anew_is_no_new_start() -> None:
@@ -303,8 +374,13 @@ def test_of_many_models_those_that_started_last_are_kept_and_the_annotation_stay
         for weights in Weights:
             start = replace(one, uid=f"{number:08}", model=name, repository=name, weights=weights, at_seconds=number)
             ledger = ledger.plus(start)
-    assert [int(name.split("-")[-3]) for name in ledger.models] == list(range(40, 60))
-    assert len(ledger.among([f"{number:08}" for number in range(56)]).to_json()) < 8192
+    kept = [int(name.split("-")[-3]) for name in ledger.models]
+    assert kept == list(range(60 - len(kept), 60))
+    assert 5 <= len(kept) <= 20
+    ledger = replace(
+        ledger.among([f"{number:08}" for number in range(56)]), in_memory=dict.fromkeys(ledger.models, 100)
+    )
+    assert len(ledger.to_json()) < 8192
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", '{"models": {"a": 1}}'])

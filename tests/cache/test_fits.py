@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.model.cache import ModelState
-from agent.model.errors import RefusedError
+from agent.model.errors import RefusedError, RetryError
 from agent.model.fit import Misfit
 from agent.model.node import Node
 from agent.observe.model_shape import read_shape
@@ -31,9 +31,11 @@ class Events:
 
     def __init__(self) -> None:
         self.said: list[dict[str, Any]] = []
-        self.refuses = False
+        self.refuses = self.away = False
 
     async def create_event(self, namespace: str, event: dict[str, Any]) -> None:
+        if self.away:
+            raise RetryError("HTTP 503")
         if self.refuses:
             raise RefusedError("events is forbidden")
         self.said.append({"in": namespace, **event})
@@ -46,6 +48,8 @@ async def cache(tmp_path: Path) -> Path:
     served.mkdir()
     write_files(served, {"model-1.safetensors": 5000, "model-2.safetensors": 3000, "consolidated.safetensors": 8000})
     (served / "config.json").write_text(json.dumps(LLAMA_8B), "utf-8")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}
+    (served / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
     async with Hub({REPOSITORY: read_model(REPOSITORY, served)}) as hub:
         await fetch(order_for(hub, found, repository=REPOSITORY))
     return found
@@ -62,12 +66,24 @@ def test_the_weights_of_a_model_are_counted_once(cache: Path) -> None:
     assert read_shape(cache, REPOSITORY, "0" * 40) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"model_type": "llama", "num_hidden_layers": 1e400}'])
 def test_a_configuration_that_cannot_be_read_says_nothing(cache: Path, text: str) -> None:
     path = cache / "models--org--tiny" / "snapshots" / commit_in(cache) / "config.json"
     path.unlink()
     path.write_text(text)
-    assert read_shape(cache, REPOSITORY, commit_in(cache)) is None
+    shape = read_shape(cache, REPOSITORY, commit_in(cache))
+    assert shape is None or shape.elements_per_token is None
+
+
+async def test_numbers_that_no_model_has_end_no_pass(cache: Path) -> None:
+    """Whoever may upload a model writes its configuration."""
+    path = cache / "models--org--tiny" / "snapshots" / commit_in(cache) / "config.json"
+    path.unlink()
+    path.write_text(json.dumps({**LLAMA_8B, "max_position_embeddings": 10**400, "num_hidden_layers": 10**300}))
+    found = list[tuple[Misfit, ...]]()
+    fits = SliceFits(cache, lambda: NODE, lambda: [asking("a")], PodServings(), Events(), found.append, lambda: NOW)
+    await fits.look(at(cache))
+    assert found == [()]
 
 
 async def test_its_owner_is_told_once_and_the_metric_says_it_while_it_is_so(cache: Path) -> None:
@@ -100,11 +116,34 @@ async def test_a_pod_that_is_ready_fits_and_one_without_an_owner_is_told_itself(
     events, found = Events(), list[tuple[Misfit, ...]]()
     running, alone = asking("a"), asking("b")
     running["status"]["conditions"][1]["status"] = "True"
+    running["metadata"]["ownerReferences"][0]["uid"] = "rs-2"
     del alone["metadata"]["ownerReferences"]
     fits = SliceFits(cache, lambda: NODE, lambda: [running, alone], PodServings(), events, found.append, lambda: NOW)
     await fits.look(at(cache))
     assert [event["involvedObject"]["kind"] for event in events.said] == ["Pod"]
     assert [one.pod for one in found[-1]] == ["b"]
+
+
+async def test_an_api_server_that_is_away_for_a_moment_is_told_later(cache: Path) -> None:
+    events = Events()
+    fits = SliceFits(cache, lambda: NODE, lambda: [asking("a")], PodServings(), events, lambda _: None, lambda: NOW)
+    events.away = True
+    await fits.look(at(cache))
+    events.away = False
+    for _ in range(2):
+        await fits.look(at(cache))
+    assert len(events.said) == 1
+
+
+async def test_what_was_ready_once_fits_whatever_its_probe_says_later(cache: Path) -> None:
+    events, found = Events(), list[tuple[Misfit, ...]]()
+    first, second = asking("a"), asking("b")
+    fits = SliceFits(cache, lambda: NODE, lambda: [first, second], PodServings(), events, found.append, lambda: NOW)
+    first["status"]["conditions"][1]["status"] = "True"
+    await fits.look(at(cache))
+    first["status"]["conditions"][1]["status"] = "False"
+    await fits.look(at(cache))
+    assert (events.said, found) == ([], [(), ()])
 
 
 async def test_without_the_right_to_say_it_the_metric_says_it(cache: Path) -> None:

@@ -605,4 +605,4 @@ async def test_in_a_real_control_group_it_reads_what_stays_and_refuses_what_woul
         assert (resident >= 0.95 * sum(SHARDS), why_not) == (True, None)
     else:
         assert resident == 0
-        assert why_not.startswith("its weights are 0.1 GB, and the agent's memory limit leaves 0.0 GB")
+        assert why_not.startswith("its weights are 0.1 GB, and the agent's memory limit leaves 0.")

@@ -14,6 +14,8 @@ from agent.model.fit import ModelShape, shape_of
 from agent.plan.fit import MARGIN_BYTES, memory_of, misfit
 
 LLAMA_8B = {
+    "model_type": "llama",
+    "torch_dtype": "bfloat16",
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
@@ -22,14 +24,16 @@ LLAMA_8B = {
 }
 LLAMA_70B = {**LLAMA_8B, "num_hidden_layers": 80, "num_attention_heads": 64, "hidden_size": 8192}
 QWEN_7B = {
-    **LLAMA_8B,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "hidden_size": 3584,
-}
-DEEPSEEK_V3 = {"num_hidden_layers": 61, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "num_attention_heads": 128}
-GEMMA_LIKE = {**LLAMA_8B, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}
+    **LLAMA_8B, "model_type": "qwen2", "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+    "hidden_size": 3584, "sliding_window": 131072, "use_sliding_window": False,
+}  # fmt: skip
+DEEPSEEK_V3 = {
+    "model_type": "deepseek_v3", "num_hidden_layers": 61, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+    "num_attention_heads": 128,
+}  # fmt: skip
+GEMMA_LIKE = {**LLAMA_8B, "model_type": "gemma3_text", "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}
+QWEN3_NEXT = {**LLAMA_8B, "model_type": "qwen3_next", "full_attention_interval": 4}
+NEMOTRON = {**LLAMA_8B, "model_type": "nemotron-nas", "num_key_value_heads": None, "block_configs": []}
 WEIGHTS_8B = 16_060_556_376
 SMALL, MIDDLE, LARGE = "nvidia.com/mig-1g.10gb", "nvidia.com/mig-2g.20gb", "nvidia.com/mig-3g.40gb"
 LABELS = {f"{SMALL}.memory": "9728", f"{MIDDLE}.memory": "19968", f"{LARGE}.memory": "40448"}
@@ -49,16 +53,40 @@ def serving(resource: str, count: int = 1, **more: Any) -> Serving:
         (GEMMA_LIKE, 2_048),
         ({**LLAMA_8B, "head_dim": 64}, 32_768),
         ({**LLAMA_8B, "sliding_window": 4096}, 0),
-        ({**LLAMA_8B, "sliding_window": 4096, "use_sliding_window": False}, 65_536),
-        ({**LLAMA_8B, "attn_layer_period": 8}, None),
+        ({**LLAMA_8B, "sliding_window": None}, 65_536),
+        ({**LLAMA_8B, "sliding_window": [0, 4096]}, None),
+        (QWEN3_NEXT, None),
+        (NEMOTRON, None),
+        ({**LLAMA_8B, "num_key_value_heads": None}, None),
         ({**LLAMA_8B, "layer_types": ["mamba", "full_attention"]}, None),
         ({"text_config": LLAMA_8B, "vision_config": {}}, 65_536),
-        ({"num_hidden_layers": "many"}, None),
+        ({**LLAMA_8B, "num_hidden_layers": "many"}, None),
+        ({**LLAMA_8B, "num_hidden_layers": 10**400}, None),
         ({}, None),
     ],
 )
 def test_what_a_token_takes_is_known_of_public_models_and_never_guessed(config: Any, elements: int | None) -> None:
     assert shape_of(config, 1).elements_per_token == elements
+
+
+def test_the_longest_request_is_what_model_and_tokenizer_both_can() -> None:
+    assert shape_of(LLAMA_8B, 1).context_tokens == 131_072
+    assert shape_of(LLAMA_8B, 1, {"model_max_length": 16_384}).context_tokens == 16_384
+    assert shape_of(LLAMA_8B, 1, {"model_max_length": 10**30}).context_tokens == 131_072
+    assert shape_of({}, 1, {"model_max_length": 16_384}).context_tokens is None
+
+
+def test_weights_of_32_bits_become_16_in_the_server_unless_it_is_told_otherwise() -> None:
+    wide = shape_of({**LLAMA_8B, "torch_dtype": "float32"}, 2 * WEIGHTS_8B)
+    assert misfit(serving(MIDDLE, max_model_len=4096), wide, LABELS) is None
+    assert misfit(serving(MIDDLE, max_model_len=4096, dtype="float32"), wide, LABELS) is not None
+    assert shape_of({**LLAMA_8B, "quantization_config": {"quant_method": "fp8"}}, 1).wide is False
+
+
+def test_a_checkpoint_may_keep_its_cache_in_bytes() -> None:
+    quantized = shape_of({**LLAMA_8B, "quantization_config": {"kv_cache_scheme": {"num_bits": 8}}}, WEIGHTS_8B)
+    assert misfit(serving(MIDDLE, max_model_len=32768), quantized, LABELS) is None
+    assert misfit(serving(MIDDLE, max_model_len=32768, kv_cache_dtype="bfloat16"), quantized, LABELS) is not None
 
 
 def test_a_slice_has_the_memory_that_its_label_says_and_else_at_most_what_its_name_says() -> None:
@@ -68,6 +96,8 @@ def test_a_slice_has_the_memory_that_its_label_says_and_else_at_most_what_its_na
     assert memory_of("nvidia.com/mig-1g.10gb.me", {}) == 10 * 2**30
     assert memory_of("nvidia.com/gpu", {"nvidia.com/gpu.memory": "81559"}) == 81559 * 2**20
     assert memory_of("nvidia.com/gpu", {}) is None
+    single = {"nvidia.com/gpu.memory": "9728", "nvidia.com/mig.strategy": "single"}
+    assert memory_of("nvidia.com/gpu", single) is None  # whether it is of these slices nobody knows after a change
 
 
 @pytest.mark.parametrize(
@@ -75,17 +105,17 @@ def test_a_slice_has_the_memory_that_its_label_says_and_else_at_most_what_its_na
     [
         (
             serving(SMALL),
-            f"16.1 GB of weights do not fit {SMALL}: 90% of 10.2 GB less 0.3 GB for the driver are 8.9 GB",
+            f"16.1 GB of weights do not fit {SMALL}: 90% of 10.2 GB are 9.2 GB",
         ),
         (
             serving(MIDDLE, max_model_len=131072),
             f"16.1 GB of weights and 17.2 GB for one request of 131072 tokens do not fit {MIDDLE}: "
-            "90% of 20.9 GB less 0.3 GB for the driver are 18.5 GB",
+            "90% of 20.9 GB are 18.8 GB",
         ),
         (
             serving(MIDDLE),
             "16.1 GB of weights and 17.2 GB for one request of 131072 tokens (its own limit, since --max-model-len is not "
-            f"given) do not fit {MIDDLE}: 90% of 20.9 GB less 0.3 GB for the driver are 18.5 GB",
+            f"given) do not fit {MIDDLE}: 90% of 20.9 GB are 18.8 GB",
         ),
         (serving(MIDDLE, max_model_len=8192), None),
         (serving(LARGE), None),
@@ -133,7 +163,8 @@ def test_only_what_cannot_be_is_said(asked: Serving, shape: ModelShape) -> None:
     slices = max(count, asked.tensor_parallel)
     share = asked.memory_utilization if asked.server in ("vllm", "sglang") else None
     share = share or (0.9 if asked.server == "vllm" else 1.0)
-    there = slices * (int(LABELS[f"{resource}.memory"]) * 2**20 * share - MARGIN_BYTES)
+    memory = int(LABELS[f"{resource}.memory"]) * 2**20
+    there = slices * min(memory * share, memory - MARGIN_BYTES)
     tokens = (asked.max_model_len or shape.context_tokens or 0) if asked.server == "vllm" else 0
     needed = shape.weights_bytes + 2 * tokens * (shape.elements_per_token or 0)
     if abs(needed - there) > 1e-6 * there:

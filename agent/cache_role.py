@@ -84,6 +84,7 @@ class CacheRole:
     _demand: NodeDemand | None = None
     _starts: ColdStarts | None = None
     _gate: GateKeeper | None = None
+    _gate_wake: asyncio.Event = field(default_factory=asyncio.Event)
     _wanted_here: tuple[Demand, ...] = ()
 
     def begin(self) -> None:
@@ -92,7 +93,7 @@ class CacheRole:
         cache = Path(settings.cache_directory)
         tokens = token_reader(settings.hub_token_file, settings.hub_tokens_directory)
         fetches = self._fetches = FetchSupervisor(cache, shared.start, self.wake.set, tokens, clock.now)
-        gate = self._gate = self._gate_keeper()
+        gate_learned = self._start_gate()
         starts = self._starts = self._cold_starts()
         fits = self._slice_fits(cache)
         news = CacheNews(shared.events, shared.own.node, clock.now)
@@ -100,7 +101,6 @@ class CacheRole:
 
         async def publish(report: CacheReport) -> None:
             reports[:] = [report]
-            gate.learn(report)
             starts.take(report)
             shared.metrics.cache(report)
             self.told(report)
@@ -125,8 +125,9 @@ class CacheRole:
             except AgentError as failed:
                 # Labels that cannot be written keep no node shut for ever, and no pod out of the ledger.
                 error = failed
-            waits = [reports[0].look_again_seconds if reports else None, await gate.keep()]
+            waits = [reports[0].look_again_seconds if reports else None]
             if reports:
+                gate_learned(reports[0])
                 await fits.look(reports[0])
                 waits.append(await starts.settle())
             if error is not None:
@@ -141,8 +142,8 @@ class CacheRole:
         shared.loop("cache", cache_pass, self.wake)
 
     def pods_changed(self) -> None:
-        """Models matter only where a pod may hold the room that one of them needs, names one, has become ready with one, or is
-        a driver that the start-up gate waits for."""
+        """Models matter only where a pod may hold the room that one of them needs, names one, or has become ready with one; it
+        may be a driver that the start-up gate waits for."""
         if self._starts is not None:
             self._starts.look()
         before, self._wanted_here = self._wanted_here, self._demand.here() if self._demand is not None else ()
@@ -150,10 +151,11 @@ class CacheRole:
             self._wanted_here != before,
             self._starts is not None and self._starts.due(),
             self._room is not None and self._room.waits,
-            self._gate is not None and self._gate.waits_for_driver,
         )
         if any(waiting):
             self.wake.set()
+        if self._gate is not None and self._gate.waits_for_driver:
+            self._gate_wake.set()
 
     def stop(self) -> None:
         """Fetches are broken off, and go on from there when the agent comes again."""
@@ -203,6 +205,24 @@ class CacheRole:
         shared, pods = self.shared, self._known_pods
         found = shared.metrics.misfits
         return SliceFits(cache, shared.own.node, pods, self._servings, shared.events, found, clock.now)
+
+    def _start_gate(self) -> Callable[[CacheReport], None]:
+        """A loop of its own: the deadline comes also where a disk hangs, or labels are refused. Returns what is to be told each
+        report."""
+        settings, wake = self.shared.settings, asyncio.Event()
+        gate = self._gate = self._gate_keeper()
+
+        async def gate_pass() -> float:
+            wait = await gate.keep()
+            return min(settings.resync_seconds, wait if wait is not None else settings.resync_seconds)
+
+        def learned(report: CacheReport) -> None:
+            gate.learn(report)
+            wake.set()
+
+        self._gate_wake = wake
+        self.shared.loop("gate", gate_pass, wake)
+        return learned
 
     def _gate_keeper(self) -> GateKeeper:
         shared, settings = self.shared, self.shared.settings

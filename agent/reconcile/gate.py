@@ -1,4 +1,5 @@
-"""The start-up gate, looked at after each pass of the cache loop: it knows the models, and the layout's word is on the node."""
+"""The start-up gate, looked at in a loop of its own, after each report of the cache loop (which knows the models) and each change
+of the node (which has the layout's word): a disk that hangs, or labels that are refused, put off no deadline."""
 
 from __future__ import annotations
 

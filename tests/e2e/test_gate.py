@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -151,6 +152,17 @@ async def test_what_never_comes_is_named_at_the_deadline(tmp_path: Path, hub: Hu
         assert (line["level"], line["detail"]) == ("warning", event["message"])
         await node.until("success", "small")
         await node.cluster_until(lambda: len(node.pods("serve")) == 1, "the pod runs")
+
+
+async def test_a_disk_that_hangs_puts_off_no_deadline(tmp_path: Path, hub: Hub) -> None:
+    """The cache loop's first pass never ends: not even which models are gated is known."""
+    async with agent_node(tmp_path, device_plugin=False, taints=(GATE, OTHER)) as node:
+        refs = tmp_path / "hub-cache" / f"models--{next(iter(hub.models)).replace('/', '--')}" / "refs"
+        refs.mkdir(parents=True)
+        os.mkfifo(refs / "main")
+        await _start(node, hub, gate_seconds=3)
+        await node.cluster_until(lambda: labels.GATE in str(node.node()["metadata"]), "the time has begun")
+        await node.cluster_until(lambda: _taints(node.node()) == [OTHER], "the gate is open")
 
 
 async def test_labels_that_are_refused_keep_no_node_shut(tmp_path: Path, hub: Hub) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -39,13 +40,15 @@ from agent.reconcile.fits import SliceFits
 from agent.reconcile.gate import GateKeeper, GateSight, in_this_boot
 from agent.reconcile.own_node import OwnNode
 from agent.reconcile.page_cache import PageCache
-from agent.reconcile.publishing import PublishingPass, kept
+from agent.reconcile.publishing import PublishingPass, kept_whatever_it_is
 from agent.reconcile.room import RoomKeeper, RoomRules
 from agent.reconcile.scrub import Scrub
 from agent.reconcile.servings import PodServings
 from agent.reconcile.telling import CacheNews, CountedEvents
 from agent.report.metrics import Metrics
 from agent.settings import Settings
+
+log = logging.getLogger("warmslice.cache")
 
 _DAY_SECONDS = 86400.0
 _NODE_LOOK_SECONDS = 5.0
@@ -125,11 +128,17 @@ class CacheRole:
             except AgentError as failed:
                 # Labels that cannot be written keep no node shut for ever, and no pod out of the ledger.
                 error = failed
-            waits = [reports[0].look_again_seconds if reports else None]
+            waits: list[float | None] = [reports[0].look_again_seconds if reports else None]
             if reports:
                 gate_learned(reports[0])
-                await fits.look(reports[0])
-                waits.append(await starts.settle())
+                for part in (fits.look(reports[0]), starts.settle()):
+                    try:
+                        waits.append(await part)
+                    except AgentError as failed:
+                        error = error or failed
+                    except Exception:
+                        # What says how pods do is not worth the loop that everything else rests on.
+                        log.exception("part.failed")
             if error is not None:
                 raise error
             # Progress is shown while something is fetched; nothing else needs a look before the resync.
@@ -144,6 +153,13 @@ class CacheRole:
     def pods_changed(self) -> None:
         """Models matter only where a pod may hold the room that one of them needs, names one, or has become ready with one; it
         may be a driver that the start-up gate waits for."""
+        try:
+            self._look_at_pods()
+        except Exception:
+            # Whoever may make a pod wrote it; the watch goes on for everybody else.
+            log.exception("pods.not-read")
+
+    def _look_at_pods(self) -> None:
         if self._starts is not None:
             self._starts.look()
         before, self._wanted_here = self._wanted_here, self._demand.here() if self._demand is not None else ()
@@ -249,7 +265,7 @@ class CacheRole:
         published = DemandMap(shared.kube, settings.namespace, changed)
         shared.start(published.run())
         ballot = LeaderHands(Leases(shared.kube, settings.namespace), DEMAND, LEASE_SECONDS, clock.now)
-        view = WorkloadView(shared.kube, kept, shared.start, wake.set)
+        view = WorkloadView(shared.kube, kept_whatever_it_is, shared.start, wake.set)
         holder = f"{settings.node_name}_{uuid4().hex[:8]}"
         publishing = PublishingPass(
             holder, ballot, view, published, settings.allowed, shared.metrics.published, time.monotonic

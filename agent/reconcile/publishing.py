@@ -76,8 +76,23 @@ def kept(kind: WorkloadKind | None, item: dict[str, Any]) -> dict[str, Any]:
     else:
         specs, rank, by = pod_specs(kind, item), Rank.WORKLOAD, owner_words(kind, item)
     found = tuple(demand for spec in specs for demand in demands_of(spec, recognise(spec), space, rank, by))
-    identity = {name: metadata.get(name, "") for name in ("uid", "resourceVersion", "namespace", "name")}
-    return {"metadata": identity, "demands": found}
+    return {"metadata": _identity(metadata), "demands": found}
+
+
+def kept_whatever_it_is(kind: WorkloadKind | None, item: dict[str, Any]) -> dict[str, Any]:
+    """The like; whoever may make a workload wrote it, and one that cannot be read must not stop the watch for all others."""
+    try:
+        return kept(kind, item)
+    except Exception:
+        metadata = item.get("metadata") or {}
+        log.exception(
+            "workload.not-read", extra={"namespace": metadata.get("namespace"), "object": metadata.get("name")}
+        )
+        return {"metadata": _identity(metadata), "demands": ()}
+
+
+def _identity(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: metadata.get(name, "") for name in ("uid", "resourceVersion", "namespace", "name")}
 
 
 class PublishingPass:

@@ -6,16 +6,29 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.model.demand import Allowed, Asked, Demand, Named, Rank
-from agent.reconcile.publishing import WRITE_SECONDS
+from agent.model.workload import WORKLOADS, WorkloadKind
+from agent.reconcile.publishing import WRITE_SECONDS, kept_whatever_it_is
 from tests.fakes.demand import Board
 
 pytestmark = pytest.mark.looptime
+_FIELDS = (
+    "spec",
+    "status",
+    "template",
+    "predictor",
+    "model",
+    "containers",
+    "conditions",
+    "type",
+    "leaderWorkerTemplate",
+)
 
 
 @pytest.fixture
@@ -138,6 +151,23 @@ async def test_what_somebody_changed_is_put_right(board: Board) -> None:
     board.changed()
     await asyncio.sleep(WRITE_SECONDS + 5)
     assert models(board) == {"a"}
+
+
+_ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(_FIELDS), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from((None, *WORKLOADS)), st.dictionaries(st.sampled_from(_FIELDS), _ODD, max_size=3))
+def test_an_object_of_any_shape_is_one_that_wants_nothing_and_stops_no_watch(
+    kind: WorkloadKind | None, item: dict[str, Any]
+) -> None:
+    """Custom resources may have anything in them, and whoever may make one writes it."""
+    metadata = {"uid": "u", "resourceVersion": "1", "namespace": "n", "name": "o"}
+    found = kept_whatever_it_is(kind, {**item, "metadata": metadata})
+    assert (found["metadata"], found["demands"]) == (metadata, ())
 
 
 async def test_what_nobody_allows_is_neither_published_nor_lost_sight_of(board: Board) -> None:

@@ -214,6 +214,7 @@ class CacheRole:
             shared.metrics.pod_started,
             clock.now,
             time.monotonic,
+            lambda: this_boot(shared.settings.boot_id_file).id or (node.boot_id if (node := shared.own.node()) else ""),
             self._servings,
         )
 

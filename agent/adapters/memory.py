@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from agent.adapters.pressure import waiting_per_cent
@@ -43,15 +44,25 @@ class Memory:
 
     def limits(self) -> tuple[MemoryLimit, ...]:
         """Of each group that has one, ours first and then those above. See Note [Whose memory]."""
-        found = _group(self.process)
-        if found is None:
+        try:
+            mount, below, read = _found_group(self.process)
+        except LookupError:
             return ()
-        mount, below, read = found
         top = self.root / mount.lstrip("/")
         folder = top / below.lstrip("/")
         ways = (folder, *folder.parents) if folder.is_dir() else (top,)
         limits = (read(way) for way in ways if way.is_relative_to(top))
         return tuple(limit for limit in limits if limit is not None)
+
+
+@lru_cache(maxsize=8)
+def _found_group(process: Path) -> tuple[str, str, Callable[[Path], MemoryLimit | None]]:
+    """Once found it stays: a container does not change its group, and a host has thousands of mounts. LookupError where there is
+    none, which is looked for again."""
+    found = _group(process)
+    if found is None:
+        raise LookupError("no control group of memory is to be seen")
+    return found
 
 
 def _group(process: Path) -> tuple[str, str, Callable[[Path], MemoryLimit | None]] | None:

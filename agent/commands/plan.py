@@ -32,7 +32,7 @@ async def plan_here(settings: Settings, to: str | None) -> Answer:
     node = _wishing(seen.node, settings.mig_config_label, to)
     last = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
     sources = sources_of(settings.mig_config_label, settings.layouts_file, node.labels, last, clock.now())
-    seen = replace(seen, node=node, unready=unready_models(catalog_to_wait_for(settings), node.labels))
+    seen = replace(seen, node=node, unready=unready_models(catalog_to_wait_for(settings), node))
     answer = foretell(sources, seen, policy_of(settings))
     unread = [f"GPU {gpu.index} cannot be read: {gpu.unknown}" for gpu in seen.gpus if gpu.unknown]
     unknown = ([] if here.asks_cluster else [here.WITHOUT_CLUSTER]) + unread

@@ -100,11 +100,13 @@ class ModelStarts(msgspec.Struct, frozen=True):
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """What the node's annotation keeps. ``counted``: which pods of now are in it, by the beginning of their UID. ``in_memory``:
-    of models whose weights are to be in the page cache, how many per cent are, in tens."""
+    of models whose weights are to be in the page cache, how many per cent are, in tens. ``vouched``: of gated models that are
+    ready, by name, what exactly is (``vouch``): their label does not say of which revision it speaks, nor in which boot."""
 
     models: dict[str, ModelStarts] = field(default_factory=dict)
     counted: list[str] = field(default_factory=list)
     in_memory: dict[str, int] = field(default_factory=dict)
+    vouched: dict[str, str] = field(default_factory=dict)
 
     def has(self, uid: str) -> bool:
         """Whether this pod is counted."""
@@ -137,6 +139,11 @@ class Ledger:
             return msgspec.json.decode(text, type=cls)
         except (msgspec.ValidationError, msgspec.DecodeError, UnicodeError, RecursionError):
             return cls()
+
+
+def vouch(repository: str, revision: str, boot_id: str) -> str:
+    """What the cache role vouches for: that this was on the disk of this boot."""
+    return f"{repository}@{revision} {boot_id}"
 
 
 def saved(starts: ModelStarts) -> tuple[float, float] | None:

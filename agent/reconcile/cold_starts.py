@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from agent.model import labels
-from agent.model.cache import CacheReport, ModelState
-from agent.model.cold_start import Ledger, PodStart, Standing, Weights, worst
+from agent.model.cache import CacheReport, ModelReport, ModelState
+from agent.model.cold_start import Ledger, PodStart, Standing, Weights, vouch, worst
 from agent.model.demand import Demand, Named, Rank
 from agent.model.errors import AgentError
 from agent.observe.demand import has_ended
@@ -69,6 +69,7 @@ class ColdStarts:
         count: Callable[[PodStart], None],
         now: Callable[[], float],
         clock: Callable[[], float],
+        boot_id: Callable[[], str],
         servings: PodServings,
     ) -> None:
         self._servings = servings
@@ -79,6 +80,8 @@ class ColdStarts:
         self._count = count
         self._now = now
         self._clock = clock
+        self._boot_id = boot_id
+        self._gated: tuple[ModelReport, ...] = ()
         self._noted: dict[str, Weights] = {}
         self._ledger: Ledger | None = None
         self._standing: Standing = {}
@@ -94,6 +97,7 @@ class ColdStarts:
     def take(self, report: CacheReport) -> None:
         """How the models stand from now on."""
         self._standing, self._in_memory = standing_of(report), _in_memory(report)
+        self._gated = tuple(model for model in report.models if model.gate and model.state is ModelState.READY)
         self.look()
 
     def look(self) -> None:
@@ -138,7 +142,9 @@ class ColdStarts:
             ledger = ledger.plus(start)
             self._count(start)
             log.info("pod.started", extra=_words(start))
-        self._ledger = ledger = replace(ledger, in_memory=self._in_memory)
+        boot_id = self._boot_id()
+        vouched = {model.name: vouch(model.repository, model.revision, boot_id) for model in self._gated}
+        self._ledger = ledger = replace(ledger, in_memory=self._in_memory, vouched=vouched)
         rest = self._rest(ledger, self._written())
         if rest is None or rest > 0:
             return rest
@@ -148,6 +154,8 @@ class ColdStarts:
 
     def _rest(self, ledger: Ledger, written: Ledger) -> float | None:
         """Until it is to be written, None where there is nothing new. What is in memory comes and goes, and waits longer."""
+        if ledger.vouched != written.vouched:
+            return 0.0  # a change of layout may wait for it
         if ledger.models != written.models:
             return max(0.0, self._wrote + _WRITE_SECONDS - self._clock())
         if ledger.in_memory != written.in_memory:

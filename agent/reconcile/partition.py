@@ -216,7 +216,7 @@ class PartitionPass:
             waiting = Waiting("driver-upgrade", words)
             return waiting, resolve(self._sources(node, last), (), feasible), seen
         seen = await self._world.snapshot(node)
-        seen = replace(seen, unready=unready_models(self._rules.catalog_file, node.labels))
+        seen = replace(seen, unready=unready_models(self._rules.catalog_file, node))
         wish = resolve(self._sources(node, last), seen.gpus, feasible)
         try:
             operation = _operation(node)

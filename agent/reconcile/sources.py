@@ -11,6 +11,9 @@ from agent.desired.resolve import Sources
 from agent.desired.schedule import in_force
 from agent.model.cache import ModelState
 from agent.model.catalog import CatalogRefusal
+from agent.model.cold_start import Ledger, vouch
+from agent.model.labels import MODELS
+from agent.model.node import Node
 from agent.model.report import NodeStatus
 from agent.observe.world import read_layouts as text_of
 from agent.reconcile.cache import read_wish
@@ -32,13 +35,20 @@ def sources_of(
     return Sources(label_key, labels, read.layouts, error, last.gpus if last is not None else None, period)
 
 
-def unready_models(catalog_file: str, labels: Mapping[str, str]) -> str:
-    """Which gated models that a node with these labels wants are not on its disk, by its labels, in words; why that is not known
-    where the catalog cannot be read. Without a file ("") nobody asks, and nothing is read."""
+def unready_models(catalog_file: str, node: Node) -> str:
+    """Which gated models that the node wants with its labels of now are not on its disk, by what the cache role says there, in
+    words; why that is not known where the catalog cannot be read. Without a file ("") nobody asks, and nothing is read."""
     if not catalog_file:
         return ""
-    wish = read_wish(TextFile(Path(catalog_file)), labels)
+    wish = read_wish(TextFile(Path(catalog_file)), node.labels)
     if isinstance(wish, CatalogRefusal):
         return wish.message
-    gated = (model for model in wish.wanted if model.gate and labels.get(model.label) != ModelState.READY)
-    return ", ".join(f"{model.name} is {labels.get(model.label, 'not looked at yet')}" for model in gated)
+    vouched = Ledger.from_json(node.annotations.get(MODELS, "{}")).vouched
+    words = []
+    for model in (model for model in wish.wanted if model.gate):
+        state = node.labels.get(model.label, "not looked at yet")
+        if state != ModelState.READY:
+            words.append(f"{model.name} is {state}")
+        elif vouched.get(model.name) != vouch(model.repository, model.revision, node.boot_id):
+            words.append(f"{model.name} is ready, but of another revision or boot")
+    return ", ".join(words)

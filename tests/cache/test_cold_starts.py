@@ -88,6 +88,7 @@ class Node:
             self.counted.append,
             lambda: self.now,
             lambda: self.now,
+            lambda: "boot-1",
             PodServings(),
         )
 
@@ -261,6 +262,20 @@ async def test_weights_that_are_in_memory_are_told_apart_and_the_node_is_written
     node.now += 600
     await agent.settle()
     assert (node.writes, node.ledger.in_memory) == (2, {MODEL: 10})
+
+
+async def test_what_is_gated_and_ready_is_vouched_for_at_once_by_revision_and_boot() -> None:
+    """The label alone would let a change of layout go on for another revision, or for the disk of before a reboot."""
+    node = Node()
+    agent = node.agent()
+    whole = report(ModelState.READY, 100)
+    gated = replace(whole, models=(replace(whole.models[0], gate=True),))
+    agent.take(gated)
+    await agent.settle()
+    assert node.ledger.vouched == {MODEL: "org/tiny@main boot-1"}
+    agent.take(replace(gated, models=(replace(gated.models[0], state=ModelState.FETCHING),)))
+    await agent.settle()
+    assert (node.ledger.vouched, node.writes) == ({}, 2)
 
 
 async def test_pods_of_models_that_nobody_wants_here_and_of_none_are_left_out() -> None:

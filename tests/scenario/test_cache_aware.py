@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent.model import labels
+from agent.model.cold_start import Ledger, vouch
 from agent.reconcile.partition import PartitionPass
 from tests.fakes.world import NodeWorld, Steps, agent_on, h100, settle
 
@@ -38,6 +39,12 @@ class Site:
     def model(self, state: str) -> None:
         """What the cache role says, in the journal of the world's effects too."""
         self.world.effects.happen(f"model-{state}", lambda: self.world.label(LABEL, state))
+        if state == "ready":
+            self.vouch("acme/big", "main", self.world.boot.id)
+
+    def vouch(self, repository: str, revision: str, boot_id: str) -> None:
+        """What the cache role says of what is ready."""
+        self.world.annotate(labels.MODELS, Ledger(vouched={"big": vouch(repository, revision, boot_id)}).to_json())
 
     async def turns(self, count: int) -> None:
         for _ in range(count):
@@ -105,6 +112,7 @@ async def test_a_change_that_is_under_way_goes_on_when_its_model_is_lost(tmp_pat
     """Found damaged, say. To stop here would keep the node cordoned."""
     site = Site(tmp_path)
     site.world.label(LABEL, "ready")
+    site.vouch("acme/big", "main", site.world.boot.id)
     site.world.label(value=DAY)
     for _ in range(20):
         if "evict" not in site.journal:
@@ -120,6 +128,7 @@ async def test_a_change_that_is_under_way_goes_on_when_its_model_is_lost(tmp_pat
 async def test_a_catalog_that_cannot_be_read_is_waited_for_in_its_own_words(tmp_path: Path, text: str | None) -> None:
     site = Site(tmp_path)
     site.world.label(LABEL, "ready")
+    site.vouch("acme/big", "main", site.world.boot.id)
     site.catalog.unlink() if text is None else site.catalog.write_text(text, "utf-8")
     site.world.label(value=DAY)
     await site.turns(5)
@@ -148,3 +157,23 @@ async def test_a_wish_that_is_taken_back_while_it_waits_leaves_no_trace(tmp_path
     await settle(site.world, site.partition)
     assert (site.status["state"], site.status["layout"]) == ("success", NIGHT)
     assert set(site.journal) == {"patch"}
+
+
+@pytest.mark.parametrize(
+    ("repository", "revision", "boot"),
+    [("acme/big", "v1", ""), ("acme/other", "main", ""), ("acme/big", "main", "boot-0")],
+)
+async def test_a_label_that_speaks_of_something_else_is_not_trusted(
+    tmp_path: Path, repository: str, revision: str, boot: str
+) -> None:
+    """Of the catalog before this one, or of the disk before the last boot: until the cache role has looked again."""
+    site = Site(tmp_path)
+    site.world.label(LABEL, "ready")
+    site.vouch(repository, revision, boot or site.world.boot.id)
+    site.world.label(value=DAY)
+    await site.turns(5)
+    assert (site.status["reason"], site.world.uids("serves")) == ("model-not-ready", [site.pod])
+    assert site.status["message"].endswith("big is ready, but of another revision or boot")
+    site.model("ready")
+    await site.turns(5)
+    assert site.status["reason"] != "model-not-ready"

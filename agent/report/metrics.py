@@ -77,6 +77,7 @@ class Metrics:
             ["namespace"],
             registry=self.registry,
         )
+        self._started: set[tuple[str, str]] = set()
         self._known_refused: frozenset[tuple[str, str]] = frozenset()
         self._gates = Counter(
             "warmslice_gates_opened",
@@ -104,6 +105,10 @@ class Metrics:
         are counted."""
         self._state.cache = report
         self._count_refused(report.asked, self._state.published)
+        wanted = {model.name for model in report.models}
+        for gone in [series for series in self._started if report.refusal is None and series[0] not in wanted]:
+            self._starts.remove(*gone)
+            self._started.discard(gone)
         for going in report.gone:
             self._cache_evictions.labels(going.reason).inc()
         for fetch in report.finished:
@@ -128,6 +133,7 @@ class Metrics:
     def pod_started(self, start: PodStart) -> None:
         """A pod that serves has become ready."""
         self._starts.labels(start.model, start.weights.value).observe(start.total_seconds)
+        self._started.add((start.model, start.weights.value))
 
     def gate_waits(self, reasons: Sequence[str]) -> None:
         """What the start-up gate of this node lacks; nothing where there is none, or none any more."""

@@ -14,6 +14,7 @@ class Past:
 
     restarts: int = 0
     last: Object | None = None
+    started: str = ""
 
     @classmethod
     def of(cls, pod: Object) -> Past:
@@ -22,7 +23,7 @@ class Past:
         return cls(int(statuses[0].get("restartCount", 0)), (statuses[0].get("lastState") or {}).get("terminated"))
 
     def with_end(self, exit_code: int) -> Past:
-        return replace(self, last=_terminated(exit_code, now()))
+        return replace(self, last=_terminated(exit_code, self.started or now()))
 
     def started_again(self) -> Past:
         return replace(self, restarts=self.restarts + 1)

@@ -21,7 +21,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 
@@ -163,6 +163,7 @@ class PodWorker:
     async def _become_ready(self) -> bool:
         """Not when it is told to end before."""
         since, load = now(), annotations_of(self.pod).get(LOAD)
+        self._past = replace(self._past, started=since)
         if load is not None:
             await self._write(pod_status.running(self.pod, HOST_IP, self._past, ready=False, since=since))
             if not await self._loaded(load):
@@ -347,7 +348,9 @@ class PodWorker:
         devices = held.device_ids() if held is not None else []
         if not await self._start_processes(devices + self._runtime.claims.device_uuids(self.pod)):
             return False
-        await self._write(pod_status.running(self.pod, HOST_IP, self._past))
+        await self._say_pulled(set(), 0.0)
+        if not await self._become_ready():
+            return False
         await self._runtime.on_running(self.pod)
         return True
 

@@ -55,7 +55,7 @@ def dev_routes(hub: Hub) -> list[web.RouteDef]:
         return web.json_response({"tokens": len(hub.tokens)})
 
     async def counters(_: web.Request) -> web.Response:
-        return web.json_response(hub.counters.to_json())
+        return web.json_response({**hub.counters.to_json(), "returns": hub.returns})
 
     async def from_zero(_: web.Request) -> web.Response:
         hub.counters.reset()

@@ -56,6 +56,7 @@ class Stage:
         self._session = session
         self._url = url
         self.model_bytes = model_bytes
+        self._returns = 0
 
     async def prepare(self, scenario: Scenario) -> None:
         for fault in scenario.faults:
@@ -78,18 +79,20 @@ class Stage:
 
     async def leave(self, seconds: float) -> None:
         await self._ask("POST", "absence", {"seconds": seconds})
+        self._returns += 1
 
     async def sent_bytes(self) -> int:
         return int((await self._ask("GET", "counters"))["body_bytes"])
 
     async def wait_until_back(self) -> None:
+        """From every absence; one that was asked for may be yet to begin."""
         while True:
             try:
-                await self.sent_bytes()
+                if (await self._ask("GET", "counters"))["returns"] == self._returns:
+                    return
             except aiohttp.ClientConnectionError:
-                await asyncio.sleep(_LOOK_SECONDS)
-            else:
-                return
+                pass
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _ask(self, method: str, what: str, document: Any = None) -> Any:
         async with self._session.request(method, f"{self._url}/_dev/{what}", json=document) as answer:

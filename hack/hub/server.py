@@ -57,6 +57,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     url: str = ""
     cdn_url: str = ""
+    returns: int = 0
     _ports: dict[str, int] = field(default_factory=dict)
     _runners: list[web.AppRunner] = field(default_factory=list)
     _absence: asyncio.Task[None] | None = None
@@ -120,6 +121,7 @@ class Hub:
             await asyncio.sleep(seconds)
             kept.pop_all()
         await self._listen(sockets)
+        self.returns += 1
 
     def _witness(self, origin: str) -> Any:
         """Counts a request, holds the caller to its quota, and applies the fault planned for the request."""

@@ -52,6 +52,8 @@ log = logging.getLogger("warmslice.cache")
 
 _DAY_SECONDS = 86400.0
 _NODE_LOOK_SECONDS = 5.0
+_DEMAND_SECONDS = 60.0
+"""So long what workloads want is waited for: where nobody may read it, or the API server is away, the catalog has to do."""
 
 Pass = Callable[[], Awaitable[float]]
 
@@ -89,6 +91,7 @@ class CacheRole:
     _gate: GateKeeper | None = None
     _gate_wake: asyncio.Event = field(default_factory=asyncio.Event)
     _wanted_here: tuple[Demand, ...] = ()
+    _reported: bool = False
 
     def begin(self) -> None:
         """Open the doors, and start the loops."""
@@ -104,6 +107,7 @@ class CacheRole:
 
         async def publish(report: CacheReport) -> None:
             reports[:] = [report]
+            self._reported = True
             starts.take(report)
             shared.metrics.cache(report)
             self.told(report)
@@ -118,9 +122,14 @@ class CacheRole:
             rules, catalog, shared.own, fetches, publish, clock.now, room, scrub.report, workloads, warmth
         )
 
+        began = time.monotonic()
+
         async def cache_pass() -> float:
             if shared.own.item is None:
                 # Without its labels nobody knows what it wants. The watch wakes the loop when it is known.
+                return _NODE_LOOK_SECONDS
+            if self._demand is not None and not self._demand.known and time.monotonic() < began + _DEMAND_SECONDS:
+                # What workloads want would look as if nobody wanted it, and labels and fetches would go.
                 return _NODE_LOOK_SECONDS
             error: AgentError | None = None
             try:
@@ -168,7 +177,7 @@ class CacheRole:
             self._starts is not None and self._starts.due(),
             self._room is not None and self._room.waits,
         )
-        if any(waiting):
+        if any(waiting) or (self._demand is not None and not self._reported):
             self.wake.set()
         if self._gate is not None and self._gate.waits_for_driver:
             self._gate_wake.set()
@@ -278,6 +287,7 @@ class CacheRole:
             shared.own.node,
             self._known_pods,
             lambda: published.data,
+            lambda: published.synced,
             starts.history,
             self._servings,
         )

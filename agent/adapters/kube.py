@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
@@ -37,6 +38,7 @@ JSON = "application/json"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
+_MOST_SAID = 200
 _SILENT_SECONDS = 150.0
 """Bookmarks come about once a minute, so two and a half silent periods mean a dead peer."""
 
@@ -168,6 +170,9 @@ class Kube:
                     text = await response.text(errors="replace")
                     raise _error("GET", path, response.status, text, response.headers)
                 yield response.content
+        except HttpProcessingError as error:
+            # An event longer than the reader takes: the next list has it as it is then.
+            raise RetryError(f"watch {path}: {str(error)[:_MOST_SAID]}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise RetryError(f"watch {path}: {error or type(error).__name__}") from error
 

@@ -23,6 +23,9 @@ _BACKOFF_CAP_SECONDS = 60.0
 _MOST_DOUBLINGS = 10
 _RESYNC_SECONDS = 600.0
 _PAGE = "500"
+_PAGE_OF_WHOLE = "50"
+"""Of whole objects, which may have more than a megabyte each."""
+_REFUSED_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +90,23 @@ class Watch:
             try:
                 await self._list()
                 await self._follow()
-            except (GoneError, RefusedError) as error:
-                if self._optional:
-                    await self._be_empty(error)
-                else:
-                    await self._back_off(error)
+            except GoneError as error:
+                await (self._be_empty(error, _RESYNC_SECONDS) if self._optional else self._back_off(error))
+            except RefusedError as error:
+                # What was to be seen before is not gone for a right that is away for a moment.
+                empty = self._optional and not self._objects
+                await (self._be_empty(error, _REFUSED_SECONDS) if empty else self._back_off(error))
             except AgentError as error:
                 await self._back_off(error)
             except (KeyError, TypeError, AttributeError) as error:
                 await self._back_off(RetryError(f"watch {self._path}: not what an API server says ({error!r})"))
 
-    async def _be_empty(self, error: AgentError) -> None:
+    async def _be_empty(self, error: AgentError, seconds: float) -> None:
         log.debug("watch.none", extra={"path": self._path, "error": str(error)})
         self._objects = {}
         self.synced = True
         self._changed()
-        await asyncio.sleep(_RESYNC_SECONDS * random.uniform(0.9, 1.1))
+        await asyncio.sleep(seconds * random.uniform(0.9, 1.1))
 
     async def _list(self) -> None:
         if self._metadata is not None:
@@ -121,7 +125,7 @@ class Watch:
     async def _listed_in_pages(self, metadata: Metadata) -> Object:
         """The newest there is: a list from the API server's cache has no pages."""
         items: list[Object] = []
-        query = {"limit": _PAGE, **self._selectors()}
+        query = {"limit": _PAGE_OF_WHOLE if metadata.whole else _PAGE, **self._selectors()}
         while True:
             page = await self._kube.metadata(self._path, JSON if metadata.whole else METADATA_LIST, **query)
             items += [metadata.keep(item) for item in page.get("items") or []]

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from agent.model.demand import Demand, Rank, Serving
 from agent.model.node import Requirement
-from agent.model.place import FIELD, Place, Term, Toleration
+from agent.model.place import FIELD, NODE_NAME, Place, Term, Toleration
 
 Object = Mapping[str, Any]
+
+_COUNT = re.compile(r"[1-9][0-9]{0,8}")
+_MOST = 2**31 - 1
+_MOST_MODELS = 32
+_MOST_CHARACTERS = 8000
+"""Of a place, written out: whoever asks for more would take the room of all others in what is published, and is left out."""
 
 
 def demands_of(
     spec: Object, servings: Collection[Serving], namespace: str, rank: Rank, by: str = ""
 ) -> tuple[Demand, ...]:
-    """What those containers of a pod, or of a template, read. ``by`` says whose it is."""
+    """What those containers of a pod, or of a template, read: the first models of many. ``by`` says whose it is."""
     if not servings:
         return ()
     place = place_of(spec)
+    if len(repr(place)) > _MOST_CHARACTERS:
+        return ()
     priority = _number(spec.get("priority"))
+    named = ((one, serving.server) for serving in servings for one in serving.models)
     return tuple(
-        Demand(named, serving.server, namespace, rank, priority, place, by)
-        for serving in servings
-        for named in serving.models
+        Demand(one, server, namespace, rank, priority, place, by) for one, server in islice(named, _MOST_MODELS)
     )
 
 
@@ -35,6 +44,10 @@ def place_of(spec: Object) -> Place:
     terms = None
     if isinstance(required, Mapping):
         terms = tuple(_term(term) for term in _mappings(required.get("nodeSelectorTerms")))
+    bound = spec.get("nodeName")
+    if isinstance(bound, str) and bound:
+        here = Requirement(NODE_NAME, "In", frozenset({bound}))
+        terms = tuple((*term, here) for term in terms) if terms is not None else ((here,),)
     return Place(
         selector=tuple(sorted((str(key), str(value)) for key, value in _mapping(spec.get("nodeSelector")).items())),
         terms=terms,
@@ -86,12 +99,14 @@ def _asked(container: Object) -> Iterator[tuple[str, int]]:
     resources = _mapping(container.get("resources"))
     asked = {**_mapping(resources.get("requests")), **_mapping(resources.get("limits"))}
     for name, quantity in asked.items():
-        if str(name).startswith("nvidia.com/") and str(quantity).isdecimal() and int(quantity):
+        if str(name).startswith("nvidia.com/") and _COUNT.fullmatch(str(quantity)):
             yield str(name), int(quantity)
 
 
 def _number(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    """As the API server bounds it."""
+    there = isinstance(value, int) and not isinstance(value, bool)
+    return max(-_MOST, min(value, _MOST)) if there else 0
 
 
 def _mapping(value: Any) -> Object:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from agent.desired.servers import GENERIC, SERVERS, Field, Server
@@ -29,6 +29,7 @@ _PYTHON = re.compile(r"python[0-9.]*")
 _PYTHON_VALUED = ("-W", "-X", "--check-hash-based-pycs")
 _SWITCHES = ("enable-", "disable-", "no-")
 _THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+_MOST_READ, _MOST_ADAPTERS = 1000, 60  # a server takes some dozens
 _MOST_WORK = 1 << 19  # for a pod, as its Budget counts
 _SILENT = (Field.ONE, Field.MANY, Field.FLAG)
 
@@ -246,8 +247,8 @@ def _models(reading: _Reading, everywhere: _Reading, place: _Place) -> tuple[Nam
     tokenizer = _tokenizer(reading, place, model)
     if model is None:
         return tuple(tokenizer)
-    beside = (*tokenizer, *_adapters(reading, place), *_drafts(reading, place))
-    return (model, *dict.fromkeys(beside))
+    adapters = islice(dict.fromkeys(islice(_adapters(reading, place), _MOST_READ)), _MOST_ADAPTERS)
+    return (model, *dict.fromkeys(chain(tokenizer, adapters, _drafts(reading, place))))
 
 
 def _model(reading: _Reading, place: _Place) -> Named | None:

@@ -57,7 +57,7 @@ class _Text(msgspec.Struct, frozen=True):
 
 
 def written(demands: Iterable[Demand], most_bytes: int = MOST_BYTES) -> tuple[str, int]:
-    """(the text, how many demands it had no room for): of those the least urgent are left out."""
+    """(the text, how many demands it had no room for): of each namespace the least urgent are left out."""
     rows = _told_apart(demands)
     whole = _text(rows, 0)
     if len(whole) <= most_bytes:
@@ -82,15 +82,20 @@ def read(text: str) -> tuple[Demand, ...]:
 
 
 def _told_apart(demands: Iterable[Demand]) -> list[Demand]:
-    """Each once, most urgent first; who wants it is for nobody to read but the leader. The same with another rank counts by the
-    higher one, and by the higher priority."""
+    """Each once; each namespace in turn with its most urgent, so that none takes the room of all. Who wants it is for nobody to
+    read but the leader. The same with another rank counts by the higher one, and by the higher priority."""
     best: dict[tuple[Any, ...], Demand] = {}
     for demand in demands:
         key = (demand.named, demand.server, demand.namespace, demand.place)
         known = best.get(key)
         if known is None or (demand.rank, demand.priority) > (known.rank, known.priority):
             best[key] = demand
-    return sorted(best.values(), key=_order)
+    turns: dict[str, int] = {}
+    placed = []
+    for demand in sorted(best.values(), key=_order):
+        turns[demand.namespace] = turns.get(demand.namespace, 0) + 1
+        placed.append((turns[demand.namespace], demand))
+    return [demand for _, demand in sorted(placed, key=lambda pair: pair[0])]
 
 
 def _order(demand: Demand) -> tuple[Any, ...]:

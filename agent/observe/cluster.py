@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from agent.model.node import Budget, Node, Pod, PodRef, Requirement, Taint
 
 Object = Mapping[str, Any]
+
+_WHOLE = re.compile(r"[0-9]{1,9}")
 
 
 def node_of(item: Object) -> Node:
@@ -81,7 +84,7 @@ def _gpus(resources: Object | None) -> dict[str, int]:
     return {
         name: int(quantity)
         for name, quantity in (resources or {}).items()
-        if name.startswith("nvidia.com/") and str(quantity).isdigit()
+        if name.startswith("nvidia.com/") and _WHOLE.fullmatch(str(quantity))
     }
 
 

@@ -21,7 +21,9 @@ def offers_of(node: Node, label_key: str) -> dict[str, int]:
     status = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
     if asked and status is not None and status.offers is not None and status.state != "failed":
         return dict(status.offers)
-    return dict(node.allocatable)
+    # While a device plugin starts anew allocatable is 0, and capacity stays.
+    names = node.allocatable.keys() | node.capacity.keys()
+    return {name: max(node.allocatable.get(name, 0), node.capacity.get(name, 0)) for name in names}
 
 
 def has_ended(pod: Object) -> bool:

@@ -18,8 +18,15 @@ from agent.model.labels import MODEL_PREFIX
 from agent.model.node import Taint
 from agent.model.place import NODE_NAME, Place, Term
 
-_PASSING = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
-"""Taints of these domains say how a node is at the moment."""
+_PASSING = (
+    "node.kubernetes.io/",
+    "node.cloudprovider.kubernetes.io/",
+    "karpenter.sh/",
+    "startup-taint.cluster-autoscaler.kubernetes.io/",
+)
+"""Taints of these domains say how a node is at the moment, and so do those that end so."""
+_PASSING_ENDS = ("/agent-not-ready", "/agent-not-scheduled")
+_GPU = "nvidia.com/gpu"
 _HARD = frozenset({"NoSchedule", "NoExecute"})
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot")
 _LONGEST_NAME = 54
@@ -43,6 +50,7 @@ class Wanted:
     rank: Rank
     because: str
     priority: int = 0
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,11 @@ def fits(place: Place, node: NodeSide) -> bool:
         return False
     if place.terms is not None and not any(_holds(term, known) for term in place.terms):
         return False
-    lasting = (taint for taint in node.taints if taint.effect in _HARD and not _passes(taint))
+    asked = {name for name, _ in place.resources}
+    # Clusters with the admission plugin ExtendedResourceToleration (GKE) give pods that toleration when they are made.
+    given = asked | ({_GPU} if any(name.startswith("nvidia.com/") for name in asked) else set())
+    hard = (taint for taint in node.taints if taint.effect in _HARD and taint.key not in given)
+    lasting = (taint for taint in hard if not _passes(taint))
     if any(not any(one.tolerates(taint) for one in place.tolerations) for taint in lasting):
         return False
     return all(node.offers.get(name, 0) >= count for name, count in place.resources)
@@ -93,10 +105,11 @@ def choose(
         known = wanted.get(model.name)
         if known is None or first.rank > known.rank:
             priority = max(model.priority, first.priority)
-            wanted[model.name] = Wanted(model, first.rank, first.by or "a workload", priority)
+            because = first.by or "a workload"
+            wanted[model.name] = Wanted(model, first.rank, because, priority, first.namespace)
     ordered = sorted(wanted.values(), key=lambda one: (-one.rank, -one.priority, one.model.name))
     mine = {model.name for model in declared}
-    asked = [one for one in ordered if one.model.name not in mine]
+    asked = _in_turns([one for one in ordered if one.model.name not in mine])
     left_out = {one.model.name for one in asked[most:]}
     return Choice(
         tuple(one for one in ordered if one.model.name not in left_out),
@@ -105,12 +118,23 @@ def choose(
     )
 
 
+def _in_turns(asked: Sequence[Wanted]) -> list[Wanted]:
+    """What pods of this node wait for comes first; of the rest each namespace has its turn, so that none takes all the room."""
+    turns: dict[str, int] = {}
+    placed = []
+    for one in asked:
+        if one.rank is not Rank.HERE:
+            turns[one.namespace] = turns.get(one.namespace, 0) + 1
+        placed.append((0 if one.rank is Rank.HERE else turns[one.namespace], one))
+    return [one for _, one in sorted(placed, key=lambda pair: pair[0])]
+
+
 def _holds(term: Term, known: Mapping[str, str]) -> bool:
     return bool(term) and all(one.key.startswith(MODEL_PREFIX) or one.matches(known) for one in term)
 
 
 def _passes(taint: Taint) -> bool:
-    return taint.is_gate or taint.key.startswith(_PASSING)
+    return taint.is_gate or taint.key.startswith(_PASSING) or taint.key.endswith(_PASSING_ENDS)
 
 
 def _is(model: CatalogModel, demand: Demand) -> bool:
@@ -139,9 +163,9 @@ def _name(catalog: Catalog, repository: str, revision: str) -> str:
     """That of the repository, with the revision where it is not the main branch; another one where the catalog uses that, or
     another repository could have it too."""
     full = repository if revision == "main" else f"{repository}--{revision}"
-    name = derived_name(full)
-    whole = name == full.replace("/", "--") or len(full) > _LONGEST_NAME
-    if name and whole and name not in catalog.models:
+    name, plain = derived_name(full), full.replace("/", "--")
+    own = plain == plain.strip("-_.") and "--" not in revision and "/" not in revision
+    if name and own and name not in catalog.models:
         return name
     digest = hashlib.sha256(f"{repository}@{revision}".encode()).hexdigest()[:8]
     return f"{name[:_LONGEST_NAME]}-{digest}" if name else f"model-{digest}"

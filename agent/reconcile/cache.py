@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -143,7 +143,7 @@ class CachePass:
         self._distrust(ended, wanted, models)
         seen = CacheSeen(models, running, self._failures, self.node.labels(), ranks)
         short = self._too_large(wanted, seen)
-        holding = _not_outranked(wanted, ranks, short)
+        holding = _not_outranked(wanted, ranks, {model.name for model in wish.wanted}, short)
         room = await self.room.keep(Use(holding, models, wish.pinned, self.room.pods()), short, disk, now)
         if short is not None and room.made:
             del self._failures[short.model.name]
@@ -298,11 +298,15 @@ def limits_of(rules: CacheRules, model: CatalogModel, disk: DiskUse) -> FetchLim
 
 
 def _not_outranked(
-    wanted: Sequence[CatalogModel], ranks: Mapping[str, Rank], short: FetchFailure | None
+    wanted: Sequence[CatalogModel],
+    ranks: Mapping[str, Rank],
+    declared: Collection[str],
+    short: FetchFailure | None,
 ) -> tuple[CatalogModel, ...]:
-    """Those that need not make room for the one that does not fit."""
+    """Those that need not make room for the one that does not fit: what is wanted as urgently, and what the administrator has
+    declared, whatever workloads say."""
     least = ranks.get(short.model.name, Rank.HISTORY) if short is not None else Rank.HISTORY
-    return tuple(model for model in wanted if ranks[model.name] >= least)
+    return tuple(model for model in wanted if ranks[model.name] >= least or model.name in declared)
 
 
 def _finished(fetch: EndedFetch) -> FinishedFetch:

@@ -136,7 +136,7 @@ class ColdStarts:
             return None
         ledger = self._known().among([pod["metadata"]["uid"] for pod in pods])
         for pod in self._to_count():
-            start = await self._start_of(pod)
+            start = await self._start_of(pod) if pod["metadata"]["uid"] in self._noted else None
             if start is None:
                 continue
             ledger = ledger.plus(start)
@@ -206,8 +206,10 @@ class ColdStarts:
 
     async def _start_of(self, pod: Object) -> PodStart | None:
         metadata = pod["metadata"]
-        moments = moments_of(pod, self._container(pod), await self._events_of(metadata))
-        names = self._names(pod)
+        # The pod may go while its Events are listed.
+        weights, names, standing = self._noted[metadata["uid"]], self._names(pod), self._standing
+        container = self._container(pod)
+        moments = moments_of(pod, container, await self._events_of(metadata))
         if moments.scheduled is None or moments.ready is None or not names:
             return None
         pulled, started = moments.pulled, moments.started
@@ -217,10 +219,10 @@ class ColdStarts:
             uid=metadata["uid"],
             pod=metadata["name"],
             namespace=metadata["namespace"],
-            model=self._standing[names[0]][0],
+            model=standing[names[0]][0],
             repository=names[0][0],
             revision=names[0][1],
-            weights=self._noted[metadata["uid"]],
+            weights=weights,
             at_seconds=moments.ready,
             total_seconds=max(0.0, moments.ready - moments.scheduled),
             image_seconds=max(0.0, pulled - moments.scheduled) if pulled is not None else None,

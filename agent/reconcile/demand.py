@@ -39,6 +39,7 @@ class NodeDemand:
         node: Callable[[], Node | None],
         pods: Callable[[], Sequence[Object] | None],
         published: Callable[[], Mapping[str, str]],
+        synced: Callable[[], bool],
         history: Callable[[], Iterable[Demand]],
         servings: PodServings,
     ) -> None:
@@ -47,9 +48,15 @@ class NodeDemand:
         self._node = node
         self._pods = pods
         self._published = published
+        self._synced = synced
         self._history = history
         self._text = ""
         self._read: tuple[Demand, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether pods and what is published have been listed: before that nobody knows what is wanted."""
+        return self._pods() is not None and self._synced()
 
     def choose(self, catalog: Catalog, declared: Sequence[CatalogModel]) -> Choice:
         """What is wanted here, in order."""

@@ -35,6 +35,8 @@ log = logging.getLogger("warmslice.demand")
 WRITE_SECONDS = 30.0
 _BETWEEN_LOOKS_SECONDS = 0.5
 _COUNT_SECONDS = 600.0
+_MOST_REFUSED = 100
+"""Whoever makes workloads could have any number said."""
 
 Object = Mapping[str, Any]
 
@@ -185,7 +187,7 @@ class PublishingPass:
     def _tell(self, refused: list[Demand]) -> None:
         """Once for each model of a namespace."""
         words = {f"{one.namespace}: {one.named.repository}": one for one in refused}
-        for key, demand in words.items():
+        for key, demand in list(words.items())[:_MOST_REFUSED]:
             if key not in self._told:
                 detail = (
                     f"{demand.by} names {demand.named.repository}, which prewarm_allow does not allow its namespace"

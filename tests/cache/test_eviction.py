@@ -139,12 +139,24 @@ class Wishes:
 
 async def test_what_is_wanted_less_urgently_goes_for_a_model_that_a_pod_waits_for(loop: Loop, filled: Path) -> None:
     """And does not come back for it: then it would be that one's turn to go."""
+    loop.step.catalog = WrittenCatalog("models: []\n")
+    loop.step.node = LabelledNode()
     loop.step.workloads = Wishes(new=Rank.HERE, old=Rank.WORKLOAD)
     await loop.until(lambda report: report.models[0].state is ModelState.READY)
     assert verify_model(filled, NEW) is None
     report = await loop.until(lambda report: report.models[1].state is ModelState.FAILED)
     assert (report.models[0].state, report.models[1].reason) == (ModelState.READY, "blocked")
     assert "wanted on this node" in report.models[1].message
+
+
+async def test_what_is_declared_stays_whatever_workloads_say(loop: Loop, filled: Path) -> None:
+    """Else whoever may make a pod could have the administrator's models removed."""
+    loop.step.catalog = WrittenCatalog("models: [{repository: acme/old, name: old}]\n")
+    loop.step.node = LabelledNode()
+    loop.step.workloads = Wishes(new=Rank.HERE, old=Rank.DECLARED)
+    report = await loop.until(lambda report: report.models[0].state is ModelState.FAILED)
+    assert (report.models[0].reason, report.models[1].state) == ("blocked", ModelState.READY)
+    assert verify_model(filled, OLD) is None
 
 
 async def test_what_is_wanted_as_urgently_stays(loop: Loop, filled: Path) -> None:

@@ -14,6 +14,7 @@ from agent.model import labels
 from agent.model.demand import Demand
 from agent.model.demand_map import KEY, NAME, read
 from hack.devcluster import kinds
+from hack.devcluster.faults import Fault
 from hack.hub.server import Hub
 from tests.e2e.agent_node import NODE, AgentNode, agent_node
 from tests.fakes.devcluster import is_running
@@ -92,6 +93,23 @@ async def test_a_deployment_scaled_to_zero_has_its_model_on_disk_before_its_firs
     node.cluster.merge(kinds.DEPLOYMENTS, "chat", {"spec": {"replicas": 1}}, SPACE)
     await node.cluster_until(lambda: any(map(is_running, node.cluster.api.all(kinds.PODS, SPACE))), "its pod runs")
     assert [demand.named.repository for demand in published(node)] == [MODEL]
+
+
+async def test_a_restart_takes_no_label_away_meanwhile(node: AgentNode, hub: Hub) -> None:
+    """Pods that wait for it would not be scheduled: what workloads want is not known at once after a start."""
+    await start(node, hub)
+    node.cluster.create(kinds.DEPLOYMENTS, deployment("chat", serving(), 0))
+    await node.cluster_until(lambda: state(node) == "ready", "the model is ready")
+    await node.stop()
+    node.cluster.inject(Fault(method="GET", path="configmaps", delay_s=2.0, count=1))
+    seen = set[str | None]()
+    await start(node, hub)
+    await node.cluster_until(lambda: len([x for x in node.log() if x["event"] == "started"]) == 2, "started again")
+    for _ in range(80):
+        seen.add(state(node))
+        await asyncio.sleep(0.05)
+    assert await last_pass(node)
+    assert seen == {"ready"}
 
 
 async def test_a_workload_that_cannot_come_here_brings_no_model(node: AgentNode, hub: Hub) -> None:

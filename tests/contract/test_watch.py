@@ -15,6 +15,7 @@ from agent.adapters.kube import Kube
 from agent.adapters.watch import Watch
 from hack.devcluster import kinds
 from hack.devcluster.faults import Fault
+from hack.devcluster.objects import Object
 from tests.fakes.devcluster import DevCluster, bare_node, dev_cluster
 
 NODE, OTHER = "gpu-1", "gpu-2"
@@ -169,3 +170,31 @@ async def test_the_server_is_not_asked_again_before_it_wants_to_be(cluster: DevC
         await seen.wish("a")
     first, second = [request.at for request in cluster.requests("list", "warmslice")]
     assert second - first >= 1
+
+
+async def test_an_event_longer_than_the_reader_takes_is_seen_by_the_next_list(cluster: DevCluster) -> None:
+    """Objects of a megabyte are sent with every ``<`` as six characters; whoever may write one must not end the agent."""
+
+    def config(text: str) -> Object:
+        return {"metadata": {"name": "long"}, "data": {"text": text}}
+
+    kube, news = await Kube.connect(str(cluster.kubeconfig())), asyncio.Event()
+    watch = Watch(kube, "/api/v1/configmaps", "", news.set)
+    running = asyncio.create_task(watch.run())
+    try:
+        async with asyncio.timeout(20):
+            while not cluster.requests("watch", "warmslice"):
+                await asyncio.sleep(0.01)
+            cluster.create(kinds.CONFIGMAPS, config("x" * 5_000_000))
+            while not watch.objects:
+                news.clear()
+                await news.wait()
+            cluster.merge(kinds.CONFIGMAPS, "long", config("short"), "default")
+            while watch.objects[0]["data"]["text"] != "short":
+                news.clear()
+                await news.wait()
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await kube.close()
+    assert len(cluster.requests("list", "warmslice")) == 2

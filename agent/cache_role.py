@@ -278,7 +278,14 @@ class CacheRole:
         view = WorkloadView(shared.kube, kept_whatever_it_is, shared.start, wake.set)
         holder = f"{settings.node_name}_{uuid4().hex[:8]}"
         publishing = PublishingPass(
-            holder, ballot, view, published, settings.allowed, shared.metrics.published, time.monotonic
+            holder,
+            ballot,
+            view,
+            published,
+            settings.allowed,
+            shared.metrics.published,
+            time.monotonic,
+            lambda: self._demand.declared if self._demand is not None else (),
         )
         self.elected.append(publishing)
         shared.loop("demand", publishing, wake)

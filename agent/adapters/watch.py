@@ -26,6 +26,8 @@ _PAGE = "500"
 _PAGE_OF_WHOLE = "50"
 """Of whole objects, which may have more than a megabyte each."""
 _REFUSED_SECONDS = 60.0
+_SURE = 5
+"""So many failures in a row, a minute or two, say that a kind is not there any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,13 @@ class Watch:
             try:
                 await self._list()
                 await self._follow()
-            except GoneError as error:
-                await (self._be_empty(error, _RESYNC_SECONDS) if self._optional else self._back_off(error))
-            except RefusedError as error:
-                # What was to be seen before is not gone for a right that is away for a moment.
-                empty = self._optional and not self._objects
-                await (self._be_empty(error, _REFUSED_SECONDS) if empty else self._back_off(error))
+            except (GoneError, RefusedError) as error:
+                # What was to be seen before is not gone for an answer of a moment.
+                if self._optional and (not self._objects or self._failures >= _SURE):
+                    gone = isinstance(error, GoneError)
+                    await self._be_empty(error, _RESYNC_SECONDS if gone else _REFUSED_SECONDS)
+                else:
+                    await self._back_off(error)
             except AgentError as error:
                 await self._back_off(error)
             except (KeyError, TypeError, AttributeError) as error:

@@ -30,6 +30,7 @@ _PYTHON_VALUED = ("-W", "-X", "--check-hash-based-pycs")
 _SWITCHES = ("enable-", "disable-", "no-")
 _THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _MOST_READ, _MOST_ADAPTERS = 1000, 60  # a server takes some dozens
+_MOST_TEXT = 1 << 18  # of a container; the longest scripts that people write are a quarter of that
 _MOST_WORK = 1 << 19  # for a pod, as its Budget counts
 _SILENT = (Field.ONE, Field.MANY, Field.FLAG)
 
@@ -77,7 +78,7 @@ class _Place:
 
 def _serving(container: Mapping[str, Any], budget: Budget) -> Serving | None:
     command, arguments = _texts(container.get("command")), _texts(container.get("args"))
-    if command is None or arguments is None:
+    if command is None or arguments is None or sum(map(len, (*command, *arguments))) > _MOST_TEXT:
         return None
     environment = environment_of(container, budget)
     command = tuple(as_kubelet_expands(word, environment.known, budget) for word in command)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.model.catalog import ENGINES, Catalog, CatalogModel, derived_name
 from agent.model.demand import Allowed, Demand, Rank, Role
-from agent.model.labels import MODEL_PREFIX
+from agent.model.labels import MODEL_PREFIX, STATE
 from agent.model.node import Taint
 from agent.model.place import NODE_NAME, Place, Term
 
@@ -67,7 +67,7 @@ def fits(place: Place, node: NodeSide) -> bool:
     """Whether a pod would run there, if nothing else did. What passes by itself (cordons, taints of the node's lifecycle, our own
     gate, a model's label that the agent is about to set) is no obstacle."""
     known = {**node.labels, NODE_NAME: node.name}
-    if any(known.get(key) != value for key, value in place.selector if not key.startswith(MODEL_PREFIX)):
+    if any(known.get(key) != value for key, value in place.selector if not _is_ours(key)):
         return False
     if place.terms is not None and not any(_holds(term, known) for term in place.terms):
         return False
@@ -78,7 +78,7 @@ def fits(place: Place, node: NodeSide) -> bool:
     lasting = (taint for taint in hard if not _passes(taint))
     if any(not any(one.tolerates(taint) for one in place.tolerations) for taint in lasting):
         return False
-    return all(node.offers.get(name, 0) >= count for name, count in place.resources)
+    return all(_offered(node, name) >= count for name, count in place.resources)
 
 
 def choose(
@@ -130,7 +130,17 @@ def _in_turns(asked: Sequence[Wanted]) -> list[Wanted]:
 
 
 def _holds(term: Term, known: Mapping[str, str]) -> bool:
-    return bool(term) and all(one.key.startswith(MODEL_PREFIX) or one.matches(known) for one in term)
+    return bool(term) and all(_is_ours(one.key) or one.matches(known) for one in term)
+
+
+def _is_ours(key: str) -> bool:
+    """Labels that the agent is about to write."""
+    return key.startswith(MODEL_PREFIX) or key == STATE
+
+
+def _offered(node: NodeSide, resource: str) -> int:
+    """Under somebody else's sharing a slice may have another name than the layout's."""
+    return max(node.offers.get(resource, 0), node.offers.get(resource.removesuffix(".shared"), 0))
 
 
 def _passes(taint: Taint) -> bool:
@@ -145,7 +155,8 @@ def _model(catalog: Catalog, group: Sequence[Demand]) -> CatalogModel:
     """As the catalog has it where it does, wherever it wants it; else with what the demands say."""
     known = next((model for model in catalog.models.values() if _is(model, group[0])), None)
     if known is not None:
-        return known
+        # What the catalog does with it on the nodes that it means it for is nothing that a workload can ask for elsewhere.
+        return replace(known, gate=False, pin=False, page_cache=False)
     named = group[0].named
     servers = {demand.server for demand in group if demand.named.role is not Role.TOKENIZER}
     engine = servers.pop() if len(servers) == 1 else None

@@ -50,6 +50,7 @@ class NodeDemand:
         self._published = published
         self._synced = synced
         self._history = history
+        self.declared: frozenset[tuple[str, str]] = frozenset()
         self._text = ""
         self._read: tuple[Demand, ...] = ()
 
@@ -60,6 +61,7 @@ class NodeDemand:
 
     def choose(self, catalog: Catalog, declared: Sequence[CatalogModel]) -> Choice:
         """What is wanted here, in order."""
+        self.declared = frozenset((model.repository, model.revision) for model in catalog.models.values())
         return choose(catalog, declared, self._demands(), self._rules.allowed, self._rules.most)
 
     def here(self) -> tuple[Demand, ...]:

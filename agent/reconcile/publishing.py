@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from agent.desired.demand import demands_of
 from agent.desired.recognise import recognise
 from agent.model.demand import Allowed, Asked, Demand, Published, Rank
 from agent.model.demand_map import KEY, MOST_BYTES, written
-from agent.model.errors import ConflictError, GoneError
+from agent.model.errors import AgentError, ConflictError, GoneError, RetryError
 from agent.model.fleet import Leader
 from agent.model.workload import WorkloadKind
 from agent.observe.workloads import owner_words, pod_specs
@@ -35,6 +35,8 @@ log = logging.getLogger("warmslice.demand")
 WRITE_SECONDS = 30.0
 _BETWEEN_LOOKS_SECONDS = 0.5
 _COUNT_SECONDS = 600.0
+_AFTER_CONFLICT_SECONDS = 1.0
+_AFTER_FAILURE_SECONDS = 5.0
 _MOST_REFUSED = 100
 """Whoever makes workloads could have any number said."""
 
@@ -99,7 +101,8 @@ def _identity(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 class PublishingPass:
     """Call it as often as you like. ``allowed`` None: everything is published, and each agent takes of it what its catalog has.
-    ``published`` is told what stands in the ConfigMap while we lead, and None when we do no more; ``clock`` is monotonic."""
+    ``published`` is told what stands in the ConfigMap while we lead, and None when we do no more; ``clock`` is monotonic.
+    ``declared``: repository and revision of what the catalog has, which any workload may bring forward."""
 
     def __init__(
         self,
@@ -110,7 +113,9 @@ class PublishingPass:
         allowed: Allowed | None,
         published: Callable[[Published | None], None],
         clock: Callable[[], float],
+        declared: Callable[[], Collection[tuple[str, str]]],
     ) -> None:
+        self._declared = declared
         self._election = Election("demand", holder, ballot, clock, self._begin, self._end)
         self._view = view
         self._target = target
@@ -171,7 +176,12 @@ class PublishingPass:
         try:
             await self._target.write({KEY: text})
         except (ConflictError, GoneError):
-            return _BETWEEN_LOOKS_SECONDS  # the watch will show what is there
+            self._may_write = self._clock() + _AFTER_CONFLICT_SECONDS
+            return _AFTER_CONFLICT_SECONDS  # the watch will show what is there
+        except AgentError as error:
+            asked = error.after_seconds if isinstance(error, RetryError) else None
+            self._may_write = self._clock() + max(_AFTER_FAILURE_SECONDS, asked or 0.0)
+            raise
         self._may_write = self._clock() + WRITE_SECONDS
         log.info("demand.published", extra={"demands": len(wanted), "bytes": size, "dropped": dropped})
         return self._election.rest_seconds
@@ -179,8 +189,11 @@ class PublishingPass:
     def _demands(self) -> tuple[list[Demand], list[Demand]]:
         wanted: list[Demand] = []
         refused: list[Demand] = []
+        declared = self._declared()
         for demand in _all(self._view.objects):
-            may = self._allowed is None or self._allowed.allows(demand.namespace, demand.named.repository)
+            named = demand.named
+            may = self._allowed is None or self._allowed.allows(demand.namespace, named.repository)
+            may = may or (named.repository, named.revision) in declared
             (wanted if may else refused).append(demand)
         return wanted, refused
 

@@ -88,7 +88,9 @@ class Agent:
         self.reports: list[Published | None] = []
         ballot = LeaderHands(board.leases, NAME, LEASE_SECONDS, lambda: EPOCH + board.clock())
         target = cast("DemandMap", self.map)
-        self.publishing = PublishingPass(holder, ballot, self.view, target, allowed, self.reports.append, board.clock)
+        self.publishing = PublishingPass(
+            holder, ballot, self.view, target, allowed, self.reports.append, board.clock, tuple
+        )
         self.task = asyncio.create_task(keep_passing("demand", self.publishing, self.wake, self.stopping))
 
     def see(self) -> None:

@@ -249,6 +249,22 @@ def test_a_pod_gets_the_toleration_for_what_it_asks_for_when_it_is_made() -> Non
     assert not fits(Place(), node)
 
 
+def test_what_the_catalog_does_with_a_model_elsewhere_no_workload_can_ask_for() -> None:
+    """To keep a starting node shut, to keep a model for ever, to fill memory."""
+    entry = CatalogModel("mine", "org/a", nodes=(("zone", "b"),), gate=True, pin=True, page_cache=True)
+    (one,) = choose(
+        Catalog({"mine": entry}, {}), (), [Demand(Named("org/a"), "vllm", "x", Rank.HERE)], ANYTHING, 9
+    ).wanted
+    assert (one.model.gate, one.model.pin, one.model.page_cache) == (False, False, False)
+
+
+def test_the_state_of_the_layout_and_another_name_of_a_shared_slice_are_no_obstacle() -> None:
+    node = NodeSide("n", {}, (), {"nvidia.com/mig-1g.10gb": 7})
+    assert fits(
+        Place((("nvidia.com/mig.config.state", "success"),), None, (), (("nvidia.com/mig-1g.10gb.shared", 1),)), node
+    )
+
+
 def test_a_template_that_names_its_node_comes_nowhere_else() -> None:
     node = NodeSide("gpu-1", {}, (), {})
     assert fits(place_of({"nodeName": "gpu-1"}), node)

@@ -118,7 +118,9 @@ def _publisher(cluster: DevCluster) -> str:
 
 def _lists_of_workloads(cluster: DevCluster) -> Counter[str]:
     kinds_watched = ("deployments", "statefulsets", "jobs", "leaderworkersets", "inferenceservices")
-    asked = cluster.requests("list", "warmslice")
+    asked = [
+        entry for entry in cluster.requests("list", "warmslice") if "continue=" not in f"{entry.query}{entry.path}"
+    ]
     plurals = (entry.path.partition("?")[0].rpartition("/")[2] for entry in asked)
     return Counter(plural for plural in plurals if plural in kinds_watched)
 

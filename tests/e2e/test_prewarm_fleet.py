@@ -201,7 +201,9 @@ def _ready(cluster: DevCluster) -> set[str]:
 
 
 def _watching(cluster: DevCluster) -> int:
-    return len([entry for entry in cluster.requests("watch", "warmslice") if "/configmaps" in entry.path])
+    """Watches that are open now: one that was begun again counts once."""
+    watches = cluster.requests("watch", "warmslice")
+    return len([entry for entry in watches if "/configmaps" in entry.path and entry.duration_s is None])
 
 
 def _touch(cluster: DevCluster) -> None:

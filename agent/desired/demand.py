@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from agent.desired.pod_spec import Object, gpu_resources, mapping, mappings
 from agent.model.demand import Demand, Rank, Serving
 from agent.model.node import Requirement
 from agent.model.place import FIELD, NODE_NAME, Place, Term, Toleration
 
-Object = Mapping[str, Any]
-
-_COUNT = re.compile(r"[1-9][0-9]{0,8}")
 _MOST = 2**31 - 1
 _MOST_MODELS = 32
 _MOST_CHARACTERS = 8000
@@ -39,19 +36,19 @@ def demands_of(
 
 def place_of(spec: Object) -> Place:
     """Where such pods may run. Of what is not as the API server would take it nothing matches."""
-    affinity = _mapping(_mapping(spec.get("affinity")).get("nodeAffinity"))
+    affinity = mapping(mapping(spec.get("affinity")).get("nodeAffinity"))
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
     terms = None
     if isinstance(required, Mapping):
-        terms = tuple(_term(term) for term in _mappings(required.get("nodeSelectorTerms")))
+        terms = tuple(_term(term) for term in mappings(required.get("nodeSelectorTerms")))
     bound = spec.get("nodeName")
     if isinstance(bound, str) and bound:
         here = Requirement(NODE_NAME, "In", frozenset({bound}))
         terms = tuple((*term, here) for term in terms) if terms is not None else ((here,),)
     return Place(
-        selector=tuple(sorted((str(key), str(value)) for key, value in _mapping(spec.get("nodeSelector")).items())),
+        selector=tuple(sorted((str(key), str(value)) for key, value in mapping(spec.get("nodeSelector")).items())),
         terms=terms,
-        tolerations=tuple(sorted(_toleration(one) for one in _mappings(spec.get("tolerations")))),
+        tolerations=tuple(sorted(_toleration(one) for one in mappings(spec.get("tolerations")))),
         resources=tuple(sorted(_resources(spec).items())),
     )
 
@@ -62,8 +59,8 @@ def ranked(demands: tuple[Demand, ...], rank: Rank) -> tuple[Demand, ...]:
 
 
 def _term(term: Object) -> Term:
-    expressions = tuple(_requirement(one, str(one.get("key", ""))) for one in _mappings(term.get("matchExpressions")))
-    fields = tuple(_requirement(one, f"{FIELD}{one.get('key', '')}") for one in _mappings(term.get("matchFields")))
+    expressions = tuple(_requirement(one, str(one.get("key", ""))) for one in mappings(term.get("matchExpressions")))
+    fields = tuple(_requirement(one, f"{FIELD}{one.get('key', '')}") for one in mappings(term.get("matchFields")))
     return (*expressions, *fields)
 
 
@@ -83,11 +80,11 @@ def _resources(spec: Object) -> dict[str, int]:
     """Of all containers that run together (sidecars too), or of one init container where that asks for more."""
     total: dict[str, int] = {}
     most: dict[str, int] = {}
-    for container in _mappings(spec.get("containers")):
-        for name, count in _asked(container):
+    for container in mappings(spec.get("containers")):
+        for name, count in gpu_resources(container).items():
             total[name] = total.get(name, 0) + count
-    for container in _mappings(spec.get("initContainers")):
-        for name, count in _asked(container):
+    for container in mappings(spec.get("initContainers")):
+        for name, count in gpu_resources(container).items():
             if container.get("restartPolicy") == "Always":
                 total[name] = total.get(name, 0) + count
             else:
@@ -95,23 +92,7 @@ def _resources(spec: Object) -> dict[str, int]:
     return {name: max(total.get(name, 0), most.get(name, 0)) for name in total.keys() | most.keys()}
 
 
-def _asked(container: Object) -> Iterator[tuple[str, int]]:
-    resources = _mapping(container.get("resources"))
-    asked = {**_mapping(resources.get("requests")), **_mapping(resources.get("limits"))}
-    for name, quantity in asked.items():
-        if str(name).startswith("nvidia.com/") and _COUNT.fullmatch(str(quantity)):
-            yield str(name), int(quantity)
-
-
 def _number(value: Any) -> int:
     """As the API server bounds it."""
     there = isinstance(value, int) and not isinstance(value, bool)
     return max(-_MOST, min(value, _MOST)) if there else 0
-
-
-def _mapping(value: Any) -> Object:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _mappings(value: Any) -> tuple[Object, ...]:
-    return tuple(one for one in value if isinstance(one, Mapping)) if isinstance(value, list) else ()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
+from agent.desired.pod_spec import count_of, gpu_resources, mapping, mappings, text_of
 from agent.desired.servers import GENERIC, SERVERS, Field, Server
 from agent.desired.words import Budget, Command, Environment, as_kubelet_expands, commands_of, environment_of
 from agent.model.catalog import is_repository, is_revision
@@ -20,7 +21,6 @@ from agent.model.demand import Named, Role, Serving
 # a slow start, while one that is imagined costs a node's disk.
 
 _URI = re.compile(r"hf://([^:@]*)(?:[:@](.*))?", re.DOTALL)
-_COUNT = re.compile(r"[1-9][0-9]{0,8}")
 _HUMAN = re.compile(r"([0-9]{1,9})(\.[0-9]{1,9})?([kmgKMG]?)")
 _FRACTION = re.compile(r"[0-9]{0,9}\.?[0-9]{1,18}")
 _DTYPE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
@@ -44,12 +44,8 @@ def recognise(spec: Mapping[str, Any]) -> tuple[Serving, ...]:
 
 
 def _containers(spec: object) -> Iterator[Mapping[str, Any]]:
-    if not isinstance(spec, dict):
-        return
     for section in ("containers", "initContainers"):
-        listed = spec.get(section)
-        if isinstance(listed, list):
-            yield from (container for container in listed if isinstance(container, dict))
+        yield from mappings(mapping(spec).get(section))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +93,16 @@ def _serving(container: Mapping[str, Any], budget: Budget) -> Serving | None:
 
 def _as_told(container: Mapping[str, Any], reading: _Reading, models: tuple[Named, ...]) -> Serving:
     return Serving(
-        container=_text(container.get("name")),
+        container=text_of(container.get("name")),
         server=reading.server.name,
         models=models,
         max_model_len=_length(reading.first(Field.LENGTH)),
         memory_utilization=_share(reading.first(Field.SHARE)),
         kv_cache_dtype=_dtype(reading.first(Field.KV_CACHE_DTYPE)),
         dtype=_dtype(reading.first(Field.DTYPE)),
-        tensor_parallel=_count(reading.first(Field.PARALLEL)) or 1,
+        tensor_parallel=count_of(reading.first(Field.PARALLEL)) or 1,
         reshaped=_is_reshaped(reading),
-        resources=_resources(container.get("resources")),
+        resources=gpu_resources(container),
     )
 
 
@@ -118,7 +114,7 @@ def _is_reshaped(reading: _Reading) -> bool:
         Field.SHARE: _share,
         Field.KV_CACHE_DTYPE: _dtype,
         Field.DTYPE: _dtype,
-        Field.PARALLEL: _count,
+        Field.PARALLEL: count_of,
     }
     unread = (told and read(told) is None for field, read in readers.items() if (told := reading.first(field)))
     return bool(reading.first(Field.RESHAPES)) or any(unread)
@@ -127,7 +123,7 @@ def _is_reshaped(reading: _Reading) -> bool:
 def _told_everywhere(container: Mapping[str, Any], environment: Environment, budget: Budget) -> _Reading:
     """By KServe's storageUri and the variables that mean the same to all."""
     told = _told_by_variables(GENERIC, environment)
-    uri = as_kubelet_expands(_text(container.get("storageUri")), environment.known, budget)
+    uri = as_kubelet_expands(text_of(container.get("storageUri")), environment.known, budget)
     return _Reading(GENERIC, {**told, Field.URI: (uri,)} if uri else told)
 
 
@@ -168,11 +164,11 @@ def _arguments_of_module(server: Server, words: tuple[str, ...]) -> tuple[str, .
 
 
 def _is_entrypoint(server: Server, container: Mapping[str, Any]) -> bool:
-    image, given = _text(container.get("image")), container.get("modelFormat")
+    image = text_of(container.get("image"))
     if server.images is not None and server.images.search(_without_tag(image)):
         return True
-    model_format = _text(given.get("name")) if isinstance(given, dict) and not image else ""
-    return _text(container.get("name")) in server.containers or model_format in server.formats
+    model_format = "" if image else text_of(mapping(container.get("modelFormat")).get("name"))
+    return text_of(container.get("name")) in server.containers or model_format in server.formats
 
 
 def _without_tag(image: str) -> str:
@@ -289,7 +285,7 @@ def _adapter_paths(value: str) -> Iterator[str]:
     if value.lstrip()[:1] in ("{", "["):
         found = _from_json(value)
         for item in found if isinstance(found, list) else [found]:
-            yield _text(item.get("path") or item.get("lora_path")) if isinstance(item, dict) else _text(item)
+            yield text_of(item.get("path") or item.get("lora_path")) if isinstance(item, dict) else text_of(item)
         return
     for item in value.split(","):
         name, joined, path = item.strip().partition("=")
@@ -297,22 +293,18 @@ def _adapter_paths(value: str) -> Iterator[str]:
 
 
 def _drafts(reading: _Reading, place: _Place) -> Iterator[Named]:
-    found = _from_json(reading.first(Field.SPECULATION))
-    inside = found if isinstance(found, dict) else {}
-    text = reading.first(Field.DRAFT) or _text(inside.get("model"))
-    revision = reading.first(Field.DRAFT_REVISION) or _text(inside.get("revision")) or "main"
+    inside = mapping(_from_json(reading.first(Field.SPECULATION)))
+    text = reading.first(Field.DRAFT) or text_of(inside.get("model"))
+    revision = reading.first(Field.DRAFT_REVISION) or text_of(inside.get("revision")) or "main"
     if place.is_on_hub(text) and is_revision(revision):
         yield Named(text, revision, Role.DRAFT)
 
 
 def _place(container: Mapping[str, Any]) -> _Place:
     """Where no directory is given, that of the image is not known, and the root is taken for it."""
-    listed = container.get("volumeMounts")
-    mounts = (
-        mount.get("mountPath") for mount in (listed if isinstance(listed, list) else ()) if isinstance(mount, dict)
-    )
-    directory = _text(container.get("workingDir")).rstrip("/")
-    return _Place(directory, frozenset(_text(path).rstrip("/") for path in mounts))
+    mounts = (mount.get("mountPath") for mount in mappings(container.get("volumeMounts")))
+    directory = text_of(container.get("workingDir")).rstrip("/")
+    return _Place(directory, frozenset(text_of(path).rstrip("/") for path in mounts))
 
 
 def _from_json(text: str) -> object:
@@ -339,22 +331,6 @@ def _dtype(text: str) -> str | None:
     return text if _DTYPE.fullmatch(text) else None
 
 
-def _count(text: str) -> int | None:
-    return int(text) if _COUNT.fullmatch(text) else None
-
-
-def _resources(resources: object) -> dict[str, int]:
-    """Limits, for a request of such a resource can be nothing else; whole numbers above none."""
-    found: dict[str, int] = {}
-    for section in ("requests", "limits"):
-        listed = resources.get(section) if isinstance(resources, dict) else None
-        for name, quantity in listed.items() if isinstance(listed, dict) else ():
-            count = _count(str(quantity)) if isinstance(quantity, int | str) else None
-            if count and str(name).startswith("nvidia.com/"):
-                found[str(name)] = count
-    return found
-
-
 def _texts(value: object) -> tuple[str, ...] | None:
     """The words of a command, none where it is left out; None where it is no list of text."""
     if value is None:
@@ -362,7 +338,3 @@ def _texts(value: object) -> tuple[str, ...] | None:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
     return None
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

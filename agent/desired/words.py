@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.desired.pod_spec import mappings
+
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh"})
 _KEYWORDS = frozenset(
     {"if", "then", "elif", "else", "while", "until", "do", "!", "{", "}", "time", "fi", "done", "esac"}
@@ -107,7 +109,7 @@ def environment_of(container: Mapping[str, Any], budget: Budget) -> Environment:
     """Each value may use the ones before it. A value that is taken from elsewhere is hidden."""
     known: dict[str, str] = {}
     hidden: set[str] = set()
-    for entry in _mappings(container.get("env")):
+    for entry in mappings(container.get("env")):
         name, value = entry.get("name"), entry.get("value")
         if not isinstance(name, str):
             continue
@@ -228,11 +230,6 @@ def _script_of(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]] | None:
         at += 1 + (short and words[at].lower().endswith("o"))
     at += at < len(words) and words[at] == "--"
     return (words[at], words[at + 1 :]) if inline and at < len(words) else None
-
-
-def _mappings(value: object) -> Iterator[Mapping[str, Any]]:
-    if isinstance(value, list):
-        yield from (item for item in value if isinstance(item, dict))
 
 
 class _Reader:

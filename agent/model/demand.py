@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from agent.model.place import Place
+
+T = TypeVar("T")
 
 
 class Role(StrEnum):
@@ -114,3 +117,14 @@ class Published:
     demands: int
     dropped: int
     asked: Asked
+
+
+def in_turns(items: Iterable[T], namespace: Callable[[T], str]) -> list[T]:
+    """Each namespace has its turn, the first of each before the second of any, so that none takes the room of all."""
+    turns: dict[str, int] = {}
+    placed = []
+    for item in items:
+        space = namespace(item)
+        turns[space] = turns.get(space, 0) + 1
+        placed.append((turns[space], item))
+    return [item for _, item in sorted(placed, key=lambda pair: pair[0])]

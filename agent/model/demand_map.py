@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from agent.model.catalog import is_repository, is_revision
-from agent.model.demand import Demand, Named, Rank, Role
+from agent.model.demand import Demand, Named, Rank, Role, in_turns
 from agent.model.node import Requirement
 from agent.model.place import Place, Toleration
 
@@ -82,20 +82,15 @@ def read(text: str) -> tuple[Demand, ...]:
 
 
 def _told_apart(demands: Iterable[Demand]) -> list[Demand]:
-    """Each once; each namespace in turn with its most urgent, so that none takes the room of all. Who wants it is for nobody to
-    read but the leader. The same with another rank counts by the higher one, and by the higher priority."""
+    """Each once; each namespace in turn with its most urgent. Who wants it is for nobody to read but the leader.
+    The same with another rank counts by the higher one, and by the higher priority."""
     best: dict[tuple[Any, ...], Demand] = {}
     for demand in demands:
         key = (demand.named, demand.server, demand.namespace, demand.place)
         known = best.get(key)
         if known is None or (demand.rank, demand.priority) > (known.rank, known.priority):
             best[key] = demand
-    turns: dict[str, int] = {}
-    placed = []
-    for demand in sorted(best.values(), key=_order):
-        turns[demand.namespace] = turns.get(demand.namespace, 0) + 1
-        placed.append((turns[demand.namespace], demand))
-    return [demand for _, demand in sorted(placed, key=lambda pair: pair[0])]
+    return in_turns(sorted(best.values(), key=_order), lambda demand: demand.namespace)
 
 
 def _order(demand: Demand) -> tuple[Any, ...]:

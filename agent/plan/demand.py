@@ -9,11 +9,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agent.model.catalog import ENGINES, Catalog, CatalogModel, derived_name
-from agent.model.demand import Allowed, Demand, Rank, Role
+from agent.model.demand import Allowed, Demand, Rank, Role, in_turns
 from agent.model.labels import MODEL_PREFIX, STATE
 from agent.model.node import Taint
 from agent.model.place import NODE_NAME, Place, Term
@@ -108,9 +108,7 @@ def choose(
             because = first.by or "a workload"
             wanted[model.name] = Wanted(model, first.rank, because, priority, first.namespace)
     ordered = sorted(wanted.values(), key=lambda one: (-one.rank, -one.priority, one.model.name))
-    mine = {model.name for model in declared}
-    asked = _in_turns([one for one in ordered if one.model.name not in mine])
-    left_out = {one.model.name for one in asked[most:]}
+    left_out = _left_out(ordered, {model.name for model in declared}, most)
     return Choice(
         tuple(one for one in ordered if one.model.name not in left_out),
         () if allowed is None else tuple(refused),
@@ -118,15 +116,12 @@ def choose(
     )
 
 
-def _in_turns(asked: Sequence[Wanted]) -> list[Wanted]:
-    """What pods of this node wait for comes first; of the rest each namespace has its turn, so that none takes all the room."""
-    turns: dict[str, int] = {}
-    placed = []
-    for one in asked:
-        if one.rank is not Rank.HERE:
-            turns[one.namespace] = turns.get(one.namespace, 0) + 1
-        placed.append((0 if one.rank is Rank.HERE else turns[one.namespace], one))
-    return [one for _, one in sorted(placed, key=lambda pair: pair[0])]
+def _left_out(ordered: Sequence[Wanted], declared: Collection[str], most: int) -> frozenset[str]:
+    """What pods of this node wait for comes in first; of the rest each namespace has its turn."""
+    asked = [one for one in ordered if one.model.name not in declared]
+    here = [one for one in asked if one.rank is Rank.HERE]
+    others = in_turns((one for one in asked if one.rank is not Rank.HERE), lambda one: one.namespace)
+    return frozenset(one.model.name for one in [*here, *others][most:])
 
 
 def _holds(term: Term, known: Mapping[str, str]) -> bool:

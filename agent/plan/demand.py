@@ -116,6 +116,28 @@ def choose(
     )
 
 
+def publishable(
+    demands: Iterable[Demand], allowed: Allowed | None, declared: Collection[tuple[str, str]]
+) -> tuple[list[Demand], list[Demand]]:
+    """(what all agents are told, what nobody allows). ``declared``: repository and revision of what the catalog has, which any
+    workload may bring forward; ``allowed`` None: everything is told, and each agent takes of it what its catalog has."""
+    told: list[Demand] = []
+    refused: list[Demand] = []
+    for demand in demands:
+        named = demand.named
+        may = allowed is None or allowed.allows(demand.namespace, named.repository)
+        may = may or (named.repository, named.revision) in declared
+        (told if may else refused).append(demand)
+    return told, refused
+
+
+def not_outranked(wanted: Sequence[Wanted], declared: Collection[str], short: str | None) -> tuple[CatalogModel, ...]:
+    """Those that need not make room for the model of the name ``short``, which does not fit: what is wanted as urgently, and
+    what the administrator has declared, whatever workloads say."""
+    least = next((one.rank for one in wanted if one.model.name == short), Rank.HISTORY)
+    return tuple(one.model for one in wanted if one.rank >= least or one.model.name in declared)
+
+
 def _left_out(ordered: Sequence[Wanted], declared: Collection[str], most: int) -> frozenset[str]:
     """What pods of this node wait for comes in first; of the rest each namespace has its turn."""
     asked = [one for one in ordered if one.model.name not in declared]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -25,10 +25,10 @@ from agent.model.cache import (
     ModelState,
 )
 from agent.model.catalog import Catalog, CatalogModel, CatalogRefusal
-from agent.model.demand import Asked, Rank
+from agent.model.demand import Asked
 from agent.model.scrub import ScrubReport
 from agent.observe.cache import observe_model
-from agent.plan.demand import Choice, Wanted, choose
+from agent.plan.demand import Choice, Wanted, choose, not_outranked
 from agent.plan.prefetch import CachePlan, CacheSeen, failure_of, next_try_seconds, plan_prefetch
 from agent.reconcile.page_cache import Warmth
 from agent.reconcile.room import RoomKeeper, Use
@@ -143,7 +143,8 @@ class CachePass:
         self._distrust(ended, wanted, models)
         seen = CacheSeen(models, running, self._failures, self.node.labels(), ranks)
         short = self._too_large(wanted, seen)
-        holding = _not_outranked(wanted, ranks, {model.name for model in wish.wanted}, short)
+        declared = {model.name for model in wish.wanted}
+        holding = not_outranked(choice.wanted, declared, short.model.name if short is not None else None)
         room = await self.room.keep(Use(holding, models, wish.pinned, self.room.pods()), short, disk, now)
         if short is not None and room.made:
             del self._failures[short.model.name]
@@ -295,18 +296,6 @@ def limits_of(rules: CacheRules, model: CatalogModel, disk: DiskUse) -> FetchLim
         xet=rules.xet,
         bytes_per_second=min((rate for rate in (share, model.bytes_per_second) if rate is not None), default=None),
     )
-
-
-def _not_outranked(
-    wanted: Sequence[CatalogModel],
-    ranks: Mapping[str, Rank],
-    declared: Collection[str],
-    short: FetchFailure | None,
-) -> tuple[CatalogModel, ...]:
-    """Those that need not make room for the one that does not fit: what is wanted as urgently, and what the administrator has
-    declared, whatever workloads say."""
-    least = ranks.get(short.model.name, Rank.HISTORY) if short is not None else Rank.HISTORY
-    return tuple(model for model in wanted if ranks[model.name] >= least or model.name in declared)
 
 
 def _finished(fetch: EndedFetch) -> FinishedFetch:

@@ -28,6 +28,7 @@ from agent.model.errors import AgentError, ConflictError, GoneError, RetryError
 from agent.model.fleet import Leader
 from agent.model.workload import WorkloadKind
 from agent.observe.workloads import owner_words, pod_specs
+from agent.plan.demand import publishable
 from agent.reconcile.election import Ballot, Election
 
 log = logging.getLogger("warmslice.demand")
@@ -100,9 +101,8 @@ def _identity(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class PublishingPass:
-    """Call it as often as you like. ``allowed`` None: everything is published, and each agent takes of it what its catalog has.
-    ``published`` is told what stands in the ConfigMap while we lead, and None when we do no more; ``clock`` is monotonic.
-    ``declared``: repository and revision of what the catalog has, which any workload may bring forward."""
+    """Call it as often as you like. ``allowed`` and ``declared`` as of ``plan.demand.publishable``. ``published`` is told what
+    stands in the ConfigMap while we lead, and None when we do no more; ``clock`` is monotonic."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class PublishingPass:
         return min(self._election.rest_seconds, await self._publish())
 
     async def _publish(self) -> float:
-        wanted, refused = self._demands()
+        wanted, refused = publishable(_all(self._view.objects), self._allowed, self._declared())
         text, dropped = await asyncio.to_thread(written, wanted, MOST_BYTES)
         size = len(text.encode())
         self._published(Published(size, len(wanted), dropped, Asked.of(refused, 0)))
@@ -185,17 +185,6 @@ class PublishingPass:
         self._may_write = self._clock() + WRITE_SECONDS
         log.info("demand.published", extra={"demands": len(wanted), "bytes": size, "dropped": dropped})
         return self._election.rest_seconds
-
-    def _demands(self) -> tuple[list[Demand], list[Demand]]:
-        wanted: list[Demand] = []
-        refused: list[Demand] = []
-        declared = self._declared()
-        for demand in _all(self._view.objects):
-            named = demand.named
-            may = self._allowed is None or self._allowed.allows(demand.namespace, named.repository)
-            may = may or (named.repository, named.revision) in declared
-            (wanted if may else refused).append(demand)
-        return wanted, refused
 
     def _tell(self, refused: list[Demand]) -> None:
         """Once for each model of a namespace."""

@@ -20,7 +20,7 @@ from agent.model.demand_map import MOST_BYTES, read, written
 from agent.model.node import Taint
 from agent.model.place import Place
 from agent.observe.cluster import node_of
-from agent.plan.demand import NodeSide, choose, fits
+from agent.plan.demand import NodeSide, choose, fits, publishable
 from hack.devcluster.scheduling import lasting_reason_against, shortages
 
 KEYS = ("zone", "gpu", "team")
@@ -329,6 +329,22 @@ published = st.lists(
     demands.map(lambda d: replace(d, rank=max(d.rank, Rank.WORKLOAD)) if d.rank < 4 else replace(d, rank=Rank.PENDING)),
     max_size=30,
 )
+
+
+@given(catalogs, published, st.none() | allowances, st.integers(0, 4), st.integers(0, 3))
+def test_publishing_keeps_from_no_node_what_it_would_take_of_all(
+    catalog: Catalog, wishes: list[Demand], allowed: Allowed | None, most: int, here: int
+) -> None:
+    """Every node asks its own settings, of what it is told."""
+    names = {(model.repository, model.revision) for model in catalog.models.values()}
+    told, refused = publishable(wishes, allowed, names)
+    declared = tuple(catalog.models.values())[:here]
+    assert (
+        choose(catalog, declared, told, allowed, most).wanted == choose(catalog, declared, wishes, allowed, most).wanted
+    )
+    assert choose(catalog, (), refused, allowed, most).wanted == ()
+    assert len(told) + len(refused) == len(wishes)
+    assert not refused or allowed is not None
 
 
 @given(published, st.randoms())

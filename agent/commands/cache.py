@@ -13,8 +13,9 @@ from agent.model import labels
 from agent.model.catalog import CatalogModel, CatalogRefusal
 from agent.model.errors import BadInputError
 from agent.model.revision import Room
-from agent.reconcile.cache import CacheRules, Wish, read_wish
+from agent.reconcile.cache import CacheRules
 from agent.reconcile.cache_by_hand import collect, list_cached, look_over, pull, verify_cached
+from agent.reconcile.catalog import Wish, read_wish
 from agent.reconcile.room import RoomRules
 from agent.settings import Settings
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.adapters.hub_cache import disk_use
-from agent.desired.catalog import read_catalog, wanted_models
 from agent.execute.fetch import EndedFetch, FetchSupervisor
 from agent.execute.fetch_messages import Failed
 from agent.model.cache import (
@@ -30,15 +29,10 @@ from agent.model.scrub import ScrubReport
 from agent.observe.cache import observe_model
 from agent.plan.demand import Choice, Wanted, choose, not_outranked
 from agent.plan.prefetch import CachePlan, CacheSeen, failure_of, next_try_seconds, plan_prefetch
+from agent.reconcile.catalog import CatalogSource, read_wish
 from agent.reconcile.page_cache import Warmth
 from agent.reconcile.room import RoomKeeper, Use
 from agent.settings import Settings
-
-
-class CatalogSource(Protocol):
-    """Where the catalog's text is; read at each pass. Raises OSError or ValueError where it cannot be."""
-
-    def read(self) -> str: ...
 
 
 class Workloads(Protocol):
@@ -216,17 +210,13 @@ class CachePass:
         }
         running = self.fetches.running()
         return tuple(
-            replace(
-                _model_report(
-                    one.model,
-                    self._since[one.model.name],
-                    seen.models[one.model.name],
-                    running.get(one.model.name),
-                    failure_of(one.model, self._failures),
-                    self.room.why_not(one.model),
-                ),
-                rank=one.rank,
-                because=one.because,
+            _model_report(
+                one,
+                self._since[one.model.name],
+                seen.models[one.model.name],
+                running.get(one.model.name),
+                failure_of(one.model, self._failures),
+                self.room.why_not(one.model),
             )
             for one in wanted
         )
@@ -256,30 +246,6 @@ class CachePass:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the catalog says for one node: the models wanted there, in order, and all that are pinned wherever they are."""
-
-    wanted: tuple[CatalogModel, ...]
-    pinned: tuple[CatalogModel, ...]
-    catalog: Catalog
-
-
-def read_wish(catalog: CatalogSource, labels: Mapping[str, str]) -> Wish | CatalogRefusal:
-    """For a node with these labels; or one sentence why that cannot be said."""
-    try:
-        text = catalog.read()
-    except (OSError, ValueError) as error:
-        return CatalogRefusal(f"model catalog: cannot be read: {error}")
-    known = read_catalog(text)
-    if isinstance(known, CatalogRefusal):
-        return known
-    wanted = wanted_models(known, labels)
-    if isinstance(wanted, CatalogRefusal):
-        return wanted
-    return Wish(wanted, tuple(model for model in known.models.values() if model.pin), known)
-
-
 def observe_all(cache: Path, wanted: Sequence[CatalogModel]) -> dict[str, CachedModel]:
     return {model.name: observe_model(cache, model) for model in wanted}
 
@@ -305,14 +271,14 @@ def _finished(fetch: EndedFetch) -> FinishedFetch:
 
 
 def _model_report(
-    model: CatalogModel,
+    wanted: Wanted,
     since: tuple[ModelState, float],
     cached: CachedModel,
     progress: FetchProgress | None,
     failure: FetchFailure | None,
     held: str | None,
 ) -> ModelReport:
-    state, since_seconds = since
+    model, (state, since_seconds) = wanted.model, since
     fetching = progress if state is ModelState.FETCHING else None
     reason, message = _why(state, cached, failure, held) if fetching is None else ("fetching", _how_far(fetching))
     return ModelReport(
@@ -328,6 +294,8 @@ def _model_report(
         since_seconds=since_seconds,
         next_try_seconds=failure.next_try_seconds if failure is not None and progress is None else None,
         gate=model.gate,
+        rank=wanted.rank,
+        because=wanted.because,
     )
 
 

@@ -15,7 +15,8 @@ from agent.model.finding import Finding, Remedy
 from agent.model.revision import Room
 from agent.observe.cache import observe_model, verify_model
 from agent.observe.doctor import examine
-from agent.reconcile.cache import CacheRules, Wish, limits_of, observe_all
+from agent.reconcile.cache import CacheRules, limits_of, observe_all
+from agent.reconcile.catalog import Wish
 from agent.reconcile.room import RoomRules, Use, make_room_now, plan_room
 
 _COULD = {

@@ -37,14 +37,13 @@ Object = Mapping[str, Any]
 
 def standing_of(report: CacheReport) -> Standing:
     """Where the weights of each wanted model are, by the cache loop's last report."""
-    return {(model.repository, model.revision): (model.name, _weights(report, model.name)) for model in report.models}
+    return {(model.repository, model.revision): (model.name, _weights(report, model)) for model in report.models}
 
 
-def _weights(report: CacheReport, name: str) -> Weights:
-    model = next(model for model in report.models if model.name == name)
+def _weights(report: CacheReport, model: ModelReport) -> Weights:
     if model.state is not ModelState.READY:
         return Weights.DISK if model.fetched_bytes else Weights.ABSENT
-    warm = next((one for one in report.page_cache.models if one.model == name), None)
+    warm = next((one for one in report.page_cache.models if one.model == model.name), None)
     if warm is not None and warm.resident_bytes >= _IN_MEMORY_RATIO * warm.weights_bytes:
         return Weights.MEMORY
     return Weights.READY

@@ -16,7 +16,7 @@ from agent.model.labels import MODELS
 from agent.model.node import Node
 from agent.model.report import NodeStatus
 from agent.observe.world import read_layouts as text_of
-from agent.reconcile.cache import read_wish
+from agent.reconcile.catalog import read_wish
 
 
 def sources_of(

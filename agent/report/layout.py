@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from agent.model.mig import Gpu, Profile
 from agent.model.report import NodeStatus, PartitionReport, State
+from agent.report import families
 
 _STATES: tuple[str, ...] = get_args(State)
 
@@ -19,11 +19,7 @@ def layout_families(report: PartitionReport, now: float) -> Iterator[Metric]:
     if report.status is not None:
         yield _state(report.status)
         yield _info(report.status)
-    blocked = GaugeMetricFamily(
-        "warmslice_blocked_seconds",
-        "How long the layout has been waiting for this; no series while it waits for nothing.",
-        labels=["reason"],
-    )
+    blocked = families.BLOCKED.gauge()
     if report.waits_for:
         blocked.add_metric([report.waits_for], max(0.0, now - report.waits_since))
     yield blocked
@@ -32,11 +28,7 @@ def layout_families(report: PartitionReport, now: float) -> Iterator[Metric]:
 
 
 def _waited_for(report: PartitionReport) -> Metric:
-    family = GaugeMetricFamily(
-        "warmslice_blocked_by_pod",
-        "A pod that the layout waits for, its owner, and a disruption budget that covers it; always 1.",
-        labels=["reason", "namespace", "pod", "owner", "budget"],
-    )
+    family = families.BLOCKED_BY.gauge()
     for one in report.pods if report.waits_for else ():
         family.add_metric([report.waits_for, one.namespace, one.pod, one.owner, one.budget], 1)
     return family
@@ -56,29 +48,21 @@ def _fits(profile: Profile, gpu: Gpu) -> bool:
 
 
 def _state(status: NodeStatus) -> Metric:
-    family = GaugeMetricFamily(
-        "warmslice_layout_state", "1 for the state that the node's layout is in, 0 for the others.", labels=["state"]
-    )
+    family = families.LAYOUT_STATE.gauge()
     for state in _STATES:
         family.add_metric([state], float(status.state == state))
     return family
 
 
 def _info(status: NodeStatus) -> Metric:
-    family = GaugeMetricFamily(
-        "warmslice_layout_info", "The layout that the state speaks of; always 1.", labels=["layout", "revision"]
-    )
+    family = families.LAYOUT_INFO.gauge()
     if status.layout:
         family.add_metric([status.layout, status.revision], 1)
     return family
 
 
 def _largest_free(gpus: Sequence[Gpu]) -> Metric:
-    family = GaugeMetricFamily(
-        "warmslice_gpu_largest_free_profile",
-        "The largest profile that still fits on the GPU, none where it is full; always 1. GPUs in MIG mode only.",
-        labels=["gpu", "gpu_uuid", "profile"],
-    )
+    family = families.GPU_LARGEST_FREE.gauge()
     for gpu in gpus:
         if gpu.mig_enabled and not gpu.unknown:
             profile = largest_free_profile(gpu)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -20,13 +19,10 @@ from agent.model.demand import Asked, Published
 from agent.model.fit import Misfit
 from agent.model.report import PartitionReport
 from agent.model.telemetry import TelemetrySnapshot
+from agent.report import families
 from agent.report.layout import layout_families
 from agent.report.models import cache_families, demand_families, misfit_family
 from agent.report.slices import slice_families
-
-_PHASE_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
-_START_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200)
-_FETCH_SECONDS = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 
 
 class Metrics:
@@ -39,58 +35,18 @@ class Metrics:
         self._state = _State(version, now)
         self.registry.register(self._state)
         ProcessCollector(registry=self.registry)
-        self._phases = Histogram(
-            "warmslice_reconfigure_duration_seconds",
-            "How long a phase of a layout change took.",
-            ["phase"],
-            buckets=_PHASE_SECONDS,
-            registry=self.registry,
-        )
-        self._reconfigured = Counter(
-            "warmslice_reconfigures", "Layout changes that ended.", ["outcome", "reason"], registry=self.registry
-        )
-        self._slices = Counter(
-            "warmslice_slices", "Slices created and destroyed by the agent.", ["action"], registry=self.registry
-        )
-        self._evicted = Counter(
-            "warmslice_pods_evicted", "Pods evicted to free the slices they held.", registry=self.registry
-        )
-        self._drifts = Counter(
-            "warmslice_drifts", "Times the GPUs were found changed by somebody else.", registry=self.registry
-        )
-        self._cache_evictions = Counter(
-            "warmslice_cache_evictions",
-            "Revisions of models removed from the cache: to make room, or since they were old.",
-            ["reason"],
-            registry=self.registry,
-        )
-        self._starts = Histogram(
-            "warmslice_pod_start_duration_seconds",
-            "From the binding of a pod that serves a model until it was ready, by where its weights were when it started.",
-            ["model", "cache"],
-            buckets=_START_SECONDS,
-            registry=self.registry,
-        )
-        self._refused = Counter(
-            "warmslice_demand_refused",
-            "Models that a namespace's workloads named and that nobody allows it, counted when first seen.",
-            ["namespace"],
-            registry=self.registry,
-        )
+        self._phases = families.PHASES.histogram(self.registry)
+        self._reconfigured = families.RECONFIGURED.counter(self.registry)
+        self._slices = families.SLICES.counter(self.registry)
+        self._evicted = families.PODS_EVICTED.counter(self.registry)
+        self._drifts = families.DRIFTS.counter(self.registry)
+        self._cache_evictions = families.CACHE_EVICTIONS.counter(self.registry)
+        self._starts = families.POD_START.histogram(self.registry)
+        self._refused = families.DEMAND_REFUSED.counter(self.registry)
+        self._gates = families.GATES.counter(self.registry)
+        self._fetches = families.FETCH_DURATION.histogram(self.registry)
         self._started: set[tuple[str, str]] = set()
         self._known_refused: frozenset[tuple[str, str]] = frozenset()
-        self._gates = Counter(
-            "warmslice_gates_opened",
-            "Start-up taints taken away: with everything in place, or at the deadline.",
-            ["outcome"],
-            registry=self.registry,
-        )
-        self._fetches = Histogram(
-            "warmslice_fetch_duration_seconds",
-            "How long fetches took that ended with the whole model here.",
-            buckets=_FETCH_SECONDS,
-            registry=self.registry,
-        )
 
     def partition(self, report: PartitionReport) -> None:
         """What the last pass of the partition loop came to."""
@@ -202,17 +158,13 @@ class _State(Collector):
             yield _gate(self.gate)
 
     def _build(self) -> Metric:
-        family = GaugeMetricFamily("warmslice_build_info", "The agent's version; always 1.", labels=["version"])
+        family = families.BUILD.gauge()
         family.add_metric([self._version], 1)
         return family
 
 
 def _gate(reasons: tuple[str, ...]) -> Metric:
-    family = GaugeMetricFamily(
-        "warmslice_gate_waiting",
-        "1 for each thing that the start-up taint of this node waits for.",
-        labels=["reason"],
-    )
+    family = families.GATE_WAITING.gauge()
     for reason in reasons:
         family.add_metric([reason], 1)
     return family
@@ -221,11 +173,7 @@ def _gate(reasons: tuple[str, ...]) -> Metric:
 def _last_passes(
     partition: PartitionReport | None, telemetry: TelemetrySnapshot | None, cache: CacheReport | None
 ) -> Metric:
-    family = GaugeMetricFamily(
-        "warmslice_last_pass_timestamp_seconds",
-        "When the loop last finished a pass, in seconds since the epoch. A loop that is stuck stands still here.",
-        labels=["loop"],
-    )
+    family = families.LAST_PASS.gauge()
     if partition is not None:
         family.add_metric(["partition"], partition.finished)
     if telemetry is not None:

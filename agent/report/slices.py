@@ -11,61 +11,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from agent.model.node import DeviceOwner
 from agent.model.telemetry import SliceSample
+from agent.report import families
+from agent.report.families import Family
 
 Holder = tuple[str, str, str]
 """Namespace, pod, container."""
 
-LABELS = (
-    "gpu",
-    "gpu_uuid",
-    "profile",
-    "placement",
-    "gpu_instance",
-    "compute_instance",
-    "mig_uuid",
-    "namespace",
-    "pod",
-    "container",
-)
 _NOBODY: Holder = ("", "", "")
-_SHARED_MEMORY = "of the slice's GPU instance, which its compute instances share"
-_BY_GPM = "of the slice's GPU instance between the last two samples, 0 to 1, as reported by GPM"
 
-_MEASURED: tuple[tuple[str, str, Callable[[SliceSample], float | None]], ...] = (
-    ("memory_used_bytes", f"Memory in use {_SHARED_MEMORY}.", lambda s: s.memory_used_bytes),
-    ("memory_total_bytes", f"Memory {_SHARED_MEMORY}.", lambda s: s.memory_total_bytes),
-    ("processes", "Processes on the slice.", lambda s: s.processes),
-    ("utilization_ratio", f"Graphics or compute engine activity {_BY_GPM}.", lambda s: s.utilization.graphics),
-    ("sm_utilization_ratio", f"Busy multiprocessors {_BY_GPM}.", lambda s: s.utilization.sm),
-    (
-        "sm_occupancy_ratio",
-        f"Resident warps against the most possible {_BY_GPM}.",
-        lambda s: s.utilization.sm_occupancy,
-    ),
-    ("tensor_utilization_ratio", f"Tensor activity {_BY_GPM}.", lambda s: s.utilization.tensor),
-    (
-        "dram_bandwidth_utilization_ratio",
-        f"Memory bandwidth against the most possible {_BY_GPM}.",
-        lambda s: s.utilization.dram_bandwidth,
-    ),
+_MEASURED: tuple[tuple[Family, Callable[[SliceSample], float | None]], ...] = (
+    (families.SLICE_MEMORY_USED, lambda s: s.memory_used_bytes),
+    (families.SLICE_MEMORY_TOTAL, lambda s: s.memory_total_bytes),
+    (families.SLICE_PROCESSES, lambda s: s.processes),
+    (families.SLICE_UTILIZATION, lambda s: s.utilization.graphics),
+    (families.SLICE_SM, lambda s: s.utilization.sm),
+    (families.SLICE_OCCUPANCY, lambda s: s.utilization.sm_occupancy),
+    (families.SLICE_TENSOR, lambda s: s.utilization.tensor),
+    (families.SLICE_DRAM, lambda s: s.utilization.dram_bandwidth),
 )
 
 
 def slice_families(slices: Sequence[SliceSample], owners: Iterable[DeviceOwner]) -> Iterator[Metric]:
     """Every ``warmslice_slice_*`` family. A family without a value, such as utilization on Ampere, is left out."""
     holders = holders_by_slice(owners)
-    info = GaugeMetricFamily("warmslice_slice_info", "A slice and who holds it; always 1.", labels=LABELS)
+    info = families.SLICE_INFO.gauge()
     for one in slices:
         for holder in holders.get(one.uuid, (_NOBODY,)):
             info.add_metric(_labels(one, holder), 1)
     yield info
-    for name, text, read in _MEASURED:
-        family = GaugeMetricFamily(f"warmslice_slice_{name}", text, labels=LABELS)
+    for declared, read in _MEASURED:
+        family = declared.gauge()
         for one in slices:
             value = read(one)
             if value is not None:

@@ -110,6 +110,15 @@ class Pod:
         return self.annotations.get("kubernetes.io/config.mirror") or self.ref.uid
 
     @property
+    def workload(self) -> tuple[str, str]:
+        """Kind and name of what it belongs to, as people know it: a ReplicaSet of a Deployment's is named after the Deployment,
+        a dash, and the hash that its pods have as a label. A pod that nothing made is its own."""
+        stem = self.owner_name.removesuffix(f"-{self.labels.get('pod-template-hash', '')}")
+        if self.owner_kind == "ReplicaSet" and stem != self.owner_name:
+            return "Deployment", stem
+        return (self.owner_kind, self.owner_name) if self.owner_kind else ("Pod", self.ref.name)
+
+    @property
     def app(self) -> str:
         """The name its labels give the application: GPU Operator and the charts of NVIDIA's clients use three keys."""
         keys = ("app", "app.kubernetes.io/name", "name")

@@ -10,8 +10,9 @@ import msgspec
 from agent.model.drift import Drift
 from agent.model.mig import Gpu
 from agent.model.node import DeviceOwner
-from agent.model.operation import Before
+from agent.model.operation import Before, Operation
 from agent.model.reboot import RebootRecord
+from agent.model.steps import Change, Step
 
 SINCE_BOOT = "; failed by the kubelet since the boot: "
 """Behind a success: the pods that the reboot before it cost."""
@@ -112,11 +113,23 @@ class WaitedFor:
 
 
 @dataclass(frozen=True, slots=True)
-class PartitionReport:
-    """What the last pass of the partition loop saw and came to; metrics and readiness are made from it.
+class PodWorkload:
+    """Which workload a pod that has GPUs or slices belongs to: ``Deployment`` ``web``, or its own name where nothing made it."""
 
-    ``finished`` and ``waits_since`` are seconds since the epoch. ``waits_for`` is empty when nothing is waited for; ``pods`` are
-    those that the layout waits for. ``error`` is the sentence of a pass that failed; then the rest is of the pass before.
+    namespace: str
+    pod: str
+    kind: str
+    workload: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionReport:
+    """What the last pass of the partition loop saw and came to; metrics, page and readiness are made from it.
+
+    ``finished`` and ``waits_since`` are seconds since the epoch. ``waits_for`` is empty when nothing is waited for, else
+    ``waits_message`` says it in a sentence; ``pods`` are those that the layout waits for. ``error`` is the sentence of a pass
+    that failed; then the rest is of the pass before. ``operation`` is the change under way by its record, ``change`` the whole
+    way that is planned or waited for, ``steps`` those of the plan that is being carried out, of which ``taken`` are done.
     """
 
     finished: float
@@ -127,3 +140,9 @@ class PartitionReport:
     waits_since: float = 0.0
     error: str = ""
     pods: tuple[WaitedFor, ...] = ()
+    waits_message: str = ""
+    operation: Operation | None = None
+    change: Change | None = None
+    steps: tuple[Step, ...] = ()
+    taken: int = 0
+    workloads: tuple[PodWorkload, ...] = ()

@@ -24,7 +24,9 @@ class Utilization:
 
 @dataclass(frozen=True, slots=True)
 class SliceSample:
-    """One MIG device at one look. Memory is the GPU instance's, which its compute instances share."""
+    """One MIG device at one look. Memory is the GPU instance's, which its compute instances share. ``active_seconds`` is its
+    load times the time, since this instance was first sampled; None where no load was ever reported. ``gpu_share`` is its part of
+    the GPU, 0 to 1."""
 
     gpu: str
     gpu_index: int
@@ -37,16 +39,52 @@ class SliceSample:
     memory_total_bytes: int | None = None
     processes: int | None = None
     utilization: Utilization = field(default_factory=Utilization)
+    active_seconds: float | None = None
+    gpu_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """One physical GPU at one look. ``down`` says why it cannot be read: lost, or no answer; then the rest is what was known
+    of it. ``mig`` None: it has no MIG. What is measured of it as a whole (memory, processes, load, ``active_seconds`` as of a
+    slice) is None while its MIG mode is on: its slices have that. ``ecc_*`` count since the driver was loaded."""
+
+    uuid: str
+    index: int
+    model: str = ""
+    mig: bool | None = None
+    down: str = ""
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    processes: int | None = None
+    utilization: Utilization = field(default_factory=Utilization)
+    active_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Xid:
+    """An error of the driver's, by NVIDIA's number. ``gpu_instance`` None: of the GPU as a whole, as far as the driver says."""
+
+    gpu: str
+    gpu_index: int
+    gpu_instance: int | None
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class TelemetrySnapshot:
-    """All slices of the node at one look. ``sampled_at`` is seconds since the epoch. ``unreadable`` maps the index of a GPU
-    that could not be read to the reason; its slices are not in it. ``error`` says why the driver could not be asked at all.
-    ``paused``: nothing was asked of it."""
+    """All slices and GPUs of the node at one look. ``sampled_at`` is seconds since the epoch. ``unreadable`` maps the index of a
+    GPU that could not be read to the reason; its slices are not in it. ``error`` says why the driver could not be asked at all.
+    ``paused``: nothing was asked of it. ``xids`` counts what was heard since the agent began to listen."""
 
     sampled_at: float
     slices: tuple[SliceSample, ...] = ()
     unreadable: Mapping[int, str] = field(default_factory=dict)
     error: str = ""
     paused: bool = False
+    gpus: tuple[GpuSample, ...] = ()
+    xids: Mapping[Xid, int] = field(default_factory=dict)

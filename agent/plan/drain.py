@@ -22,7 +22,7 @@ from agent.model.labels import DEVICE_PLUGIN, EVICT, SAFE_TO_EVICT
 from agent.model.mig import Gpu, GpuProcess, Layout, Part
 from agent.model.node import Budget, DeviceOwner, Pod, PodRef
 from agent.model.operation import Operation
-from agent.model.report import WaitedFor
+from agent.model.report import PodWorkload, WaitedFor
 from agent.model.snapshot import Snapshot
 from agent.plan.advertise import not_offered
 from agent.plan.clients import is_paused_by_label
@@ -238,6 +238,16 @@ def waited_for(refs: Iterable[PodRef], seen: Snapshot) -> tuple[WaitedFor, ...]:
         for ref in sorted(refs)
         if (pod := known.get(ref)) is not None
         for budget in [one.name for one in _covering(pod, seen)] or [""]
+    )
+
+
+def workloads_of_holders(seen: Snapshot) -> tuple[PodWorkload, ...]:
+    """Of the pods that have GPUs or slices by the kubelet's word, what they belong to."""
+    holding = {(owner.namespace, owner.name) for owner in seen.owners or () if owner.of_gpus}
+    return tuple(
+        PodWorkload(pod.ref.namespace, pod.ref.name, *pod.workload)
+        for pod in sorted(seen.pods, key=lambda pod: pod.ref)
+        if (pod.ref.namespace, pod.ref.name) in holding and not pod.finished
     )
 
 

@@ -49,7 +49,7 @@ from agent.model.steps import (
 from agent.observe.cluster import node_of
 from agent.observe.world import World
 from agent.plan.advertise import offered
-from agent.plan.drain import unlisted, waited_for
+from agent.plan.drain import unlisted, waited_for, workloads_of_holders
 from agent.plan.geometry import feasible
 from agent.plan.partition import decide
 from agent.plan.reboot import met
@@ -202,7 +202,7 @@ class PartitionPass:
         status = last
         if not isinstance(outcome, Plan):
             status = await self._report(outcome, wish, seen, last)
-        self._last_report = self._summary(seen, status, outcome)
+        self._last_report = self._summary(seen, status, outcome, self._world.node() or node)
         self._publish(self._last_report)
         wait = self._look_again(outcome)
         if self._period is not None:
@@ -267,7 +267,8 @@ class PartitionPass:
         if any(isinstance(step, Evict) for step in plan.steps):
             return await self._evictions.ask(plan, node)
         behind: dict[str, Waiting] = {}
-        for step in plan.steps:
+        for number, step in enumerate(plan.steps):
+            self._show_steps(plan, number, seen, node)
             gpu = step.gpu if isinstance(step, SetMode | Destroy | Trim | Create) else ""
             if gpu in behind:
                 continue
@@ -289,6 +290,12 @@ class PartitionPass:
             # Until the watch shows it ending, the pod looks as if nobody had asked.
             return Waiting("clients-restarting", "waiting for GPU clients to start anew", plan.change, 2.0)
         return plan
+
+    def _show_steps(self, plan: Plan, taken: int, seen: Snapshot, node: Node) -> None:
+        """Steps on the hardware take seconds each; whoever looks on shall see them go by."""
+        if any(isinstance(step, SetMode | Destroy | Trim | Create) for step in plan.steps):
+            report = self._summary(seen, self._last_report.status, plan, node)
+            self._publish(replace(report, finished=self._last_report.finished, steps=plan.steps, taken=taken))
 
     async def _met(self, error: AgentError, step: Step, plan: Plan, wish: Wish, seen: Snapshot, node: Node) -> Waiting:
         """What is waited for where a step was not taken. An error that this loop has no word for is raised again."""
@@ -447,7 +454,7 @@ class PartitionPass:
         log.log(level, "status", extra=fields)
         await tell(self._events, status_event(node, status, self._now()))
 
-    def _summary(self, seen: Snapshot, status: NodeStatus | None, outcome: Outcome) -> PartitionReport:
+    def _summary(self, seen: Snapshot, status: NodeStatus | None, outcome: Outcome, node: Node) -> PartitionReport:
         return PartitionReport(
             finished=self._now(),
             gpus=seen.gpus,
@@ -456,6 +463,10 @@ class PartitionPass:
             waits_for=self._waits_for,
             waits_since=self._waits_since,
             pods=waited_for(outcome.pods, seen) if isinstance(outcome, Waiting) else (),
+            waits_message=self._waits_message,
+            operation=_readable_operation(node),
+            change=outcome.change if isinstance(outcome, Plan | Waiting) else None,
+            workloads=workloads_of_holders(seen),
         )
 
     def _look_again(self, outcome: Outcome) -> float:
@@ -471,6 +482,14 @@ class PartitionPass:
 def _operation(node: Node) -> Operation | None:
     text = node.annotations.get(labels.OPERATION)
     return Operation.from_json(text) if text else None
+
+
+def _readable_operation(node: Node) -> Operation | None:
+    """One that cannot be read is waited for under its own name."""
+    try:
+        return _operation(node)
+    except BadInputError:
+        return None
 
 
 def _words(status: NodeStatus) -> tuple[object, ...]:

@@ -442,3 +442,50 @@ async def test_at_rest_nothing_is_written() -> None:
     writes, events = len(world.node_writes), len(world.events)
     await _turns(world, partition, 10, 60.0)
     assert (len(world.node_writes), len(world.events)) == (writes, events)
+
+
+async def test_the_steps_on_the_hardware_are_shown_as_they_go_by() -> None:
+    world = _drained()
+    partition, _ = agent_on(world)
+    await settle(world, partition)
+    shown = [(len(report.steps), report.taken) for report in world.reports if report.steps]
+    count = max(total for total, _ in shown)
+    assert [taken for total, taken in shown if total == count] == list(range(count))
+    assert all(report.operation is not None and report.change is not None for report in world.reports if report.taken)
+    assert (world.reports[-1].steps, world.reports[-1].operation) == ((), None)
+
+
+async def test_a_change_that_waits_is_shown_with_the_whole_way_and_the_sentence() -> None:
+    world = NodeWorld(h100(SEVEN))
+    world.add_pod("goes", world.device(0, 5), pod_labels={"app": "web"})
+    world.label(value="4x1g.10gb_1x3g.40gb")
+    world.budgets_list = [
+        {
+            "metadata": {"name": "tight", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}},
+            "status": {"disruptionsAllowed": 0},
+        }
+    ]
+    partition, _ = agent_on(world)
+    await _turns(world, partition, 8)
+    report = world.reports[-1]
+    assert report.waits_for == "budget"
+    assert "tight" in report.waits_message
+    assert report.change is not None
+    assert [ref.name for ref in report.change.moves] == ["goes"]
+
+
+async def test_a_holder_is_shown_with_the_workload_that_people_know() -> None:
+    world = NodeWorld(h100(SEVEN))
+    uid = world.add_pod("web-7d9-x", world.device(0, 0), pod_labels={"pod-template-hash": "7d9"})
+    world.pods[uid]["metadata"]["ownerReferences"][0]["name"] = "web-7d9"
+    world.add_pod("alone", world.device(0, 1), owner="")
+    world.add_pod("train-0", world.device(0, 2), owner="StatefulSet")
+    world.add_pod("without-a-slice")
+    partition, _ = agent_on(world)
+    await partition()
+    assert [(one.pod, one.kind, one.workload) for one in world.reports[-1].workloads] == [
+        ("alone", "Pod", "alone"),
+        ("train-0", "StatefulSet", "train-0-owner"),
+        ("web-7d9-x", "Deployment", "web"),
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class CacheRole:
     _starts: ColdStarts | None = None
     _gate: GateKeeper | None = None
     _gate_wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _names: Mapping[tuple[str, str], str] = field(default_factory=dict)
     _wanted_here: tuple[Demand, ...] = ()
     _reported: bool = False
 
@@ -110,6 +111,8 @@ class CacheRole:
             self._reported = True
             starts.take(report)
             shared.metrics.cache(report)
+            self._names = {(one.repository, one.revision): one.name for one in report.models}
+            self._show_models()
             self.told(report)
             await news.tell(report)
 
@@ -171,6 +174,7 @@ class CacheRole:
     def _look_at_pods(self) -> None:
         if self._starts is not None:
             self._starts.look()
+        self._show_models()
         before, self._wanted_here = self._wanted_here, self._demand.here() if self._demand is not None else ()
         waiting = (
             self._wanted_here != before,
@@ -181,6 +185,9 @@ class CacheRole:
             self.wake.set()
         if self._gate is not None and self._gate.waits_for_driver:
             self._gate_wake.set()
+
+    def _show_models(self) -> None:
+        self.shared.metrics.serving(self._servings.models(self._known_pods() or (), self._names))
 
     def stop(self) -> None:
         """Fetches are broken off, and go on from there when the agent comes again."""

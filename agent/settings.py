@@ -92,6 +92,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The same of the cache role."""
     telemetry_period_seconds: float = 10.0
     """How often slices are sampled."""
+    gpu_prices: dict[str, float] = {}
+    """What an hour of a GPU costs, by pattern of its model's name, such as {"NVIDIA H100*": 2.5, "*": 1}; the first that matches
+    counts. In any currency: it is multiplied only."""
     resync_seconds: float = 300.0
     """The longest time between two passes when nothing happens."""
     before_commands: list[list[str]] = []
@@ -206,6 +209,9 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
         ratio = settings.cache_reserve_ratio
         raise BadInputError(f"settings: cache_reserve_ratio is {ratio}; it must be 0 or more and less than 1")
     _check_prewarm(settings)
+    for model, price in settings.gpu_prices.items():
+        if not 0 <= price < float("inf"):
+            raise BadInputError(f"settings: gpu_prices of {model!r} is {price}; it must be 0 or more")
     if not 0 <= settings.page_cache_ratio <= 1:
         raise BadInputError(f"settings: page_cache_ratio is {settings.page_cache_ratio}; it must be from 0 to 1")
     _check_fleet(settings)

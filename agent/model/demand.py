@@ -51,6 +51,15 @@ class Serving:
     reshaped: bool = False
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class PodModel:
+    """A pod of this node and a model that it serves, by the model's name in labels and metrics."""
+
+    namespace: str
+    pod: str
+    model: str
+
+
 class Rank(IntEnum):
     """Why a model is wanted on a node; the higher goes first."""
 

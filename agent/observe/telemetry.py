@@ -1,20 +1,30 @@
-"""The one sampler of the slices' load: a look at every GPU each period, whoever scrapes and however often."""
+"""The one sampler of GPUs and slices: a look at every GPU each period, whoever scrapes and however often.
+
+# Note [A GPU that is known]
+# A GPU that does not answer, and one that the driver does not list any more, stays in the snapshot as ``down`` as long as this
+# process lives: nothing would tell of a lost GPU if its series just went. Where it stands in the driver's order is known from
+# the last time that it answered, unless another one answers there now.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agent.adapters.nvml import Hardware
-from agent.adapters.nvml.gpm import GpuSampler, count_gpus
+from agent.adapters.nvml.sampler import GpuSampler, count_gpus
+from agent.adapters.nvml.xids import XidListener
 from agent.model.errors import HardwareError, RefusedError, RetryError
-from agent.model.telemetry import SliceSample, TelemetrySnapshot
+from agent.model.mig import NAMELESS
+from agent.model.telemetry import GpuSample, SliceSample, TelemetrySnapshot, Xid
 
 log = logging.getLogger(__name__)
 
 _NO_ANSWER = (RetryError, HardwareError, RefusedError)
+_XIDS = "Xid errors"
 _SHORTEST_INTERVAL_SECONDS = 0.1
 _USUAL_INTERVAL_SECONDS = 1.0
 
@@ -35,6 +45,9 @@ class Telemetry:
         self._now = now
         self._publish = publish
         self._gpus: dict[int, _Gpu] = {}
+        self._known: dict[str, GpuSample] = {}
+        self._listener = XidListener()
+        self._xids: dict[Xid, int] = {}
         self._paused = False
         self._looking = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -61,6 +74,8 @@ class Telemetry:
         async with self._looking:
             for gpu in self._gpus.values():
                 await gpu.forget(self._hardware)
+            with suppress(*_NO_ANSWER):
+                await self._hardware.on_reader(_XIDS, self._listener.forget)
         self._wake.set()
 
     def resume(self) -> None:
@@ -84,22 +99,60 @@ class Telemetry:
         try:
             count = await self._hardware.on_reader("counting GPUs", count_gpus)
         except _NO_ANSWER as error:
-            return TelemetrySnapshot(sampled_at, error=str(error))
+            down = tuple(_down(known, str(error)) for known in self._known.values())
+            return TelemetrySnapshot(sampled_at, error=str(error), gpus=down)
+        gpus: list[GpuSample] = []
         slices: list[SliceSample] = []
         unreadable: dict[int, str] = {}
         for index in range(count):
             if self._paused:
                 break
             try:
-                slices.extend(await self._gpu(index).look(self._hardware))
+                gpu, cut = await self._gpu(index).look(self._hardware)
             except _NO_ANSWER as error:
                 unreadable[index] = str(error)
-        return TelemetrySnapshot(sampled_at, tuple(slices), unreadable)
+            else:
+                gpus.append(gpu)
+                slices.extend(cut)
+        self._known |= {gpu.uuid: gpu for gpu in gpus}
+        gpus += self._missing({gpu.uuid for gpu in gpus}, unreadable)
+        await self._hear()
+        self._forget_xids(gpus, slices)
+        gpus.sort(key=lambda gpu: (gpu.index, gpu.uuid))
+        return TelemetrySnapshot(sampled_at, tuple(slices), unreadable, gpus=tuple(gpus), xids=dict(self._xids))
+
+    def _missing(self, answering: set[str], unreadable: Mapping[int, str]) -> list[GpuSample]:
+        """See Note [A GPU that is known]."""
+        silent = [known for uuid, known in self._known.items() if uuid not in answering]
+        places = {known.index for known in silent}
+        silent += [GpuSample(f"{NAMELESS}{index}", index) for index in unreadable if index not in places]
+        return [_down(gpu, unreadable.get(gpu.index, "the driver does not list it any more")) for gpu in silent]
+
+    async def _hear(self) -> None:
+        try:
+            heard = await self._hardware.on_reader(_XIDS, self._listener.hear)
+        except _NO_ANSWER as error:
+            log.debug("telemetry.xids", extra={"why": str(error)})
+            return
+        for xid in heard:
+            # The last one heard stands last.
+            self._xids[xid] = self._xids.pop(xid, 0) + 1
+            about = {"gpu": xid.gpu, "index": xid.gpu_index, "gpu_instance": xid.gpu_instance, "xid": xid.number}
+            log.warning("gpu.xid", extra=about)
+
+    def _forget_xids(self, gpus: Sequence[GpuSample], slices: Sequence[SliceSample]) -> None:
+        """Ids of GPU instances are given again: what was counted of one goes with it."""
+        there = {(one.gpu, one.gpu_instance) for one in slices}
+        answering = {gpu.uuid for gpu in gpus if not gpu.down}
+        for xid in list(self._xids):
+            gone = xid.gpu in answering and (xid.gpu, xid.gpu_instance) not in there
+            if xid.gpu_instance is not None and gone:
+                del self._xids[xid]
 
     def _gpu(self, index: int) -> _Gpu:
         if index not in self._gpus:
             interval = max(_SHORTEST_INTERVAL_SECONDS, min(_USUAL_INTERVAL_SECONDS, self._period_seconds / 2))
-            self._gpus[index] = _Gpu(GpuSampler(index, interval), f"the load of GPU {index}")
+            self._gpus[index] = _Gpu(GpuSampler(index, interval, self._hardware.generation), f"the load of GPU {index}")
         return self._gpus[index]
 
     async def _wait_until(self, due: float) -> None:
@@ -128,7 +181,7 @@ class _Gpu:
     about: str
     inside: bool = False
 
-    async def look(self, hardware: Hardware) -> tuple[SliceSample, ...]:
+    async def look(self, hardware: Hardware) -> tuple[GpuSample, tuple[SliceSample, ...]]:
         """RetryError while a call has not come back."""
         if self.inside:
             raise RetryError("a call to the driver has not come back")
@@ -143,9 +196,13 @@ class _Gpu:
         except _NO_ANSWER:
             return
 
-    def _look(self) -> tuple[SliceSample, ...]:
+    def _look(self) -> tuple[GpuSample, tuple[SliceSample, ...]]:
         self.inside = True
         try:
             return self.sampler.look()
         finally:
             self.inside = False
+
+
+def _down(known: GpuSample, why: str) -> GpuSample:
+    return GpuSample(known.uuid, known.index, known.model, known.mig, down=why)

@@ -61,17 +61,40 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         raise BadInputError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
+class Scrapes:
+    """Scrapers that come while one is being answered get the same answer: however many there are, one rendering runs for each
+    way to ask, on a thread, and no loop is held up."""
+
+    def __init__(self, render: Render) -> None:
+        self._render = render
+        self._under_way: dict[tuple[str, bool], asyncio.Task[tuple[bytes, str]]] = {}
+
+    async def answer(self, accept: str, compressed: bool) -> tuple[bytes, str]:
+        """(body, content type)."""
+        asked = accept, compressed
+        rendering = self._under_way.get(asked)
+        if rendering is None:
+            rendering = asyncio.create_task(asyncio.to_thread(self._body, *asked))
+            self._under_way[asked] = rendering
+            rendering.add_done_callback(lambda _: self._under_way.pop(asked))
+        # A scraper that hangs up takes nobody else's answer with it.
+        return await asyncio.shield(rendering)
+
+    def _body(self, accept: str, compressed: bool) -> tuple[bytes, str]:
+        body, content_type = self._render(accept)
+        return (gzip.compress(body, compresslevel=1) if compressed else body), content_type
+
+
 class _Pages:
     def __init__(self, render: Render, overdue: Complaints, lacking: Complaints) -> None:
-        self._render = render
+        self._scrapes = Scrapes(render)
         self._overdue = overdue
         self._lacking = lacking
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Rendered and compressed on a thread, so that a scrape never holds up a loop."""
-        accept = request.headers.get("Accept", "")
+        """OpenMetrics where the scraper prefers it, compressed where it can read that."""
         compressed = "gzip" in request.headers.get("Accept-Encoding", "")
-        body, content_type = await asyncio.to_thread(self._body, accept, compressed)
+        body, content_type = await self._scrapes.answer(request.headers.get("Accept", ""), compressed)
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         if compressed:
             headers["Content-Encoding"] = "gzip"
@@ -82,10 +105,6 @@ class _Pages:
 
     async def readyz(self, _: web.Request) -> web.Response:
         return _verdict(self._lacking())
-
-    def _body(self, accept: str, compressed: bool) -> tuple[bytes, str]:
-        body, content_type = self._render(accept)
-        return (gzip.compress(body, compresslevel=1) if compressed else body), content_type
 
 
 def _verdict(complaints: tuple[str, ...]) -> web.Response:

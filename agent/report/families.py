@@ -61,9 +61,13 @@ class Family:
 
     def of(self, value: float) -> GaugeMetricFamily | CounterMetricFamily:
         """With its only value, for one scrape."""
-        family = self.total() if self.kind == "counter" else self.gauge()
+        family = self.empty()
         family.add_metric([], value)
         return family
+
+    def empty(self) -> GaugeMetricFamily | CounterMetricFamily:
+        """A gauge, or what is counted elsewhere, for one scrape."""
+        return self.total() if self.kind == "counter" else self.gauge()
 
     def counter(self, registry: CollectorRegistry) -> Counter:
         """What this process counts."""
@@ -188,7 +192,7 @@ PODS_EVICTED = _counter("pods_evicted", "Pods evicted to free the slices they he
 
 LAYOUT_STATE = _gauge("layout_state", "1 for the state that the node's layout is in, 0 for the others.", ("state",))
 LAYOUT_INFO = _gauge("layout_info", "The layout that the state speaks of; always 1.", ("layout", "revision"))
-LAYOUT_REFUSED = _gauge(
+LAYOUT_FAILED = _gauge(
     "layout_failed_info", "Why the layout is failed; always 1, no series while it is not.", ("layout", "reason")
 )
 BLOCKED = _gauge(

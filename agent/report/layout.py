@@ -19,6 +19,11 @@ def layout_families(report: PartitionReport, now: float) -> Iterator[Metric]:
     if report.status is not None:
         yield _state(report.status)
         yield _info(report.status)
+        yield _failed(report.status)
+        yield from _drifted(report.status, now)
+    if report.operation is not None and report.operation.cordoned:
+        yield families.CORDONED.of(max(0.0, now - report.operation.started))
+    yield _workloads(report)
     blocked = families.BLOCKED.gauge()
     if report.waits_for:
         blocked.add_metric([report.waits_for], max(0.0, now - report.waits_since))
@@ -58,6 +63,25 @@ def _info(status: NodeStatus) -> Metric:
     family = families.LAYOUT_INFO.gauge()
     if status.layout:
         family.add_metric([status.layout, status.revision], 1)
+    return family
+
+
+def _failed(status: NodeStatus) -> Metric:
+    family = families.LAYOUT_FAILED.gauge()
+    if status.state == "failed":
+        family.add_metric([status.layout, status.reason], 1)
+    return family
+
+
+def _drifted(status: NodeStatus, now: float) -> Iterator[Metric]:
+    if status.drift is not None and status.drift.corrected is None:
+        yield families.DRIFTED.of(max(0.0, now - status.drift.found))
+
+
+def _workloads(report: PartitionReport) -> Metric:
+    family = families.POD_WORKLOAD.gauge()
+    for one in report.workloads:
+        family.add_metric([one.namespace, one.pod, one.kind, one.workload], 1)
     return family
 
 

@@ -6,7 +6,7 @@ reports are frozen and replaced whole: a scrape may run on any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -15,24 +15,26 @@ from prometheus_client.registry import Collector
 
 from agent.model.cache import CacheReport
 from agent.model.cold_start import PodStart
-from agent.model.demand import Asked, Published
+from agent.model.demand import Asked, PodModel, Published
 from agent.model.fit import Misfit
 from agent.model.report import PartitionReport
 from agent.model.telemetry import TelemetrySnapshot
 from agent.report import families
+from agent.report.gpus import gpu_families, price_family, xid_family
 from agent.report.layout import layout_families
-from agent.report.models import cache_families, demand_families, misfit_family
-from agent.report.slices import slice_families
+from agent.report.models import cache_families, demand_families, misfit_family, serving_family
+from agent.report.slices import Holder, holders_by_slice, slice_families
 
 
 class Metrics:
-    """``now`` gives seconds since the epoch. Not shared between event loops."""
+    """``now`` gives seconds since the epoch; ``prices`` are of a GPU's hour, by pattern of its model's name. Not shared between
+    event loops."""
 
-    def __init__(self, version: str, now: Callable[[], float]) -> None:
+    def __init__(self, version: str, now: Callable[[], float], prices: Mapping[str, float]) -> None:
         # Otherwise every counter and histogram has a second series that nobody asks for.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._state = _State(version, now)
+        self._state = _State(version, now, prices)
         self.registry.register(self._state)
         ProcessCollector(registry=self.registry)
         self._phases = families.PHASES.histogram(self.registry)
@@ -86,6 +88,10 @@ class Metrics:
         """Pods of this node whose model cannot fit their slice, all of them."""
         self._state.misfits = found
 
+    def serving(self, found: tuple[PodModel, ...]) -> None:
+        """Pods of this node and the models that they serve, all of them."""
+        self._state.serving = found
+
     def pod_started(self, start: PodStart) -> None:
         """A pod that serves has become ready."""
         self._starts.labels(start.model, start.weights.value).observe(start.total_seconds)
@@ -129,14 +135,16 @@ class Metrics:
 class _State(Collector):
     """Everything that is, as opposed to what happens."""
 
-    def __init__(self, version: str, now: Callable[[], float]) -> None:
+    def __init__(self, version: str, now: Callable[[], float], prices: Mapping[str, float]) -> None:
         self._version = version
         self._now = now
+        self._prices = prices
         self.partition: PartitionReport | None = None
         self.telemetry: TelemetrySnapshot | None = None
         self.cache: CacheReport | None = None
         self.published: Published | None = None
         self.misfits: tuple[Misfit, ...] = ()
+        self.serving: tuple[PodModel, ...] = ()
         self.gate: tuple[str, ...] = ()
 
     def collect(self) -> Iterator[Metric]:
@@ -145,17 +153,25 @@ class _State(Collector):
         yield self._build()
         yield _last_passes(partition, telemetry, cache)
         if telemetry is not None:
-            yield from slice_families(telemetry.slices, partition.owners if partition is not None else ())
+            yield from self._looked(telemetry, holders_by_slice(partition.owners if partition is not None else ()))
         if partition is not None:
             yield from layout_families(partition, self._now())
         if cache is not None:
-            yield from cache_families(cache)
+            yield from cache_families(cache, self._now())
         if published is not None:
             yield from demand_families(published)
         if self.misfits:
             yield misfit_family(self.misfits)
+        if self.serving:
+            yield serving_family(self.serving)
         if self.gate:
             yield _gate(self.gate)
+
+    def _looked(self, telemetry: TelemetrySnapshot, holders: Mapping[str, tuple[Holder, ...]]) -> Iterator[Metric]:
+        yield from slice_families(telemetry.slices, holders)
+        yield from gpu_families(telemetry.gpus, holders)
+        yield xid_family(telemetry.xids)
+        yield price_family(telemetry.gpus, self._prices)
 
     def _build(self) -> Metric:
         family = families.BUILD.gauge()

@@ -7,16 +7,17 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.metrics_core import Metric
 
 from agent.model.cache import CacheReport, FetchTotals, ModelState
-from agent.model.demand import Published
+from agent.model.demand import PodModel, Published
 from agent.model.fit import Misfit
 from agent.model.page_cache import PageCacheReport
 from agent.model.scrub import ScrubReport
 from agent.report import families
 
 
-def cache_families(report: CacheReport) -> Iterator[Metric]:
-    """Everything but the durations of fetches, which are events."""
-    yield from _models(report)
+def cache_families(report: CacheReport, now: float) -> Iterator[Metric]:
+    """Everything but the durations of fetches, which are events. ``now`` is seconds since the epoch: a wait grows between
+    passes."""
+    yield from _models(report, now)
     yield from _totals(report.totals, report.scrub)
     yield from _scrub(report.scrub)
     yield from _page_cache(report.page_cache)
@@ -25,17 +26,19 @@ def cache_families(report: CacheReport) -> Iterator[Metric]:
         yield families.CACHE_BUDGET.of(report.budget_bytes)
 
 
-def _models(report: CacheReport) -> Iterator[Metric]:
+def _models(report: CacheReport, now: float) -> Iterator[Metric]:
     ready, size, fetched = families.MODEL_READY.gauge(), families.MODEL_SIZE.gauge(), families.MODEL_FETCHED.gauge()
-    wanted = families.MODEL_WANTED.gauge()
+    wanted, lacking = families.MODEL_WANTED.gauge(), families.MODEL_NOT_READY.gauge()
     for model in report.models:
         labels = [model.name, model.revision]
         wanted.add_metric([*labels, model.rank.name.lower()], 1.0)
         ready.add_metric(labels, float(model.state is ModelState.READY))
         fetched.add_metric(labels, model.fetched_bytes)
+        if model.state is not ModelState.READY:
+            lacking.add_metric([*labels, model.reason or model.state.value], max(0.0, now - model.since_seconds))
         if model.size_bytes:
             size.add_metric(labels, model.size_bytes)
-    yield from (ready, size, fetched, wanted)
+    yield from (ready, lacking, size, fetched, wanted)
 
 
 def _scrub(scrub: ScrubReport) -> Iterator[Metric]:
@@ -69,6 +72,14 @@ def misfit_family(misfits: Iterable[Misfit]) -> Metric:
     """Pods of this node."""
     family = families.POD_MISFIT.gauge()
     for one in misfits:
+        family.add_metric([one.namespace, one.pod, one.model], 1.0)
+    return family
+
+
+def serving_family(serving: Iterable[PodModel]) -> Metric:
+    """Pods of this node."""
+    family = families.POD_MODEL.gauge()
+    for one in serving:
         family.add_metric([one.namespace, one.pod, one.model], 1.0)
     return family
 

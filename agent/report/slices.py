@@ -21,7 +21,7 @@ from agent.report.families import Family
 Holder = tuple[str, str, str]
 """Namespace, pod, container."""
 
-_NOBODY: Holder = ("", "", "")
+NOBODY: Holder = ("", "", "")
 
 _MEASURED: tuple[tuple[Family, Callable[[SliceSample], float | None]], ...] = (
     (families.SLICE_MEMORY_USED, lambda s: s.memory_used_bytes),
@@ -32,30 +32,31 @@ _MEASURED: tuple[tuple[Family, Callable[[SliceSample], float | None]], ...] = (
     (families.SLICE_OCCUPANCY, lambda s: s.utilization.sm_occupancy),
     (families.SLICE_TENSOR, lambda s: s.utilization.tensor),
     (families.SLICE_DRAM, lambda s: s.utilization.dram_bandwidth),
+    (families.SLICE_ACTIVE, lambda s: s.active_seconds),
+    (families.SLICE_SHARE, lambda s: s.gpu_share),
 )
 
 
-def slice_families(slices: Sequence[SliceSample], owners: Iterable[DeviceOwner]) -> Iterator[Metric]:
+def slice_families(slices: Sequence[SliceSample], holders: Mapping[str, tuple[Holder, ...]]) -> Iterator[Metric]:
     """Every ``warmslice_slice_*`` family. A family without a value, such as utilization on Ampere, is left out."""
-    holders = holders_by_slice(owners)
     info = families.SLICE_INFO.gauge()
     for one in slices:
-        for holder in holders.get(one.uuid, (_NOBODY,)):
+        for holder in holders.get(one.uuid, (NOBODY,)):
             info.add_metric(_labels(one, holder), 1)
     yield info
     for declared, read in _MEASURED:
-        family = declared.gauge()
+        family = declared.empty()
         for one in slices:
             value = read(one)
             if value is not None:
-                family.add_metric(_labels(one, _only(holders.get(one.uuid, ()))), value)
+                family.add_metric(_labels(one, only_holder(holders.get(one.uuid, ()))), value)
         if family.samples:
             yield family
 
 
 def holders_by_slice(owners: Iterable[DeviceOwner]) -> Mapping[str, tuple[Holder, ...]]:
-    """MIG UUID to its holders. A shared slice's device ids are ``<uuid>::<replica>``; two replicas in one container are
-    one holder."""
+    """UUID of a MIG device or a GPU to its holders. The device ids of a shared one are ``<uuid>::<replica>``; two replicas in one
+    container are one holder."""
     found: dict[str, set[Holder]] = {}
     for owner in owners:
         for device in owner.devices:
@@ -64,9 +65,9 @@ def holders_by_slice(owners: Iterable[DeviceOwner]) -> Mapping[str, tuple[Holder
     return {uuid: tuple(sorted(holders)) for uuid, holders in found.items()}
 
 
-def _only(holders: Sequence[Holder]) -> Holder:
+def only_holder(holders: Sequence[Holder]) -> Holder:
     """See Note [Who holds a slice]."""
-    return holders[0] if len(holders) == 1 else _NOBODY
+    return holders[0] if len(holders) == 1 else NOBODY
 
 
 def _labels(one: SliceSample, holder: Holder) -> list[str]:

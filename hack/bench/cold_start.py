@@ -135,7 +135,7 @@ def _read(path: Path) -> float:
 
 def _gauge(page_cache: PageCacheReport) -> float:
     """As Prometheus would get it."""
-    metrics = Metrics("bench", time.time)
+    metrics = Metrics("bench", time.time, {})
     metrics.cache(CacheReport(0.0, (), None, DiskUse(0, 0), None, FetchTotals(), (), {}, None, page_cache=page_cache))
     labels = {"model": MODEL.name, "revision": MODEL.revision}
     return metrics.registry.get_sample_value("warmslice_model_page_cache_bytes", labels) or 0.0

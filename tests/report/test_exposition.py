@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -40,7 +41,7 @@ async def get(url: str, **headers: str) -> tuple[int, str, str]:
 
 
 async def test_metrics_are_served_compressed_when_asked() -> None:
-    metrics = Metrics("1.2.3", lambda: 0.0)
+    metrics = Metrics("1.2.3", lambda: 0.0, {})
     async with served(metrics.rendered) as address:
         status, text, encoding = await get(f"http://{address}/metrics", **{"Accept-Encoding": "gzip"})
         assert (status, encoding) == (200, "gzip")
@@ -62,6 +63,39 @@ async def test_rendering_does_not_happen_on_the_event_loop() -> None:
         await get(f"http://{address}/metrics")
     assert rendered_by != [threading.main_thread().name]
     assert len(rendered_by) == 1
+
+
+async def test_scrapers_that_come_at_once_share_one_rendering() -> None:
+    begun, go = threading.Event(), threading.Event()
+    accepted: list[str] = []
+
+    def render(accept: str) -> tuple[bytes, str]:
+        accepted.append(accept)
+        begun.set()
+        assert go.wait(5)
+        return f"answer {len(accepted)}".encode(), "text/plain"
+
+    async with served(render) as address:
+        url = f"http://{address}/metrics"
+        impatient = asyncio.create_task(get(url, Accept="text/plain"))
+        assert await asyncio.to_thread(begun.wait, 5)
+        others = [asyncio.create_task(get(url, Accept="text/plain")) for _ in range(19)]
+        await asyncio.sleep(0.05)  # real sockets: they have to arrive
+        impatient.cancel()
+        go.set()
+        assert {text for _, text, _ in await asyncio.gather(*others)} == {"answer 1"}
+        assert (await get(url, Accept="text/plain"))[1] == "answer 2"
+
+
+async def test_a_rendering_that_fails_fails_no_later_one() -> None:
+    def render(accept: str) -> tuple[bytes, str]:
+        if accept == "broken":
+            raise ValueError(accept)
+        return b"fine", "text/plain"
+
+    async with served(render) as address:
+        assert (await get(f"http://{address}/metrics", Accept="broken"))[0] == 500
+        assert (await get(f"http://{address}/metrics", Accept="whole"))[1] == "fine"
 
 
 async def test_readiness_says_which_part_is_lacking_and_why() -> None:

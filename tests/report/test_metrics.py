@@ -8,18 +8,26 @@ from dataclasses import replace
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from agent.model.cache import FinishedFetch
+from agent.model.cache import CacheReport, FetchTotals, FinishedFetch
+from agent.model.cold_start import PodStart, Weights
+from agent.model.demand import Asked, PodModel, Published
+from agent.model.drift import Drift
+from agent.model.fit import Misfit, Owner
 from agent.model.mig import GpuInstance, Placement
+from agent.model.operation import Operation
 from agent.model.page_cache import ModelInMemory, PageCacheReport
-from agent.model.report import PartitionReport, WaitedFor
+from agent.model.report import PartitionReport, PodWorkload, WaitedFor
 from agent.model.revision import Going, RevisionKey
 from agent.model.scrub import ScrubReport
+from agent.model.telemetry import Xid
+from agent.report import families
 from agent.report.layout import largest_free_profile
 from agent.report.metrics import Metrics
 from tests.report import world
 from tests.report.tools import promtool
 
 NOW = 1_700_000_000.0
+PRICES = {"NVIDIA A100*": 2.0, "NVIDIA H100*": 4.0, "*": 1.0}
 SMALL_LABELS = {
     "gpu": "0",
     "gpu_uuid": world.GPU,
@@ -36,7 +44,7 @@ SMALL_LABELS = {
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics("1.2.3", lambda: NOW)
+    return Metrics("1.2.3", lambda: NOW, PRICES)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -48,11 +56,17 @@ def series(metrics: Metrics, name: str) -> list[dict[str, str]]:
 
 
 def populated() -> Metrics:
-    """Every family has at least one series."""
-    metrics = Metrics("1.2.3", lambda: NOW)
-    metrics.partition(world.report(world.owner("trainer", world.SMALL), waits_for="pods"))
-    metrics.telemetry(world.looked(world.small(), world.large()))
-    metrics.cache(world.cached(finished=(FinishedFetch("ready-one", "ok", 12.0),)))
+    """Every family has at least one series: the list of families is held against it."""
+    metrics = Metrics("1.2.3", lambda: NOW, PRICES)
+    metrics.partition(_eventful())
+    xids = {Xid(world.GPU, 0, 9, 43): 2}
+    metrics.telemetry(world.looked(world.small(), world.large(), gpus=(world.cut(), world.whole()), xids=xids))
+    metrics.cache(_busy_cache())
+    metrics.published(Published(4096, 12, 1, Asked((("ml", "org/forbidden"),))))
+    metrics.misfits((Misfit("ml", "trainer", Owner("v1", "Pod", "trainer", "u"), "org/large", "too large"),))
+    metrics.serving((PodModel("ml", "trainer", "org--large"),))
+    metrics.pod_started(PodStart("u", "p", "ml", "m", "org/m", "main", Weights.READY, NOW, 3.0, 1.0, 2.0))
+    metrics.drifted()
     metrics.phase("destroy", 1.5)
     metrics.reconfigured("success", "applied")
     metrics.slice_changed("created")
@@ -60,6 +74,29 @@ def populated() -> Metrics:
     metrics.gate_waits(["layout", "models"])
     metrics.gate_opened("ready")
     return metrics
+
+
+def _eventful() -> PartitionReport:
+    report = world.report(world.owner("trainer", world.SMALL), world.owner("batch", world.WHOLE), waits_for="pods")
+    assert report.status is not None
+    return replace(
+        report,
+        status=replace(report.status, state="failed", reason="no-placement", drift=Drift(NOW - 60, NOW - 30)),
+        pods=(WaitedFor("ml", "web-1", "ReplicaSet/web", "keep-web"),),
+        operation=Operation("1", "4f2a9c01", "all-1g.10gb", "boot", NOW - 120, True, {}),
+        workloads=(PodWorkload("ml", "trainer", "Job", "train"),),
+    )
+
+
+def _busy_cache() -> CacheReport:
+    going = Going(RevisionKey("org/m", "a" * 40), ("x",), 5, "room", "was not in use for 3 days")
+    return replace(
+        world.cached(finished=(FinishedFetch("ready-one", "ok", 12.0),)),
+        totals=FetchTotals(140, {"rate-limited": 2}, 1, {"reset": 1}),
+        gone=(going,),
+        scrub=ScrubReport(1_699_000_000.0, 4096),
+        page_cache=PageCacheReport((ModelInMemory("ready-one", "main", 100, 96),)),
+    )
 
 
 def test_a_free_slice_has_empty_pod_labels(metrics: Metrics) -> None:
@@ -237,7 +274,7 @@ def test_events_are_counted() -> None:
 
 @pytest.mark.parametrize("populate", [True, False])
 def test_promtool_finds_nothing_to_say(populate: bool) -> None:
-    metrics = populated() if populate else Metrics("1.2.3", lambda: NOW)
+    metrics = populated() if populate else Metrics("1.2.3", lambda: NOW, PRICES)
     body, content_type = metrics.rendered("")
 
     checked = subprocess.run([promtool(), "check", "metrics"], input=body, capture_output=True, timeout=30, check=False)
@@ -252,3 +289,12 @@ def test_a_scraper_that_asks_for_openmetrics_gets_it() -> None:
     names = {family.name for family in parse_openmetrics(body.decode())}  # type: ignore[no-untyped-call]
     assert "warmslice_slice_info" in names
     assert "warmslice_pods_evicted" in names
+
+
+def test_every_metric_stands_in_the_list_with_its_type_and_labels_and_none_stands_there_in_vain() -> None:
+    found = {
+        family.name: (family.type, family.documentation, {name for s in family.samples for name in s.labels} - {"le"})
+        for family in populated().registry.collect()
+        if family.name.startswith("warmslice_")
+    }
+    assert found == {one.name: (one.kind, one.text, set(one.labels)) for one in families.ALL}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from agent.model.cache import CacheReport, DiskUse, FetchTotals, FinishedFetch, ModelReport, ModelState
 from agent.model.mig import ComputeInstance, Gpu, GpuInstance, Placement, Profile
 from agent.model.node import DeviceOwner
 from agent.model.report import NodeStatus, PartitionReport
-from agent.model.telemetry import SliceSample, TelemetrySnapshot, Utilization
+from agent.model.telemetry import GpuSample, SliceSample, TelemetrySnapshot, Utilization, Xid
 
 GPU = "GPU-5c2b1f36-0d0e-4b4e-9f7a-000000000000"
 SMALL = "MIG-11111111-1111-5111-8111-111111111111"
+WHOLE = "GPU-5c2b1f36-0d0e-4b4e-9f7a-000000000001"
 LARGE = "MIG-22222222-2222-5222-8222-222222222222"
 
 ONE = Profile("1g.10gb", 19, 1, 9728, 16, 7, tuple(Placement(start, 1) for start in range(7)), (1,))
@@ -52,6 +56,8 @@ def small(used: int = 12 << 20) -> SliceSample:
         memory_total_bytes=9728 << 20,
         processes=1,
         utilization=Utilization(0.5, 0.25, 0.125, 0.0, 0.75),
+        active_seconds=30.0,
+        gpu_share=0.125,
     )
 
 
@@ -59,8 +65,37 @@ def large() -> SliceSample:
     return SliceSample(GPU, 0, "3g.40gb", Placement(4, 4), 1, 0, LARGE, 20 << 20, 40448 << 20, 0)
 
 
-def looked(*slices: SliceSample) -> TelemetrySnapshot:
-    return TelemetrySnapshot(1_700_000_010.0, slices)
+def looked(
+    *slices: SliceSample, gpus: tuple[GpuSample, ...] = (), xids: dict[Xid, int] | None = None
+) -> TelemetrySnapshot:
+    return TelemetrySnapshot(1_700_000_010.0, slices, gpus=gpus, xids=xids or {})
+
+
+def whole(**changes: Any) -> GpuSample:
+    """A GPU whose MIG mode is off."""
+    sample = GpuSample(
+        uuid=WHOLE,
+        index=1,
+        model="NVIDIA H100 80GB HBM3",
+        mig=False,
+        temperature_celsius=41.0,
+        power_watts=312.5,
+        ecc_corrected=3,
+        ecc_uncorrected=0,
+        memory_used_bytes=1 << 30,
+        memory_total_bytes=80 << 30,
+        processes=2,
+        utilization=Utilization(0.75, 0.5, 0.25, 0.125, 0.0),
+        active_seconds=90.0,
+    )
+    return replace(sample, **changes)
+
+
+def cut(**changes: Any) -> GpuSample:
+    """One that is cut into slices: what is measured of it as a whole is none."""
+    return replace(
+        GpuSample(GPU, 0, "NVIDIA H100 80GB HBM3", True, temperature_celsius=39.0, power_watts=120.0), **changes
+    )
 
 
 def owner(pod: str, *devices: str, container: str = "main") -> DeviceOwner:

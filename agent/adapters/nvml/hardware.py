@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,7 @@ class Hardware:
         self._places: dict[int, str] = {}
         self._last: dict[str, Gpu] = {}
         self._listed = ListedProfiles()
+        self._generations: Counter[tuple[str, Placement]] = Counter()
 
     async def read(self) -> tuple[Gpu, ...]:
         """Every GPU, in PCI order. One that does not answer in time, is lost, or is not listed any more though this process
@@ -59,7 +61,20 @@ class Hardware:
 
     async def destroy(self, gpu: str, placement: Placement, profile: str) -> None:
         """See ``change.destroy``. InUseError, HardwareError, RetryError."""
-        await self._change(gpu, lambda device, mib: change.destroy(device, placement, profile, mib))
+
+        def act(device: Any, mib: int) -> None:
+            # On the thread: a call that is given up on may still destroy.
+            try:
+                change.destroy(device, placement, profile, mib)
+            finally:
+                self._generations[gpu, placement] += 1
+
+        await self._change(gpu, act)
+
+    def generation(self, gpu: str, placement: Placement) -> int:
+        """How often this process has destroyed what was at that place: what comes there next is another instance, whatever ids
+        the driver gives it."""
+        return self._generations[gpu, placement]
 
     async def trim(self, gpu: str, placement: Placement, profile: str, parts: tuple[Placement, ...]) -> None:
         """See ``change.trim``. InUseError, HardwareError, RetryError."""

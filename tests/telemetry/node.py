@@ -42,9 +42,11 @@ class Node:
 
 
 @asynccontextmanager
-async def simulated_node(directory: Path, *boards: str, fresh_uuids: bool = False) -> AsyncIterator[Node]:
-    """A node of these GPUs, all in MIG mode, until the block ends."""
-    gpus = SimulatedGpus.create(directory, *boards, mig=True)
+async def simulated_node(
+    directory: Path, *boards: str, fresh_uuids: bool = False, mig: bool = True
+) -> AsyncIterator[Node]:
+    """A node of these GPUs, all in MIG mode or none, until the block ends."""
+    gpus = SimulatedGpus.create(directory, *boards, mig=mig)
     if fresh_uuids:
         gpus.run("init", "--mig", "--fresh-mig-uuids", *(word for board in boards for word in ("--gpu", board)))
     before = os.environ.get("SIMGPU_STATE")

@@ -170,6 +170,35 @@ def gpm_metrics(gpu: Any, samples: list[Any], instance_id: int | None) -> Row:
     return {"metrics": {str(row.metricId): {"return": row.nvmlReturn, "value": row.value} for row in rows}}
 
 
+def health(gpu: Any) -> Row:
+    """What tells how the GPU does, in the units of NVML: degrees, milliwatts, per cent, counts since the driver was loaded."""
+    kinds = {
+        "corrected": pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED,
+        "uncorrected": pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+    }
+    return {
+        "temperature": told(pynvml.nvmlDeviceGetTemperature, gpu, pynvml.NVML_TEMPERATURE_GPU),
+        "power": told(pynvml.nvmlDeviceGetPowerUsage, gpu),
+        "utilization": told(lambda: fields_of(pynvml.nvmlDeviceGetUtilizationRates(gpu))),
+        "ecc": {
+            name: told(pynvml.nvmlDeviceGetTotalEccErrors, gpu, kind, pynvml.NVML_VOLATILE_ECC)
+            for name, kind in kinds.items()
+        },
+        "event_types": told(pynvml.nvmlDeviceGetSupportedEventTypes, gpu),
+        "no_event": told(first_event, gpu),
+    }
+
+
+def first_event(gpu: Any) -> None:
+    """Asked without any time to wait."""
+    events = pynvml.nvmlEventSetCreate()
+    try:
+        pynvml.nvmlDeviceRegisterEvents(gpu, pynvml.nvmlEventTypeXidCriticalError, events)
+        pynvml.nvmlEventSetWait_v2(events, 0)
+    finally:
+        pynvml.nvmlEventSetFree(events)
+
+
 def field(gpu: Any, number: int) -> Any:
     """The field's value; None where the driver does not tell."""
     answer = told(lambda: pynvml.nvmlDeviceGetFieldValues(gpu, [number])[0])
@@ -195,6 +224,7 @@ def raw_facts(gpu: Any) -> Row:
         "profiles": found,
         "instances": existing,
         "gpm": gpm(gpu, [instance["id"] for instance in existing]),
+        "health": health(gpu),
     }
 
 

@@ -1,5 +1,8 @@
 """What the agent relies on in NVML, as far as it can be asked without changing anything."""
 
+import ctypes
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from math import nan
 from typing import Any
@@ -173,6 +176,36 @@ class NvmlContract:
         with pytest.raises(pynvml.NVMLError_InvalidArgument):
             pynvml.nvmlGpmMigSampleGet(gpu, 99, sample)
         pynvml.nvmlGpmSampleFree(sample)
+
+    def test_health_is_told_in_any_mode(self, gpu: Any) -> None:
+        """ECC may be off, and is then NOT_SUPPORTED."""
+        assert 0 < pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU) < 120
+        assert 1_000 < pynvml.nvmlDeviceGetPowerUsage(gpu) < 2_000_000
+        for kind in (pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED):
+            with suppress(pynvml.NVMLError_NotSupported):
+                assert pynvml.nvmlDeviceGetTotalEccErrors(gpu, kind, pynvml.NVML_VOLATILE_ECC) >= 0
+
+    def test_rates_are_told_of_a_gpu_that_is_whole_only(self, gpu: Any) -> None:
+        if pynvml.nvmlDeviceGetMigMode(gpu)[0] == 1:
+            with pytest.raises(pynvml.NVMLError_NotSupported):
+                pynvml.nvmlDeviceGetUtilizationRates(gpu)
+            return
+        assert 0 <= pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu <= 100
+
+    def test_a_handle_is_the_same_address_each_time_within_a_session(self, gpu: Any) -> None:
+        """By which an event's GPU is known when nothing can be asked of it any more."""
+        again = pynvml.nvmlDeviceGetHandleByUUID(pynvml.nvmlDeviceGetUUID(gpu))
+        addresses = {ctypes.cast(handle, ctypes.c_void_p).value for handle in (gpu, again)}
+        assert len(addresses) == 1
+
+    def test_who_waits_for_an_event_for_no_time_at_all_has_the_answer_at_once(self, gpu: Any) -> None:
+        events = pynvml.nvmlEventSetCreate()
+        pynvml.nvmlDeviceRegisterEvents(gpu, pynvml.nvmlEventTypeXidCriticalError, events)
+        began = time.monotonic()
+        with pytest.raises(pynvml.NVMLError_Timeout):
+            pynvml.nvmlEventSetWait_v2(events, 0)
+        assert time.monotonic() - began < 1
+        pynvml.nvmlEventSetFree(events)
 
     def test_an_event_set_without_events_times_out(self, gpu: Any) -> None:
         events = pynvml.nvmlEventSetCreate()

@@ -49,8 +49,20 @@ def told_of_hardware(told: dict[str, Any]) -> list[dict[str, Any]]:
     raws = []
     for raw in told["raw"]:
         returns = {metric: row["return"] for metric, row in raw["gpm"]["metrics"].items()}
-        raws.append({**raw, "pci_subsystem_id": None, "gpm": {**raw["gpm"], "metrics": returns}})
+        changes = {
+            "pci_subsystem_id": None,
+            "gpm": {**raw["gpm"], "metrics": returns},
+            "health": _kinds(raw.get("health")),
+        }
+        raws.append({**raw, **changes})
     return raws
+
+
+def _kinds(answer: Any) -> Any:
+    """Numbers are of the moment; that there is one, or which error, is the hardware's."""
+    if isinstance(answer, dict) and "error" not in answer:
+        return {key: _kinds(value) for key, value in answer.items() if key != "event_types"}
+    return answer if isinstance(answer, dict) else type(answer).__name__
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in RECORDED.glob("*.json")))
@@ -60,6 +72,8 @@ def test_the_simulated_gpu_answers_as_the_real_one_did(tmp_path: Path, model: st
     opened = Session(SimulatedGpus.create(tmp_path, model))
     simulated = record()
     pynvml.nvmlShutdown()
+    if "health" not in seen["raw"][0]:
+        del simulated["raw"][0]["health"]  # recorded before it was asked for
     assert told_of_hardware(simulated) == told_of_hardware(seen)
     assert simulated["driver"].partition(".")[0] == seen["driver"].partition(".")[0]
     [(key, row)] = seen["table"].items()

@@ -56,6 +56,7 @@ async def simulated_node(
         yield node
     finally:
         gpus.clear_faults()
+        await node.telemetry.pause()
         await node.hardware.release()
         if before is None:
             del os.environ["SIMGPU_STATE"]

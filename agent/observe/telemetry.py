@@ -54,13 +54,15 @@ class Telemetry:
         self._last = TelemetrySnapshot(0.0)
 
     async def run(self) -> None:
-        """Look each period until cancelled. The period is from look to look; looks that are missed are left out."""
+        """Look each period until cancelled, and when woken, which puts off no look that is due; those that are missed are left
+        out."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
             self._wake.clear()
             await self.look()
-            due = max(due + self._period_seconds, loop.time())
+            if loop.time() >= due:
+                due = max(due + self._period_seconds, loop.time())
             await self._wait_until(due)
 
     def wake(self) -> None:

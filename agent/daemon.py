@@ -114,7 +114,7 @@ class Agent:
         self._wakes = {role: asyncio.Event() for role in settings.roles - {"cache"}}
         self._fleet_wake = asyncio.Event()
         self._elected: list[FleetPass | PublishingPass] = []
-        self._metrics = Metrics(version("warmslice"), clock.now)
+        self._metrics = Metrics(version("warmslice"), clock.now, settings.node_name if settings.dcgm_names else "")
         self._beats = Heartbeats(time.monotonic)
         parts = {"partition": "driver", "cache": "catalog"}
         self._ready = Readiness(["node", *(parts[role] for role in sorted(settings.roles))])

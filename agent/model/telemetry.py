@@ -47,7 +47,9 @@ class SliceSample:
 class GpuSample:
     """One physical GPU at one look. ``down`` says why it cannot be read: lost, or no answer; then the rest is what was known
     of it. ``mig`` None: it has no MIG. What is measured of it as a whole (memory, processes, load, ``active_seconds`` as of a
-    slice) is None while its MIG mode is on: its slices have that. ``ecc_*`` count since the driver was loaded."""
+    slice) is None while its MIG mode is on: its slices have that. ``ecc_*`` count since the driver was loaded. ``pci_bus_id`` is
+    as the driver writes it, ``00000000:1A:00.0``. ``last_xid`` is the number of the last Xid heard, 0 before the first, None
+    while nobody listens."""
 
     uuid: str
     index: int
@@ -63,6 +65,8 @@ class GpuSample:
     processes: int | None = None
     utilization: Utilization = field(default_factory=Utilization)
     active_seconds: float | None = None
+    pci_bus_id: str = ""
+    last_xid: int | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -20,19 +20,21 @@ from agent.model.fit import Misfit
 from agent.model.report import PartitionReport
 from agent.model.telemetry import TelemetrySnapshot
 from agent.report import families
+from agent.report.dcgm_names import dcgm_families
 from agent.report.layout import layout_families
 from agent.report.models import cache_families, demand_families, misfit_family
 from agent.report.slices import slice_families
 
 
 class Metrics:
-    """``now`` gives seconds since the epoch. Not shared between event loops."""
+    """``now`` gives seconds since the epoch. With ``dcgm_hostname`` slices and GPUs are shown under DCGM's names too, as of that
+    node. Not shared between event loops."""
 
-    def __init__(self, version: str, now: Callable[[], float]) -> None:
+    def __init__(self, version: str, now: Callable[[], float], dcgm_hostname: str = "") -> None:
         # Otherwise every counter and histogram has a second series that nobody asks for.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._state = _State(version, now)
+        self._state = _State(version, now, dcgm_hostname)
         self.registry.register(self._state)
         ProcessCollector(registry=self.registry)
         self._phases = families.PHASES.histogram(self.registry)
@@ -129,9 +131,10 @@ class Metrics:
 class _State(Collector):
     """Everything that is, as opposed to what happens."""
 
-    def __init__(self, version: str, now: Callable[[], float]) -> None:
+    def __init__(self, version: str, now: Callable[[], float], dcgm_hostname: str) -> None:
         self._version = version
         self._now = now
+        self._dcgm_hostname = dcgm_hostname
         self.partition: PartitionReport | None = None
         self.telemetry: TelemetrySnapshot | None = None
         self.cache: CacheReport | None = None
@@ -146,6 +149,10 @@ class _State(Collector):
         yield _last_passes(partition, telemetry, cache)
         if telemetry is not None:
             yield from slice_families(telemetry.slices, partition.owners if partition is not None else ())
+            if self._dcgm_hostname:
+                yield from dcgm_families(
+                    telemetry, partition.owners if partition is not None else (), self._dcgm_hostname
+                )
         if partition is not None:
             yield from layout_families(partition, self._now())
         if cache is not None:

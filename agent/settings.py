@@ -243,9 +243,14 @@ def _check_dcgm(exporter: str) -> None:
         usable = False
     if not usable:
         raise BadInputError(
-            f"settings: dcgm_exporter is {exporter!r}; it must be auto, off, or a URL without a user, such as "
+            f"settings: dcgm_exporter is {_without_user(exporter)!r}; it must be auto, off, or a URL without a user, such as "
             "http://127.0.0.1:9400/metrics"
         )
+
+
+def _without_user(url: str) -> str:
+    """What is before an @ may be a password."""
+    return url if "@" not in url else f"...@{url.rpartition('@')[2]}"
 
 
 def _check_fleet(settings: Settings) -> None:

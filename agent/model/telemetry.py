@@ -10,9 +10,10 @@ from agent.model.mig import Placement
 
 @dataclass(frozen=True, slots=True)
 class Utilization:
-    """Load of one GPU instance between two looks, 0 to 1, as reported by GPM; its compute instances cannot be told apart.
+    """Load of one GPU instance between two looks, 0 to 1, as reported by GPM, or where there is none by a dcgm-exporter; its
+    compute instances cannot be told apart.
 
-    None is what this GPU or driver does not report: everything on Ampere, and everything at the first look at an instance.
+    None is what nobody reports: everything on Ampere without an exporter, and everything at the first look at an instance.
     """
 
     graphics: float | None = None

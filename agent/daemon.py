@@ -18,6 +18,7 @@ from uuid import uuid4
 from agent.adapters import clock, command
 from agent.adapters.boot import this_boot
 from agent.adapters.cgroups import Processes
+from agent.adapters.dcgm import DcgmExporter
 from agent.adapters.dra import Dra
 from agent.adapters.fleet import FleetView, FollowedLease
 from agent.adapters.kube import Kube
@@ -36,6 +37,7 @@ from agent.model.fleet import LEADER, slot_name
 from agent.model.mig import Gpu
 from agent.model.report import PartitionReport
 from agent.observe.claims import Claims
+from agent.observe.dcgm import DcgmLoads, exporter_url
 from agent.observe.fleet import kept_of_member
 from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
@@ -63,6 +65,7 @@ _DAY_SECONDS = 86400.0
 _FILE_LOOK_SECONDS = 5.0
 _NODE_LOOK_SECONDS = 5.0
 _RESIGN_SECONDS = 5.0
+_DCGM_SECONDS = 3.0
 
 
 def run(settings: Settings) -> int:
@@ -111,7 +114,8 @@ class Agent:
         self._wakes = {role: asyncio.Event() for role in settings.roles - {"cache"}}
         self._fleet_wake = asyncio.Event()
         self._elected: list[FleetPass | PublishingPass] = []
-        self._metrics = Metrics(version("warmslice"), clock.now, settings.gpu_prices)
+        hostname = settings.node_name if settings.dcgm_names else ""
+        self._metrics = Metrics(version("warmslice"), clock.now, settings.gpu_prices, hostname)
         self._beats = Heartbeats(time.monotonic)
         parts = {"partition": "driver", "cache": "catalog"}
         self._ready = Readiness(["node", *(parts[role] for role in sorted(settings.roles))])
@@ -148,14 +152,18 @@ class Agent:
         self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]], loops: list[asyncio.Task[None]]
     ) -> None:
         settings, hardware = self._settings, self._machine.hardware
-        telemetry = Telemetry(hardware, settings.telemetry_period_seconds, clock.now, self._metrics.telemetry)
-        helpers.append(tasks.create_task(telemetry.run()))
+        loads = self._dcgm_loads()
+        sampled = self._metrics.telemetry
+        period = settings.telemetry_period_seconds
+        telemetry = Telemetry(hardware, period, clock.now, lambda snapshot: sampled(loads.filled(snapshot)))
+        helpers += [tasks.create_task(work) for work in (telemetry.run(), loads.run())]
         driver = _Driver(hardware, telemetry)
         layout: list[object] = []
 
         def publish(report: PartitionReport) -> None:
             self._metrics.partition(report)
             driver.in_use(report.waits_for != "driver-upgrade")
+            loads.changing(bool(report.steps))
             slices = [gpu.instances for gpu in report.gpus]
             if slices != layout:
                 layout[:] = slices
@@ -192,6 +200,12 @@ class Agent:
             clock.now,
         )
         loops.append(self._start_loop(tasks, "partition", one_pass))
+
+    def _dcgm_loads(self) -> DcgmLoads:
+        settings = self._settings
+        exporter = DcgmExporter(lambda: exporter_url(settings.dcgm_exporter, self._pods.objects), _DCGM_SECONDS)
+        interval, period = settings.dcgm_exporter_interval_seconds, settings.telemetry_period_seconds
+        return DcgmLoads(exporter, interval, period, time.monotonic)
 
     def _start_fleet(
         self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]], loops: list[asyncio.Task[None]]

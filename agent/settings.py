@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -16,6 +17,8 @@ from agent.model.text import read_yaml
 
 ENVIRONMENT_PREFIX = "WARMSLICE_"
 DEFAULT_FILE = "/etc/warmslice/settings.yaml"
+_WORDS = ("prewarm", "dcgm_exporter")
+"""Settings that may be off, and are no booleans."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -95,6 +98,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     gpu_prices: dict[str, float] = {}
     """What an hour of a GPU costs, by pattern of its model's name, such as {"NVIDIA H100*": 2.5, "*": 1}; the first that matches
     counts. In any currency: it is multiplied only."""
+    dcgm_exporter: str = "auto"
+    """Where GPUs without GPM get the load of their slices. auto: of a dcgm-exporter that a DaemonSet runs on this node; off: of
+    none; else its URL, such as http://127.0.0.1:9400/metrics."""
+    dcgm_exporter_interval_seconds: float = 30.0
+    """How often that exporter collects (its DCGM_EXPORTER_INTERVAL, in seconds): a new slice has no load for twice as long."""
+    dcgm_names: bool = False
+    """Whether slices and GPUs are shown under the names and labels of dcgm-exporter too, for dashboards made for it."""
     resync_seconds: float = 300.0
     """The longest time between two passes when nothing happens."""
     before_commands: list[list[str]] = []
@@ -176,6 +186,7 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
         raise BadInputError(f"settings: {error}") from error
     for name in (
         "telemetry_period_seconds",
+        "dcgm_exporter_interval_seconds",
         "resync_seconds",
         "patience_seconds",
         "advertise_seconds",
@@ -212,6 +223,7 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
     for model, price in settings.gpu_prices.items():
         if not 0 <= price < float("inf"):
             raise BadInputError(f"settings: gpu_prices of {model!r} is {price}; it must be 0 or more")
+    _check_dcgm(settings.dcgm_exporter)
     if not 0 <= settings.page_cache_ratio <= 1:
         raise BadInputError(f"settings: page_cache_ratio is {settings.page_cache_ratio}; it must be from 0 to 1")
     _check_fleet(settings)
@@ -225,6 +237,26 @@ def _check_prewarm(settings: Settings) -> None:
         )
     if settings.prewarm_most < 0:
         raise BadInputError(f"settings: prewarm_most is {settings.prewarm_most}; it must be 0 or more")
+
+
+def _check_dcgm(exporter: str) -> None:
+    if exporter in ("auto", "off"):
+        return
+    try:
+        url = urlsplit(exporter)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and "@" not in url.netloc
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        usable = False
+    if not usable:
+        raise BadInputError(
+            f"settings: dcgm_exporter is {_without_user(exporter)!r}; it must be auto, off, or a URL without a user, such as "
+            "http://127.0.0.1:9400/metrics"
+        )
+
+
+def _without_user(url: str) -> str:
+    """What is before an @ may be a password."""
+    return url if "@" not in url else f"...@{url.rpartition('@')[2]}"
 
 
 def _check_fleet(settings: Settings) -> None:
@@ -257,7 +289,8 @@ def _from_file(file: str | None) -> dict[str, Any]:
         raise BadInputError(
             f"settings file {path}: unknown setting {unknown[0]!r}; known are {', '.join(Settings.__struct_fields__)}"
         )
-    return document
+    # YAML takes a bare off for false.
+    return {name: "off" if value is False and name in _WORDS else value for name, value in document.items()}
 
 
 def _value(name: str, text: str, where: str) -> Any:

@@ -10,9 +10,10 @@ from agent.model.mig import Placement
 
 @dataclass(frozen=True, slots=True)
 class Utilization:
-    """Load of one GPU instance between two looks, 0 to 1, as reported by GPM; its compute instances cannot be told apart.
+    """Load of one GPU instance between two looks, 0 to 1, as reported by GPM, or where there is none by a dcgm-exporter; its
+    compute instances cannot be told apart.
 
-    None is what this GPU or driver does not report: everything on Ampere, and everything at the first look at an instance.
+    None is what nobody reports: everything on Ampere without an exporter, and everything at the first look at an instance.
     """
 
     graphics: float | None = None
@@ -47,7 +48,9 @@ class SliceSample:
 class GpuSample:
     """One physical GPU at one look. ``down`` says why it cannot be read: lost, or no answer; then the rest is what was known
     of it. ``mig`` None: it has no MIG. What is measured of it as a whole (memory, processes, load, ``active_seconds`` as of a
-    slice) is None while its MIG mode is on: its slices have that. ``ecc_*`` count since the driver was loaded."""
+    slice) is None while its MIG mode is on: its slices have that. ``ecc_*`` count since the driver was loaded. ``pci_bus_id`` is
+    as the driver writes it, ``00000000:1A:00.0``. ``last_xid`` is the number of the last Xid heard, 0 before the first, None
+    while nobody listens."""
 
     uuid: str
     index: int
@@ -63,6 +66,8 @@ class GpuSample:
     processes: int | None = None
     utilization: Utilization = field(default_factory=Utilization)
     active_seconds: float | None = None
+    pci_bus_id: str = ""
+    last_xid: int | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -143,4 +143,4 @@ def _reported(metadata: Object, status: Object) -> float | None:
 
 
 def _seconds(timestamp: str | None) -> float | None:
-    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp() if timestamp else None
+    return datetime.fromisoformat(timestamp).timestamp() if timestamp else None

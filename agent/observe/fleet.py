@@ -21,7 +21,7 @@ def slot_of(item: Object) -> Slot | None:
         node=metadata["name"].removeprefix(SLOT_PREFIX),
         uid=metadata["uid"],
         version=metadata["resourceVersion"],
-        since=datetime.fromisoformat(metadata["creationTimestamp"].replace("Z", "+00:00")).timestamp(),
+        since=datetime.fromisoformat(metadata["creationTimestamp"]).timestamp(),
         granted=bool((item.get("spec") or {}).get("holderIdentity")),
     )
 

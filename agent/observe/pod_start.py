@@ -57,6 +57,6 @@ def _seconds(timestamp: Any) -> float | None:
     if not isinstance(timestamp, str):
         return None
     try:
-        return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+        return datetime.fromisoformat(timestamp).timestamp()
     except ValueError:
         return None

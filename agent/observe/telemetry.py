@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.adapters.nvml import Hardware
 from agent.adapters.nvml.sampler import GpuSampler, count_gpus
@@ -54,13 +54,15 @@ class Telemetry:
         self._last = TelemetrySnapshot(0.0)
 
     async def run(self) -> None:
-        """Look each period until cancelled. The period is from look to look; looks that are missed are left out."""
+        """Look each period until cancelled, and when woken, which puts off no look that is due; those that are missed are left
+        out."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
             self._wake.clear()
             await self.look()
-            due = max(due + self._period_seconds, loop.time())
+            if loop.time() >= due:
+                due = max(due + self._period_seconds, loop.time())
             await self._wait_until(due)
 
     def wake(self) -> None:
@@ -119,7 +121,9 @@ class Telemetry:
         await self._hear()
         self._forget_xids(gpus, slices)
         gpus.sort(key=lambda gpu: (gpu.index, gpu.uuid))
-        return TelemetrySnapshot(sampled_at, tuple(slices), unreadable, gpus=tuple(gpus), xids=dict(self._xids))
+        last = {xid.gpu: xid.number for xid in self._xids}
+        told = tuple(replace(gpu, last_xid=last.get(gpu.uuid, 0)) for gpu in gpus)
+        return TelemetrySnapshot(sampled_at, tuple(slices), unreadable, gpus=told, xids=dict(self._xids))
 
     def _missing(self, answering: set[str], unreadable: Mapping[int, str]) -> list[GpuSample]:
         """See Note [A GPU that is known]."""
@@ -205,4 +209,4 @@ class _Gpu:
 
 
 def _down(known: GpuSample, why: str) -> GpuSample:
-    return GpuSample(known.uuid, known.index, known.model, known.mig, down=why)
+    return GpuSample(known.uuid, known.index, known.model, known.mig, down=why, pci_bus_id=known.pci_bus_id)

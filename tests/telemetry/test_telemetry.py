@@ -193,6 +193,24 @@ async def test_the_sampler_looks_each_period_and_when_woken(node: Node, period_s
         await asyncio.wait([running])
 
 
+async def test_looks_out_of_turn_put_off_no_look_that_is_due(node: Node) -> None:
+    """A change of layout wakes the sampler again and again; the load after it shall not be late by as many periods."""
+    published: asyncio.Queue[TelemetrySnapshot] = asyncio.Queue()
+    telemetry = Telemetry(node.hardware, 0.5, time.time, published.put_nowait)
+    running = asyncio.create_task(telemetry.run())
+    try:
+        async with asyncio.timeout(5):
+            for _ in range(8):
+                await published.get()
+                telemetry.wake()
+            await published.get()
+        async with asyncio.timeout(1.0):
+            await published.get()
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
 def used(one: SliceSample) -> int:
     assert one.memory_used_bytes is not None
     return one.memory_used_bytes

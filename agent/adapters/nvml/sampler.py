@@ -111,6 +111,7 @@ class GpuSampler:
             uuid=gpu,
             index=self._index,
             model=calls.text(pynvml.nvmlDeviceGetName(device)),
+            pci_bus_id=calls.text(pynvml.nvmlDeviceGetPciInfo(device).busId),
             mig=mig,
             temperature_celsius=_number(partial(pynvml.nvmlDeviceGetTemperature, device, pynvml.NVML_TEMPERATURE_GPU)),
             power_watts=_number(partial(pynvml.nvmlDeviceGetPowerUsage, device), 1 / 1000),

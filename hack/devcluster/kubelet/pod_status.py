@@ -46,8 +46,8 @@ def running(pod: Object, host_ip: str, past: Past, *, ready: bool = True, since:
     return ({"initContainerStatuses": initialized} if initialized else {}) | {
         "phase": "Running",
         "hostIP": host_ip,
-        "podIP": pod_ip(pod),
-        "podIPs": [{"ip": pod_ip(pod)}],
+        "podIP": pod_ip(pod, host_ip),
+        "podIPs": [{"ip": pod_ip(pod, host_ip)}],
         "startTime": started,
         "conditions": _conditions(pod, ready=ready, started=True, reason="" if ready else "ContainersNotReady"),
         "containerStatuses": _containers(pod, state, past, ready=ready),
@@ -119,7 +119,10 @@ def rejected(reason: str, message: str) -> Object:
     return {"phase": "Failed", "reason": reason, "message": message, "startTime": now()}
 
 
-def pod_ip(pod: Object) -> str:
+def pod_ip(pod: Object, host_ip: str) -> str:
+    """A pod in its node's network has the node's address."""
+    if dig(pod, "spec.hostNetwork"):
+        return host_ip
     digest = hashlib.sha256(uid_of(pod).encode()).digest()
     return f"10.244.{digest[0]}.{digest[1] or 1}"
 

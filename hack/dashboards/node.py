@@ -261,9 +261,12 @@ MODELS = Row(
         ),
         Panel(
             "timeseries",
-            "Received from hubs",
-            "Bytes of models.",
-            [Query(f"sum(rate(warmslice_fetch_bytes_total{{{_ON}}}[$__rate_interval]))", "received")],
+            "Received and read again",
+            "Bytes of models from hubs, and of the cache's files that are checked again.",
+            [
+                Query(f"sum(rate(warmslice_fetch_bytes_total{{{_ON}}}[$__rate_interval]))", "received"),
+                Query(f"sum(rate(warmslice_scrub_bytes_total{{{_ON}}}[$__rate_interval]))", "read again"),
+            ],
             unit="Bps",
             width=8,
         ),

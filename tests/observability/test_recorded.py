@@ -164,7 +164,7 @@ def test_who_scrapes_twice_counts_once(tmp_path: Path) -> None:
 
 def test_without_a_price_there_are_no_costs_and_the_parts_are_told(tmp_path: Path) -> None:
     free = {name: values for name, values in SCENE.items() if "price" not in name}
-    answers = {
+    answers: Answers = {
         "warmslice:gpu_state:cost_per_hour": {},
         "sum(warmslice:namespace_state:gpu_share)": {"": 2.625},
         "sum by (gpu) (warmslice:gpu_state:gpu_share)": {f'gpu="{index}"': 1 for index in range(6)},

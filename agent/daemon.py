@@ -20,6 +20,8 @@ from agent.adapters.boot import this_boot
 from agent.adapters.cgroups import Processes
 from agent.adapters.dra import Dra
 from agent.adapters.fleet import FleetView, FollowedLease
+from agent.adapters.history_file import NAME as HISTORY
+from agent.adapters.history_file import HistoryFile
 from agent.adapters.kube import Kube
 from agent.adapters.kubelet import PodResources
 from agent.adapters.leases import Leases
@@ -35,12 +37,14 @@ from agent.model.errors import BadInputError
 from agent.model.fleet import LEADER, slot_name
 from agent.model.mig import Gpu
 from agent.model.report import PartitionReport
+from agent.model.telemetry import TelemetrySnapshot
 from agent.observe.claims import Claims
 from agent.observe.fleet import kept_of_member
 from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
 from agent.plan.fleet import LEASE_SECONDS
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
+from agent.reconcile.history import Remembering
 from agent.reconcile.host import HostCommands
 from agent.reconcile.leading import FleetPass, FleetRules
 from agent.reconcile.loop import keep_passing
@@ -148,13 +152,23 @@ class Agent:
         self, tasks: asyncio.TaskGroup, helpers: list[asyncio.Task[Any]], loops: list[asyncio.Task[None]]
     ) -> None:
         settings, hardware = self._settings, self._machine.hardware
-        telemetry = Telemetry(hardware, settings.telemetry_period_seconds, clock.now, self._metrics.telemetry)
+        remembering = Remembering(
+            HistoryFile(Path(settings.state_directory) / HISTORY), settings.telemetry_period_seconds
+        )
+        helpers.append(tasks.create_task(remembering.run()))
+
+        def sampled(snapshot: TelemetrySnapshot) -> None:
+            self._metrics.telemetry(snapshot)
+            remembering.look(snapshot)
+
+        telemetry = Telemetry(hardware, settings.telemetry_period_seconds, clock.now, sampled)
         helpers.append(tasks.create_task(telemetry.run()))
         driver = _Driver(hardware, telemetry)
         layout: list[object] = []
 
         def publish(report: PartitionReport) -> None:
             self._metrics.partition(report)
+            remembering.partition(report)
             driver.in_use(report.waits_for != "driver-upgrade")
             slices = [gpu.instances for gpu in report.gpus]
             if slices != layout:

@@ -9,12 +9,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from agent.model.cache import FinishedFetch
-from agent.model.mig import GpuInstance, Placement
+from agent.model.mig import GpuInstance, Placement, largest_free_profile
 from agent.model.page_cache import ModelInMemory, PageCacheReport
 from agent.model.report import PartitionReport, WaitedFor
 from agent.model.revision import Going, RevisionKey
 from agent.model.scrub import ScrubReport
-from agent.report.layout import largest_free_profile
 from agent.report.metrics import Metrics
 from tests.report import world
 from tests.report.tools import promtool

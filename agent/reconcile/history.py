@@ -78,7 +78,7 @@ class Remembering:
         try:
             return self.file.read() or History()
         except BadInputError as error:
-            log.warning("history.put-aside", extra={"why": str(error), "aside": self._aside()})
+            log.warning("history.unreadable", extra={"why": str(error), "aside": self._aside()})
             return History()
 
     def _aside(self) -> str:

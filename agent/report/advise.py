@@ -100,9 +100,7 @@ def _geometry(one: Geometry) -> Iterator[str]:
 
 
 def _moving(moves: Sequence[GpuSlice]) -> str:
-    held = sum(1 for moved in moves if moved.holders)
-    number = "one slice moves" if len(moves) == 1 else f"{len(moves)} slices move"
-    return f"{number} ({held} held)"
+    return "one slice moves" if len(moves) == 1 else f"{len(moves)} slices move"
 
 
 def _fragments(gpu: Fragments) -> Iterator[str]:
@@ -126,7 +124,8 @@ def _row(title: str, text: str) -> list[str]:
 
 
 def _frees(one: Idle | Oversized, how: str = "") -> str:
-    return f"frees {one.frees_memory_slices} memory slices ({_gib(one.frees_bytes)}){how}"
+    number = one.frees_memory_slices
+    return f"frees {number} memory slice{'s' if number > 1 else ''} ({_gib(one.frees_bytes)}){how}"
 
 
 def _where(one: GpuSlice) -> str:
@@ -151,7 +150,7 @@ def _gib(count: int) -> str:
 
 
 def _percent(part: float) -> str:
-    return f"{part:.0%}"
+    return f"{100 * part:.0f} %"
 
 
 def _time(seconds: float) -> str:

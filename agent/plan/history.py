@@ -43,6 +43,8 @@ LEAST_LOAD = 0.001
 
 _LONGEST_UNSEEN_SECONDS = 3600.0
 _BLIND_SECONDS = 300.0
+_LONGEST_NAME = 253
+"""That the API server lets an object have."""
 
 _Rows = dict[tuple[SlicePlace, Holders], Row]
 
@@ -131,13 +133,22 @@ def encoded(history: History, most_bytes: int) -> bytes:
 
 def _by_device(owners: Iterable[DeviceOwner], workloads: Iterable[PodWorkload]) -> dict[str, set[Holder]]:
     """MIG UUID to workloads; a pod of which the API server says nothing is its own."""
-    known = {(one.namespace, one.pod): Holder(one.namespace, one.kind, one.workload) for one in workloads}
+    known = {(one.namespace, one.pod): _holder(one) for one in workloads}
     found: dict[str, set[Holder]] = {}
     for owner in owners:
         holder = known.get((owner.namespace, owner.name)) or Holder(owner.namespace, "Pod", owner.name)
         for device in owner.devices:
             found.setdefault(device.partition("::")[0], set()).add(holder)
     return found
+
+
+def _holder(one: PodWorkload) -> Holder:
+    """Whoever makes a pod can write anything as its owner, and at any length."""
+    return Holder(one.namespace, _tame(one.kind), _tame(one.workload))
+
+
+def _tame(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_NAME])
 
 
 def _few(holders: Iterable[Holder]) -> Holders:

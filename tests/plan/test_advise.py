@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.model.advice import Advice, Geometry, GpuSlice, Idle, Oversized
 from agent.model.history import OTHERS, Day, History, Holder, Holders, Row, SlicePlace
-from agent.model.mig import Gpu, Layout, Placement, Profile, largest_free_profile
+from agent.model.mig import Gpu, Layout, Placement, Profile, Shape, largest_free_profile
 from agent.observe.paper import gpu_on_paper, models
 from agent.plan.advise import MARGIN_RATIO, RESERVE_BYTES, advise, better_geometry, fragments
 from agent.reconcile.advise import advised
@@ -258,9 +259,9 @@ def test_no_other_places_of_the_same_slices_free_a_larger_profile_and_none_as_go
 ) -> None:
     held = {i.placement: WEB for i in gpu.instances if data.draw(st.booleans())}
     there = Counter(slot.shape for slot in gpu.layout)
-    ways = [layout for layout in every_layout(_model(gpu)) if Counter(slot.shape for slot in layout) == there]
+    ways = _ways(_model(gpu))[tuple(sorted(there.elements()))]
     now = largest_free_profile(gpu)
-    ranks = {way: _rank_of_room(gpu, way) for way in ways}
+    ranks = {way: _ranks_of_room(_model(gpu))[way] for way in ways}
     assert ranks[gpu.layout] == (now.rank if now is not None else (0, 0))
     best = max(ranks.values())
     found = better_geometry(gpu, held)
@@ -289,15 +290,26 @@ def test_no_other_places_of_the_same_slices_free_a_larger_profile_and_none_as_go
     assert len([one for one in found.moves if one.holders]) == fewest
 
 
-def _rank_of_room(gpu: Gpu, way: Layout) -> tuple[int, int]:
-    """Of the largest plain profile that some layout has beside these slices; (0, 0) for none."""
-    ranks = {(p.name, place): p.rank for p in _plain(gpu) for place in p.placements}
-    more = (
-        set(layout) - set(way)
-        for layout in every_layout(_model(gpu))
-        if len(layout) == len(way) + 1 and set(way) <= set(layout)
-    )
-    return max((ranks.get((slot.shape.profile, slot.placement), (0, 0)) for (slot,) in more), default=(0, 0))
+@cache
+def _ranks_of_room(model: str) -> dict[Layout, tuple[int, int]]:
+    """Of the largest plain profile that some layout has beside the slices of each."""
+    plain = {p.name: p.rank for p in _plain(gpu_on_paper(model))}
+    ranks: dict[Layout, tuple[int, int]] = {}
+    for layout in every_layout(model):
+        ranks.setdefault(layout, (0, 0))
+        for number, slot in enumerate(layout):
+            way = layout[:number] + layout[number + 1 :]
+            ranks[way] = max(ranks.get(way, (0, 0)), plain.get(slot.shape.profile, (0, 0)))
+    return ranks
+
+
+@cache
+def _ways(model: str) -> dict[tuple[Shape, ...], list[Layout]]:
+    """All layouts by what they have."""
+    found: dict[tuple[Shape, ...], list[Layout]] = {}
+    for layout in every_layout(model):
+        found.setdefault(tuple(sorted(slot.shape for slot in layout)), []).append(layout)
+    return found
 
 
 def test_a_slice_in_the_wrong_half_costs_a_gpu_its_largest_one() -> None:

@@ -92,6 +92,14 @@ def test_slices_of_which_nobody_can_say_who_holds_them_are_not_called_free() -> 
     assert holders_of(replace(_report(), error="the API server does not answer")) == {}
 
 
+def test_an_owner_that_somebody_made_up_bursts_neither_the_file_nor_a_terminal() -> None:
+    report = _report(_owner("web-7d9-x", _report().gpus[0].instances[1].compute[0].uuid))
+    odd = replace(report, workloads=(PodWorkload("default", "web-7d9-x", "K\x1b[2J", "w\n" * 100_000),))
+    ((holder,),) = (holders for holders in holders_of(odd).values() if holders)
+    assert holder.kind == "K?[2J"
+    assert holder.name == ("w?" * 127)[:253]
+
+
 def test_more_holders_of_one_slice_than_are_told_apart_are_others() -> None:
     uuid = _report().gpus[0].instances[1].compute[0].uuid
     found = holders_of(_report(*(_owner(f"pod-{n}", uuid) for n in range(9))))

@@ -21,6 +21,8 @@ from agent.adapters.cgroups import Processes
 from agent.adapters.dcgm import DcgmExporter
 from agent.adapters.dra import Dra
 from agent.adapters.fleet import FleetView, FollowedLease
+from agent.adapters.history_file import NAME as HISTORY
+from agent.adapters.history_file import HistoryFile
 from agent.adapters.kube import Kube
 from agent.adapters.kubelet import PodResources
 from agent.adapters.leases import Leases
@@ -36,6 +38,7 @@ from agent.model.errors import BadInputError
 from agent.model.fleet import LEADER, slot_name
 from agent.model.mig import Gpu
 from agent.model.report import PartitionReport
+from agent.model.telemetry import TelemetrySnapshot
 from agent.observe.claims import Claims
 from agent.observe.dcgm import DcgmLoads, exporter_url
 from agent.observe.fleet import kept_of_member
@@ -43,6 +46,7 @@ from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
 from agent.plan.fleet import LEASE_SECONDS
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
+from agent.reconcile.history import Remembering
 from agent.reconcile.host import HostCommands
 from agent.reconcile.leading import FleetPass, FleetRules
 from agent.reconcile.loop import keep_passing
@@ -153,15 +157,22 @@ class Agent:
     ) -> None:
         settings, hardware = self._settings, self._machine.hardware
         loads = self._dcgm_loads()
-        sampled = self._metrics.telemetry
         period = settings.telemetry_period_seconds
-        telemetry = Telemetry(hardware, period, clock.now, lambda snapshot: sampled(loads.filled(snapshot)))
-        helpers += [tasks.create_task(work) for work in (telemetry.run(), loads.run())]
+        remembering = Remembering(HistoryFile(Path(settings.state_directory) / HISTORY), period)
+
+        def sampled(snapshot: TelemetrySnapshot) -> None:
+            filled = loads.filled(snapshot)
+            self._metrics.telemetry(filled)
+            remembering.look(filled)
+
+        telemetry = Telemetry(hardware, period, clock.now, sampled)
+        helpers += [tasks.create_task(work) for work in (telemetry.run(), loads.run(), remembering.run())]
         driver = _Driver(hardware, telemetry)
         layout: list[object] = []
 
         def publish(report: PartitionReport) -> None:
             self._metrics.partition(report)
+            remembering.partition(report)
             driver.in_use(report.waits_for != "driver-upgrade")
             loads.changing(bool(report.steps))
             slices = [gpu.instances for gpu in report.gpus]

@@ -43,7 +43,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     proc_directory: str = "/proc"
     """Where the kernel shows the host's processes: it tells in which pod one runs."""
     state_directory: str = "/var/lib/warmslice/state"
-    """Where `warmslice apply` keeps its record, on a host without Kubernetes."""
+    """Where the partition role keeps its history of the slices' use, for `warmslice advise`; and `warmslice apply` its record, on
+    a host without Kubernetes."""
     cache_directory: str = "/var/lib/warmslice/hub"
     """The hub cache on local SSD."""
     cache_budget_bytes: int | None = None

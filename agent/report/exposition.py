@@ -41,7 +41,8 @@ async def serving(app: web.Application, listen: str, tls: ssl.SSLContext | None 
     """Serve until the block ends, with ``tls`` over HTTPS; yields the address bound, ``host:port``. BadInputError for an address
     that is none, that this host does not have, or that is taken."""
     host, port = parse_listen(listen)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+    # Who hangs up is not worked for any more.
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0, handler_cancellation=True)
     await runner.setup()
     try:
         await _listen(runner, host, port, tls)

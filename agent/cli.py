@@ -25,6 +25,8 @@ _PLACES_HERE = ("node_name", "kubeconfig", "pod_resources_socket", "proc_directo
 
 _OF_A_CLUSTER = ("kubeconfig", "mig_config_label")
 
+_OF_THE_HISTORY = ("state_directory",)
+
 _PLACES_BY_HAND = (
     "node_name",
     "layouts_file",
@@ -65,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_status(commands)
     _add_cache(commands)
+    _add_advise(commands)
     return parser
 
 
@@ -211,6 +214,28 @@ def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sub.set_defaults(command=_cache_gc)
 
 
+def _add_advise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "advise",
+        help="how the slices of this node could be used better",
+        description="Say by the agent's own history which slices are larger than what is used of them, which nobody uses, and "
+        "which geometry would free a larger one. Nothing is changed. Runs where the agent does: it reads the history that the "
+        "partition role writes, and the GPUs from NVML, or where that is not there as the history saw them last.",
+    )
+    parser.add_argument("--history", metavar="FILE", help="another history: from it alone (default: state_directory)")
+    parser.add_argument("--here", action="store_true", help="the GPUs of this host, by NVML, or none")
+    parser.add_argument(
+        "--min-days",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="say nothing of what was observed for less (default: 1)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_settings(parser, _OF_THE_HISTORY)
+    parser.set_defaults(command=_advise)
+
+
 def _bytes(text: str) -> int:
     """A number, with one of GB, MB, kB, GiB, MiB, KiB behind it or none."""
     match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kKMGT]i?B)?", text)
@@ -327,6 +352,14 @@ def _status(options: argparse.Namespace) -> int:
         fleet = print_fleet(settings.mig_config_label, settings.kubeconfig, options.json, time.time)
         return _say(*asyncio.run(fleet))
     return _say(*asyncio.run(print_status(options.node, settings, options.json)))
+
+
+def _advise(options: argparse.Namespace) -> int:
+    from agent.commands.advise import advise
+    from agent.report.advise import advice_drawn
+
+    found = asyncio.run(advise(_settings(options), options.history, options.here, options.min_days))
+    return _say(0, _indented(found.to_json()) if options.json else advice_drawn(found))
 
 
 def _cache_doctor(options: argparse.Namespace) -> int:

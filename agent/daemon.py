@@ -21,6 +21,8 @@ from agent.adapters.cgroups import Processes
 from agent.adapters.dcgm import DcgmExporter
 from agent.adapters.dra import Dra
 from agent.adapters.fleet import FleetView, FollowedLease
+from agent.adapters.history_file import NAME as HISTORY
+from agent.adapters.history_file import HistoryFile
 from agent.adapters.kube import Kube
 from agent.adapters.kubelet import PodResources
 from agent.adapters.leases import Leases
@@ -36,13 +38,16 @@ from agent.model.errors import BadInputError
 from agent.model.fleet import LEADER, slot_name
 from agent.model.mig import Gpu
 from agent.model.report import PartitionReport
+from agent.model.telemetry import TelemetrySnapshot
 from agent.observe.claims import Claims
 from agent.observe.dcgm import DcgmLoads, exporter_url
 from agent.observe.fleet import kept_of_member
 from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
+from agent.pages import Pages
 from agent.plan.fleet import LEASE_SECONDS
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
+from agent.reconcile.history import Remembering
 from agent.reconcile.host import HostCommands
 from agent.reconcile.leading import FleetPass, FleetRules
 from agent.reconcile.loop import keep_passing
@@ -51,10 +56,10 @@ from agent.reconcile.partition import PartitionPass, Rules
 from agent.reconcile.policy import catalog_to_wait_for, policy_of
 from agent.reconcile.publishing import PublishingPass
 from agent.reconcile.telling import CountedEvents
-from agent.report.exposition import application, serving
 from agent.report.health import Heartbeats, Readiness
 from agent.report.log import configure
 from agent.report.metrics import Metrics
+from agent.report.viewing import NodeView
 from agent.settings import Settings
 
 log = logging.getLogger("warmslice.daemon")
@@ -109,7 +114,7 @@ class Agent:
         self._settings = settings
         self._kube = kube
         self._machine = machine
-        self._events = CountedEvents(kube)
+        self._events = CountedEvents(kube, clock.now)
         self._stopping = asyncio.Event()
         self._wakes = {role: asyncio.Event() for role in settings.roles - {"cache"}}
         self._fleet_wake = asyncio.Event()
@@ -119,6 +124,8 @@ class Agent:
         self._beats = Heartbeats(time.monotonic)
         parts = {"partition": "driver", "cache": "catalog"}
         self._ready = Readiness(["node", *(parts[role] for role in sorted(settings.roles))])
+        self._view = NodeView(lambda: self._events.recent, lambda: self._metrics.gate)
+        self._pages = Pages(settings, version("warmslice"), self._metrics, self._beats, self._ready)
         self._fingerprint: object = None
         selector = f"metadata.name={settings.node_name}"
         # The journal is on it: an old node would bring back a record that is done with.
@@ -129,9 +136,7 @@ class Agent:
 
     async def run(self) -> None:
         """Start everything; end the loops first, each after its pass, then the rest."""
-        listen = self._settings.cache_listen if self._settings.role == "cache" else self._settings.partition_listen
-        page = application(self._metrics.rendered, self._beats.overdue, self._ready.lacking)
-        async with serving(page, listen) as address, asyncio.TaskGroup() as tasks:
+        async with self._pages.served(self._view) as address, asyncio.TaskGroup() as tasks:
             log.info(
                 "started", extra={"role": self._settings.role, "node": self._settings.node_name, "address": address}
             )
@@ -153,20 +158,29 @@ class Agent:
     ) -> None:
         settings, hardware = self._settings, self._machine.hardware
         loads = self._dcgm_loads()
-        sampled = self._metrics.telemetry
         period = settings.telemetry_period_seconds
-        telemetry = Telemetry(hardware, period, clock.now, lambda snapshot: sampled(loads.filled(snapshot)))
-        helpers += [tasks.create_task(work) for work in (telemetry.run(), loads.run())]
+        remembering = Remembering(HistoryFile(Path(settings.state_directory) / HISTORY), period)
+
+        def sampled(snapshot: TelemetrySnapshot) -> None:
+            filled = loads.filled(snapshot)
+            self._metrics.telemetry(filled)
+            self._view.telemetry(filled)
+            remembering.look(filled)
+
+        telemetry = Telemetry(hardware, period, clock.now, sampled)
+        helpers += [tasks.create_task(work) for work in (telemetry.run(), loads.run(), remembering.run())]
         driver = _Driver(hardware, telemetry)
         layout: list[object] = []
 
         def publish(report: PartitionReport) -> None:
             self._metrics.partition(report)
+            self._view.partition(report)
+            remembering.partition(report)
             driver.in_use(report.waits_for != "driver-upgrade")
             loads.changing(bool(report.steps))
-            slices = [gpu.instances for gpu in report.gpus]
-            if slices != layout:
-                layout[:] = slices
+            shape = [report.taken, *(gpu.instances for gpu in report.gpus)]
+            if shape != layout:
+                layout[:] = shape
                 telemetry.wake()
             self._ready.lacks("driver", report.error) if report.error else self._ready.ready("driver")
 
@@ -276,6 +290,7 @@ class Agent:
         return tasks.create_task(keep_passing(name, beating, self._wakes[name], self._stopping))
 
     def _cache_told(self, report: CacheReport) -> None:
+        self._view.cache(report)
         self._ready.lacks("catalog", report.refusal) if report.refusal else self._ready.ready("catalog")
 
     def _node_changed(self) -> None:
@@ -308,11 +323,12 @@ class Agent:
             self._cache.pods_changed()
 
     async def _watch_files(self) -> None:
-        """A mounted ConfigMap changes without an event: look at the files' times now and then."""
+        """A mounted ConfigMap changes without an event: look at the files' times now and then; so does a certificate."""
         files = (Path(self._settings.layouts_file), Path(self._settings.catalog_file))
         before = [_changed_at(file) for file in files]
         while True:
             await asyncio.sleep(_FILE_LOOK_SECONDS)
+            self._pages.refresh()
             now = [_changed_at(file) for file in files]
             if now != before:
                 before = now

@@ -43,7 +43,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     proc_directory: str = "/proc"
     """Where the kernel shows the host's processes: it tells in which pod one runs."""
     state_directory: str = "/var/lib/warmslice/state"
-    """Where `warmslice apply` keeps its record, on a host without Kubernetes."""
+    """Where the partition role keeps its history of the slices' use, for `warmslice advise`; and `warmslice apply` its record, on
+    a host without Kubernetes."""
     cache_directory: str = "/var/lib/warmslice/hub"
     """The hub cache on local SSD."""
     cache_budget_bytes: int | None = None
@@ -93,6 +94,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Address of /metrics, /healthz and /readyz of the partition role."""
     cache_listen: str = "0.0.0.0:9471"
     """The same of the cache role."""
+    status_socket: str = ""
+    """Unix socket by which the container cache tells the container partition, which serves the status page, how it stands.
+    Without it the page has no models where the roles run apart."""
+    page_token_file: str | None = None
+    """File with a token that the status page, its API and /metrics then ask for, as bearer or as password; the probes do not."""
+    tls_certificate_file: str | None = None
+    """Certificate chain for HTTPS on all pages, in PEM; together with its key. Renewed files are read again."""
+    tls_key_file: str | None = None
+    """The key of that certificate, in PEM."""
     telemetry_period_seconds: float = 10.0
     """How often slices are sampled."""
     gpu_prices: dict[str, float] = {}
@@ -220,6 +230,11 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
         ratio = settings.cache_reserve_ratio
         raise BadInputError(f"settings: cache_reserve_ratio is {ratio}; it must be 0 or more and less than 1")
     _check_prewarm(settings)
+    if (settings.tls_certificate_file is None) != (settings.tls_key_file is None):
+        there = "tls_certificate_file" if settings.tls_key_file is None else "tls_key_file"
+        raise BadInputError(
+            f"settings: only {there} is set; tls_certificate_file and tls_key_file must be set both, or neither"
+        )
     for model, price in settings.gpu_prices.items():
         if not 0 <= price < float("inf"):
             raise BadInputError(f"settings: gpu_prices of {model!r} is {price}; it must be 0 or more")

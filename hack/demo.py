@@ -240,6 +240,7 @@ class Story:
         command = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
         command += [f"--layouts-file={self.folder / 'layouts.yaml'}", f"--catalog-file={self.folder / 'catalog.yaml'}"]
         command += [f"--pod-resources-socket={socket_file}", f"--proc-directory={self.folder / NODE / 'proc'}"]
+        command += [f"--state-directory={self.folder / NODE / 'state'}"]
         command += [f"--cache-directory={self.folder / 'hub-cache'}"]
         command += [f"--hub-endpoint={hub}", f"--partition-listen=127.0.0.1:{self.port}"]
         # A machine that is nearly full shall be able to show the story too.

@@ -94,6 +94,16 @@ class Profile:
                 return meaning
         return ""
 
+    @property
+    def plain(self) -> bool:
+        """Without media or graphics attributes."""
+        return not self.media and "+" not in self.name
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """What makes a profile larger than another: compute slices, then memory."""
+        return self.slices, self.memory_mib
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shape:
@@ -261,6 +271,21 @@ class Gpu:
     def short(self) -> str:
         """The first 8 hexadecimal digits of the UUID, as they stand in label names."""
         return self.uuid.removeprefix("GPU-")[:8]
+
+
+def largest_free_profile(gpu: Gpu) -> Profile | None:
+    """The largest plain profile of which one more instance would fit without touching the others; None when nothing fits. An
+    orphaned instance takes its place like any other, and one that has all media engines leaves none to a plain one."""
+    if any(instance.profile.endswith("+me.all") for instance in gpu.instances):
+        return None
+    taken = [instance.placement for instance in gpu.instances]
+    free = (profile for profile in gpu.profiles if profile.plain and free_places(profile, taken))
+    return max(free, key=lambda profile: profile.rank, default=None)
+
+
+def free_places(profile: Profile, taken: Sequence[Placement]) -> tuple[Placement, ...]:
+    """The placements of a profile that overlap nothing that is taken."""
+    return tuple(place for place in profile.placements if not any(place.overlaps(other) for other in taken))
 
 
 @dataclass(frozen=True, slots=True)

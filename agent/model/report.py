@@ -129,7 +129,8 @@ class PartitionReport:
     ``finished`` and ``waits_since`` are seconds since the epoch. ``waits_for`` is empty when nothing is waited for, else
     ``waits_message`` says it in a sentence; ``pods`` are those that the layout waits for. ``error`` is the sentence of a pass
     that failed; then the rest is of the pass before. ``operation`` is the change under way by its record, ``change`` the whole
-    way that is planned or waited for, ``steps`` those of the plan that is being carried out, of which ``taken`` are done.
+    way that is planned or waited for, ``steps`` those of the plan that is being carried out, of which ``taken`` are done. Without
+    ``owners_known`` the kubelet did not say who holds what: then ``owners`` is empty and means nothing.
     """
 
     finished: float
@@ -146,3 +147,4 @@ class PartitionReport:
     steps: tuple[Step, ...] = ()
     taken: int = 0
     workloads: tuple[PodWorkload, ...] = ()
+    owners_known: bool = True

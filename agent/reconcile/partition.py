@@ -467,6 +467,7 @@ class PartitionPass:
             operation=_readable_operation(node),
             change=outcome.change if isinstance(outcome, Plan | Waiting) else None,
             workloads=workloads_of_holders(seen),
+            owners_known=seen.owners is not None,
         )
 
     def _look_again(self, outcome: Outcome) -> float:

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 from agent.model.cache import CacheReport
 from agent.model.errors import AgentError, ConflictError, GoneError, RefusedError
 from agent.model.node import Node
+from agent.model.overview import EventView
 from agent.report.events import node_event
 from agent.report.model_words import Word, farewells, words_of
 
 _MOST_REMEMBERED = 200
+_MOST_SHOWN = 20
 
 log = logging.getLogger("warmslice.telling")
 
@@ -35,12 +37,32 @@ class CountedEvents:
     installed does not let us change Events yet.
     """
 
-    def __init__(self, door: EventDoor) -> None:
+    def __init__(self, door: EventDoor, now: Callable[[], float]) -> None:
         self._door = door
+        self._now = now
         self._said: dict[tuple[str, ...], tuple[str, int]] = {}
+        self._shown: dict[tuple[str, ...], EventView] = {}
+
+    @property
+    def recent(self) -> tuple[EventView, ...]:
+        """The last ones, the newest last; also what the API server did not take."""
+        return tuple(self._shown.values())
+
+    def _show(self, event: dict[str, Any]) -> None:
+        subject = event["involvedObject"]
+        where = f"{subject['namespace']}/" if subject.get("namespace") else ""
+        about = f"{subject['kind']} {where}{subject['name']}"
+        same = (about, event["type"], event["reason"], event["message"])
+        before = self._shown.pop(same, None)
+        count = before.count + 1 if before is not None else 1
+        warning = event["type"] == "Warning"
+        self._shown[same] = EventView(self._now(), warning, event["reason"], event["message"], about, count)
+        while len(self._shown) > _MOST_SHOWN:
+            del self._shown[next(iter(self._shown))]
 
     async def create_event(self, namespace: str, event: dict[str, Any]) -> None:
         """Say it; RetryError and RefusedError of the door."""
+        self._show(event)
         same = (namespace, event["involvedObject"]["uid"], event["type"], event["reason"], event["message"])
         name, count = self._said.pop(same, ("", 0))
         if name:

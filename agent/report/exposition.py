@@ -1,13 +1,15 @@
-"""The page for machines: ``/metrics``, ``/healthz``, ``/readyz``, over HTTP."""
+"""The pages for machines: ``/metrics``, ``/healthz``, ``/readyz``, over HTTP or HTTPS."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from agent.model.errors import BadInputError
 
@@ -18,10 +20,12 @@ Complaints = Callable[[], tuple[str, ...]]
 """A sentence for each thing that is wrong; empty when nothing is."""
 
 
-def application(render: Render, overdue: Complaints, lacking: Complaints) -> web.Application:
+def application(
+    render: Render, overdue: Complaints, lacking: Complaints, middlewares: Sequence[Middleware] = ()
+) -> web.Application:
     """The three routes. ``overdue`` and ``lacking`` run on the event loop and may not wait. See Note [Alive is not ready]."""
     pages = _Pages(render, overdue, lacking)
-    app = web.Application()
+    app = web.Application(middlewares=middlewares)
     app.add_routes(
         [
             web.get("/metrics", pages.metrics),
@@ -33,14 +37,15 @@ def application(render: Render, overdue: Complaints, lacking: Complaints) -> web
 
 
 @asynccontextmanager
-async def serving(app: web.Application, listen: str) -> AsyncIterator[str]:
-    """Serve until the block ends; yields the address bound, ``host:port``. BadInputError for an address that is none,
-    that this host does not have, or that is taken."""
+async def serving(app: web.Application, listen: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """Serve until the block ends, with ``tls`` over HTTPS; yields the address bound, ``host:port``. BadInputError for an address
+    that is none, that this host does not have, or that is taken."""
     host, port = parse_listen(listen)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+    # Who hangs up is not worked for any more.
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0, handler_cancellation=True)
     await runner.setup()
     try:
-        await _listen(runner, host, port)
+        await _listen(runner, host, port, tls)
         yield _address(runner)
     finally:
         await runner.cleanup()
@@ -54,9 +59,9 @@ def parse_listen(listen: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+async def _listen(runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None) -> None:
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
     except OSError as error:
         raise BadInputError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 

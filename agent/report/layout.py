@@ -7,7 +7,7 @@ from typing import get_args
 
 from prometheus_client.metrics_core import Metric
 
-from agent.model.mig import Gpu, Profile
+from agent.model.mig import Gpu, largest_free_profile
 from agent.model.report import NodeStatus, PartitionReport, State
 from agent.report import families
 
@@ -37,19 +37,6 @@ def _waited_for(report: PartitionReport) -> Metric:
     for one in report.pods if report.waits_for else ():
         family.add_metric([report.waits_for, one.namespace, one.pod, one.owner, one.budget], 1)
     return family
-
-
-def largest_free_profile(gpu: Gpu) -> Profile | None:
-    """The widest plain profile (without media or graphics attributes) of which one more instance would fit without
-    touching the others; None when nothing fits. An orphaned instance takes its place like any other."""
-    plain = [profile for profile in gpu.profiles if not profile.media and "+" not in profile.name]
-    free = [profile for profile in plain if _fits(profile, gpu)]
-    return max(free, key=lambda profile: (profile.slices, profile.memory_mib), default=None)
-
-
-def _fits(profile: Profile, gpu: Gpu) -> bool:
-    taken = [instance.placement for instance in gpu.instances]
-    return any(not any(place.overlaps(other) for other in taken) for place in profile.placements)
 
 
 def _state(status: NodeStatus) -> Metric:

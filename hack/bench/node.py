@@ -54,6 +54,7 @@ class BenchNode:
         agent = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
         agent += [f"--layouts-file={self.folder / 'layouts.yaml'}", f"--catalog-file={self.folder / 'catalog.yaml'}"]
         agent += [f"--pod-resources-socket={socket}", f"--cache-directory={self.folder / 'hub'}"]
+        agent += [f"--state-directory={self.folder / NODE / 'state'}"]
         agent += ["--partition-listen=127.0.0.1:0", "--cache-listen=127.0.0.1:0", *flags]
         self._children.start("agent", agent, self.environment)
 

@@ -33,7 +33,9 @@ def test_readme_shows_what_the_command_prints(word: str, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    "command", [["run"], ["plan"], ["layouts"], ["check"], ["status"], ["cache"], ["cache", "pull"], []], ids=" ".join
+    "command",
+    [["run"], ["plan"], ["layouts"], ["check"], ["status"], ["cache"], ["cache", "pull"], ["advise"], []],
+    ids=" ".join,
 )
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

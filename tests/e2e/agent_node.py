@@ -55,6 +55,7 @@ class AgentProcess:
             "layouts-file": self.layouts,
             "pod-resources-socket": self.kubelet.socket,
             "proc-directory": self.kubelet.proc,
+            "state-directory": self.folder / "state",
             "partition-listen": "127.0.0.1:0",
             "cache-listen": "127.0.0.1:0",
             "telemetry-period-seconds": "0.2",

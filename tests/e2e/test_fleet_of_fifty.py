@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import msgspec
+
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
 from agent.daemon import Machine
@@ -105,7 +107,7 @@ def _agents_in_memory(cluster: DevCluster, folder: Path) -> AbstractAsyncContext
     return agents_in_memory(
         cluster,
         IN_MEMORY,
-        lambda _: settings,
+        lambda name: msgspec.structs.replace(settings, state_directory=str(folder / name)),
         lambda: Machine(cast("Hardware", _Gpus(Effects(), [h100(SEVEN)])), KubeletIfAny("")),
     )
 

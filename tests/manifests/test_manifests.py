@@ -62,7 +62,7 @@ def test_the_agent_may_do_what_its_code_does_and_nothing_more() -> None:
 def test_every_privilege_has_its_reason_in_the_line_above() -> None:
     lines = (BASE / "daemonset.yaml").read_text().splitlines()
     privileged = [number for number, line in enumerate(lines) if _NEEDS_A_REASON.match(line)]
-    assert len(privileged) == 6
+    assert len(privileged) == 7
     for number in privileged:
         assert "# Reason:" in _comment_above(lines, number), lines[number].strip()
 
@@ -113,6 +113,7 @@ def test_what_the_settings_point_to_is_mounted() -> None:
     here = settings.load(str(BASE / "settings.yaml"), {"NODE_NAME": "n"}, {})
     partition, cache = _mounts("partition"), _mounts("cache")
     assert str(Path(here.pod_resources_socket).parent) in partition
+    assert here.state_directory in partition
     assert {str(Path(here.layouts_file).parent), str(Path(settings.DEFAULT_FILE).parent)} <= partition
     # The partition role reads the catalog where changes wait for models.
     assert str(Path(here.catalog_file).parent) in cache & partition

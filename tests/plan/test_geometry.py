@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -18,30 +17,10 @@ from agent.plan.geometry import feasible, maximal_geometries
 from agent.plan.placement import Tenants, moves, solve
 from agent.reconcile.reach import reach_on_paper
 from tests.fakes.world import cut, h100
+from tests.plan.every_layout import every_layout
 from tests.strategies import BOARDS, fixed_slices, gpus, having, layouts
 
 H100 = "H100-80GB-SXM"
-
-
-@cache
-def every_layout(model: str) -> tuple[Layout, ...]:
-    """All sets of non-overlapping placements, by trying each one in or out; media engines as the driver rules them."""
-    gpu = gpu_on_paper(model)
-    slots = [Slot(place, Shape(p.name)) for p in gpu.profiles for place in p.placements]
-    found: list[tuple[Slot, ...]] = [()]
-    for slot in slots:
-        found += [(*layout, slot) for layout in found if not any(slot.placement.overlaps(o.placement) for o in layout)]
-    return tuple(tuple(sorted(layout)) for layout in found if _media_fine(layout))
-
-
-def _media_fine(layout: Layout) -> bool:
-    names = [slot.shape.profile for slot in layout]
-    everything = [n for n in names if n.endswith("+me.all")]
-    some = [n for n in names if n.endswith("+me")]
-    without = [n for n in names if n.endswith("-me")]
-    if everything:
-        return len(everything) == 1 and len(without) == len(names) - 1
-    return len(some) <= 1
 
 
 def _model(gpu: Gpu) -> str:

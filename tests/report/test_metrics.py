@@ -13,7 +13,7 @@ from agent.model.cold_start import PodStart, Weights
 from agent.model.demand import Asked, PodModel, Published
 from agent.model.drift import Drift
 from agent.model.fit import Misfit, Owner
-from agent.model.mig import GpuInstance, Placement
+from agent.model.mig import GpuInstance, Placement, largest_free_profile
 from agent.model.operation import Operation
 from agent.model.page_cache import ModelInMemory, PageCacheReport
 from agent.model.report import PartitionReport, PodWorkload, WaitedFor
@@ -21,7 +21,6 @@ from agent.model.revision import Going, RevisionKey
 from agent.model.scrub import ScrubReport
 from agent.model.telemetry import Xid
 from agent.report import families
-from agent.report.layout import largest_free_profile
 from agent.report.metrics import Metrics
 from tests.report import world
 from tests.report.tools import promtool

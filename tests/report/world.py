@@ -129,3 +129,8 @@ def cached(budget: int | None = 10 << 30, finished: tuple[FinishedFetch, ...] = 
 
 def _model(name: str, state: ModelState, size: int, fetched: int) -> ModelReport:
     return ModelReport(name, f"org/{name}", "main", None, state, "", "", size, fetched, 1_700_000_000.0, None)
+
+
+def lost() -> GpuSample:
+    """One that fell off the bus."""
+    return GpuSample("GPU-5c2b1f36-0d0e-4b4e-9f7a-000000000002", 2, "NVIDIA H100 80GB HBM3", True, down="GPU is lost")

@@ -1,11 +1,15 @@
-"""Whether a Prometheus has an answer for everything that is shipped: ``python -m hack.check_dashboards URL``.
+"""Whether a Prometheus has an answer for everything that is shipped.
 
-Every query of every panel, with what its variables offer there; every recording rule; every query in README. One line for
-each that fails or answers nothing, and exit code 1.
+    python -m hack.check_dashboards [--readme] http://prometheus:9090
+
+Every query of every panel, with what its variables offer there, and every recording rule; with --readme the questions there
+too, some of which have an answer only where something is wrong. One line for each that fails or answers nothing, and exit
+code 1.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -30,20 +34,24 @@ class Asked:
     query: str
 
 
-def complaints(url: str) -> list[str]:
+def complaints(url: str, readme: bool = False) -> list[str]:
     """A line for each query that cannot be, or answers nothing; empty when all is well."""
     server = Prometheus(url)
-    return [*without_answer(server, everything(server)), *_broken_rules(server)]
+    asked = [*of_dashboards(server), *of_rules(server), *(questions(README) if readme else ())]
+    return [*without_answer(server, asked), *_broken_rules(server)]
 
 
-def everything(server: Prometheus) -> Iterator[Asked]:
-    """Panels, recorded series and README's questions."""
+def of_dashboards(server: Prometheus) -> Iterator[Asked]:
+    """Every panel of every dashboard."""
     for file in sorted(DASHBOARDS.glob("*.json")):
         yield from panels(json.loads(file.read_text("utf-8")), file.name, server)
+
+
+def of_rules(server: Prometheus) -> Iterator[Asked]:
+    """Every series that is recorded."""
     for rule in server.rules():
         if rule["type"] == "recording":
             yield Asked("recording rule", rule["name"])
-    yield from questions(README)
 
 
 def panels(dashboard: dict[str, Any], name: str, server: Prometheus) -> Iterator[Asked]:
@@ -105,10 +113,11 @@ def _broken_rules(server: Prometheus) -> Iterator[str]:
 
 def main() -> int:
     """Exit code 1 where anything has no answer."""
-    if len(sys.argv) != 2:
-        print("usage: python -m hack.check_dashboards http://PROMETHEUS:9090", file=sys.stderr)
-        return 2
-    found = complaints(sys.argv[1])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--readme", action="store_true", help="ask the questions in README too")
+    parser.add_argument("url")
+    options = parser.parse_args()
+    found = complaints(options.url, options.readme)
     for line in found:
         print(line)
     return 1 if found else 0

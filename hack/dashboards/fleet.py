@@ -99,7 +99,12 @@ NOW = Row(
             [
                 Query(f"max by (node, layout) (warmslice_layout_info{{{_ON}}})"),
                 Query(f"max by (node, state) (warmslice_layout_state{{{_ON}}} == 1)"),
-                Query(f"max by (node, reason) (warmslice_blocked_seconds{{{_ON}}})", "Waits", "s"),
+                Query(
+                    f"max by (node, reason) (warmslice_blocked_seconds{{{_ON}}})"
+                    f" or on (node) 0 * max by (node) (warmslice_build_info{{{_ON}}})",
+                    "Waits",
+                    "s",
+                ),
                 Query(f"max by (node) (warmslice:node:utilization_ratio{{{_ON}}})", "Load", "percentunit"),
                 Query(f"sum by (node) (warmslice:free_devices:count{{{_ON}}})", "Free devices"),
             ],
@@ -407,7 +412,7 @@ MODELS = Row(
             "bargauge",
             "Not ready, by reason",
             "Nodes and models; README says what each reason means, and who acts.",
-            [Query("sum by (reason) (warmslice:model_reason:nodes_not_ready) or vector(0)", "{{reason}}")],
+            [Query("sum by (reason) (warmslice:model_reason:nodes_not_ready > 0) or vector(0)", "{{reason}}")],
             width=5,
             height=4,
             steps=_POOR,
@@ -476,7 +481,7 @@ MODELS = Row(
             [
                 Query(
                     f"topk(10, max by (node) (warmslice_cache_used_bytes{{{_ON}}})"
-                    f" / on (node) max by (node) (warmslice_cache_budget_bytes{{{_ON}}}))",
+                    f" / on (node) max by (node) (warmslice_cache_budget_bytes{{{_ON}}})) or vector(0)",
                     "{{node}}",
                 )
             ],

@@ -234,7 +234,8 @@ MODELS = Row(
                 Query(f"max by (model) (warmslice_model_size_bytes{{{_ON}}})", "Size", "bytes"),
                 Query(f"max by (model) (warmslice_model_fetched_bytes{{{_ON}}})", "Here", "bytes"),
                 Query(
-                    f"max by (model, reason) (warmslice_model_not_ready_seconds{{{_ON}}}) or vector(0)",
+                    f"max by (model, reason) (warmslice_model_not_ready_seconds{{{_ON}}})"
+                    f" or on (model) 0 * max by (model) (warmslice_model_ready{{{_ON}}})",
                     "Not ready",
                     "s",
                 ),

@@ -225,6 +225,16 @@ def test_settings_come_from_file_environment_and_flags_the_last_wins(tmp_path: P
     assert settings.roles == {"cache"}
 
 
+def test_a_mapping_can_be_given_as_a_flag_and_in_the_environment() -> None:
+    from agent.settings import load
+
+    settings = load(
+        None, {"WARMSLICE_GPU_PRICES": '{"NVIDIA H100*": 2.5, "*": 1}'}, {"prewarm_allow": '{"*": ["org/*"]}'}
+    )
+    assert settings.gpu_prices == {"NVIDIA H100*": 2.5, "*": 1}
+    assert settings.prewarm_allow == {"*": ["org/*"]}
+
+
 def test_off_may_stand_in_the_settings_file_without_quotes(tmp_path: Path) -> None:
     """YAML takes it for false."""
     from agent.settings import load

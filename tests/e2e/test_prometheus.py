@@ -155,7 +155,7 @@ async def test_prometheus_has_an_answer_for_every_panel_rule_and_question(scene:
     node.wish("night")
     await node.cluster_until(lambda: node.status().get("reason") == "blocked", "train is in the way")
     node.gpus.run("xid", "--device", node.gpus.gpu_uuids()[0], "--xid", "79")
-    await until(lambda: not complaints(server.url), lambda: "\n".join(complaints(server.url)))
+    await until(lambda: not complaints(server.url, readme=True), lambda: "\n".join(complaints(server.url, readme=True)))
     nothing, wrong = without_answer(server, [Asked("here", "warmslice_nothing"), Asked("there", "sum(")])
     assert nothing == "here: no data: warmslice_nothing"
     assert wrong.startswith("there: ")
@@ -168,6 +168,10 @@ async def test_prometheus_has_an_answer_for_every_panel_rule_and_question(scene:
     assert await scene.value("sum(warmslice:model_state:cost_per_hour)") == pytest.approx(PRICE / 2)
     assert not await scene.ask("warmslice_slice_info{pod=~'warmslice-.*'}")
     assert await scene.value("count(up == 1)") == 2
+    # It asked for OpenMetrics, and got it: there the name of a counter's family is without _total.
+    described = await asyncio.to_thread(server.get, "metadata")
+    assert described["warmslice_pods_evicted"][0]["type"] == "counter"
+    assert "warmslice_pods_evicted_total" not in described
     await until(
         lambda: server.ask('ALERTS{alertname="WarmSliceXid", alertstate="firing", xid="79"}'),
         lambda: server.ask("ALERTS"),

@@ -288,6 +288,7 @@ MODELS = {
     'warmslice_fetch_duration_seconds_sum{node="gpu-1"}': "50x60",
     'warmslice_model_ready{node="gpu-1", model="x", revision="main"}': "1x60",
     'warmslice_model_ready{node="gpu-2", model="x", revision="main"}': "0+0x60",
+    'warmslice_model_ready{node="gpu-1", model="z", revision="main"}': "1x60",
     'warmslice_model_not_ready_seconds{node="gpu-2", model="x", revision="main", reason="gated"}': "9x60",
 }
 
@@ -298,9 +299,9 @@ def test_what_starts_with_the_weights_at_hand_have_saved(tmp_path: Path) -> None
         "warmslice:model:warm_starts1d": {'model="x"': 4, 'model="y"': 3},
         "warmslice:model:seconds_saved_per_start": {'model="x"': 60, 'model="y"': 25},
         "warmslice:model:seconds_saved1d": {'model="x"': 240, 'model="y"': 75},
-        "warmslice:model:nodes_ready": {'model="x"': 1},
-        "warmslice:model:nodes_wanted": {'model="x"': 2},
-        "warmslice:model_reason:nodes_not_ready": {'model="x", reason="gated"': 1},
+        "warmslice:model:nodes_ready": {'model="x"': 1, 'model="z"': 1},
+        "warmslice:model:nodes_wanted": {'model="x"': 2, 'model="z"': 1},
+        "warmslice:model_reason:nodes_not_ready": {'model="x", reason="gated"': 1, 'model="z"': 0},
     }
     ask(tmp_path, MODELS, answers, "50m")
 

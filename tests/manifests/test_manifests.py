@@ -12,7 +12,7 @@ from agent import cli, settings
 from agent.desired.catalog import read_catalog
 from agent.desired.layout_file import parse_layouts
 from agent.model.catalog import Catalog
-from tests.manifests.sources import BASE, MANIFESTS, configured, containers, only, rendered
+from tests.manifests.sources import BASE, MANIFESTS, OBSERVABILITY, configured, containers, only, rendered
 
 _NEEDS_A_REASON = re.compile(r"^\s*(privileged: true|runAsUser: 0|hostPID: true|hostNetwork: |hostPath:)")
 
@@ -154,11 +154,51 @@ def test_the_examples_in_the_comments_are_right(tmp_path: Path) -> None:
     assert settings.load(str(file), {"NODE_NAME": "n"}, {}).refresh_commands[0][0] == "nsenter"
 
 
-def test_the_pod_monitor_is_an_addition_to_the_base(tmp_path: Path) -> None:
-    """It scrapes the ports that the containers name, and keeps the labels that name a slice's holder."""
-    resources, components = (os.path.relpath(MANIFESTS / part, tmp_path) for part in ("base", "components/podmonitor"))
-    (tmp_path / "kustomization.yaml").write_text(f"resources: [{resources}]\ncomponents: [{components}]\n")
-    (monitor,) = (one for one in rendered(tmp_path) if one["kind"] == "PodMonitor")
-    endpoints = monitor["spec"]["podMetricsEndpoints"]
+def test_observability_is_an_addition_to_the_base(tmp_path: Path) -> None:
+    resources = ", ".join(os.path.relpath(MANIFESTS / part, tmp_path) for part in ("base", "observability"))
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [{resources}]\n")
+    added = [one for one in rendered(tmp_path) if one not in rendered()]
+    assert sorted((one["kind"], one["metadata"]["name"]) for one in added) == [
+        ("ConfigMap", "warmslice-dashboard-fleet"),
+        ("ConfigMap", "warmslice-dashboard-node"),
+        ("PodMonitor", "warmslice"),
+        ("PrometheusRule", "warmslice"),
+    ]
+    assert {one["metadata"]["namespace"] for one in added} == {"warmslice"}
+
+
+@pytest.mark.parametrize(("name", "field"), [("podmonitor", "podMetricsEndpoints"), ("servicemonitor", "endpoints")])
+def test_a_monitor_scrapes_both_containers_and_keeps_who_holds_a_slice(name: str, field: str) -> None:
+    """And says which node it is: the rules tell nodes apart by that."""
+    (monitor,) = (one for one in rendered(OBSERVABILITY / name) if one["kind"].lower() == name)
+    endpoints = monitor["spec"][field]
     assert [endpoint["port"] for endpoint in endpoints] == [c["ports"][0]["name"] for c in containers().values()]
     assert all(endpoint["honorLabels"] for endpoint in endpoints)
+    node = {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}
+    assert all(endpoint["relabelings"] == [node] for endpoint in endpoints)
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels_of_pods().items()
+
+
+def labels_of_pods() -> dict[str, str]:
+    found: dict[str, str] = only("DaemonSet")["spec"]["template"]["metadata"]["labels"]
+    return found
+
+
+def test_the_service_monitor_brings_a_service_for_the_ports_of_both_containers() -> None:
+    """Headless, and of agents that are not ready as well."""
+    service, monitor = sorted(rendered(OBSERVABILITY / "servicemonitor"), key=lambda one: str(one["kind"]))
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    spec = service["spec"]
+    assert spec["selector"].items() <= labels_of_pods().items()
+    assert (spec["clusterIP"], spec["publishNotReadyAddresses"]) == ("None", True)
+    ports = [container["ports"][0] for container in containers().values()]
+    assert spec["ports"] == [
+        {"name": port["name"], "port": port["containerPort"], "targetPort": port["name"]} for port in ports
+    ]
+
+
+def test_dashboards_are_picked_up_by_their_label_and_small_enough_to_be_applied() -> None:
+    """kubectl apply writes an object into an annotation of 256 KiB as well."""
+    for one in rendered(OBSERVABILITY / "dashboards"):
+        assert one["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert len(str(one["data"])) < 200_000

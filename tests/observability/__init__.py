@@ -1,0 +1,1 @@
+"""What manifests/observability ships, run by the programs that will run it."""

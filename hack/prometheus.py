@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "manifests" / "observability" / "rules" / "rules.yaml"
 UNPACKED = ROOT / "build" / "tools" / "prometheus"
 START_SECONDS = 30.0
+_LISTENS = re.compile(r'msg="Listening on".* address=(\S+)')
 
 Agents = Mapping[str, Sequence[str]]
 """Node to the addresses of its agent: of one container with both roles, or of each."""
@@ -76,14 +77,12 @@ def serving(binary: str, folder: Path, agents: Agents) -> Iterator[Prometheus]:
     folder.mkdir(parents=True, exist_ok=True)
     _write_rules(folder / "rules.yml")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration(agents)), "utf-8")
-    address = f"127.0.0.1:{_free_port()}"
+    written = folder / "prometheus.log"
     command = [binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
-    command += [f"--web.listen-address={address}", "--log.level=warn"]
-    with (folder / "prometheus.log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    command += ["--web.listen-address=127.0.0.1:0"]
+    with written.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            found = Prometheus(f"http://{address}")
-            _wait(found, process, folder / "prometheus.log")
-            yield found
+            yield _started(process, written)
         finally:
             process.terminate()
 
@@ -111,22 +110,23 @@ def _write_rules(file: Path) -> None:
     file.write_text(yaml.safe_dump({"groups": [{**group, "interval": "1s"} for group in groups]}), "utf-8")
 
 
-def _wait(server: Prometheus, process: subprocess.Popen[bytes], log: Path) -> None:
+def _started(process: subprocess.Popen[bytes], log: Path) -> Prometheus:
+    """Once it answers. It has chosen its port itself: one that was free a moment ago may be taken."""
     deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(f"{server.url}/-/ready", timeout=5):
-                return
-        except OSError as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Prometheus did not start: {log.read_text('utf-8')[-2000:]}") from error
-            time.sleep(0.1)
+    while process.poll() is None and time.monotonic() < deadline:
+        listens = _LISTENS.search(log.read_text("utf-8"))
+        if listens and _is_ready(f"http://{listens[1]}"):
+            return Prometheus(f"http://{listens[1]}")
+        time.sleep(0.1)
+    raise RuntimeError(f"Prometheus did not start: {log.read_text('utf-8')[-2000:]}")
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/-/ready", timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def main() -> int:

@@ -9,9 +9,11 @@ address, and ends with Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -140,16 +142,22 @@ def main() -> int:
     if binary is None:
         print("no prometheus on PATH or in build/tools (./hack/test unpacks Debian's)", file=sys.stderr)
         return 1
+    # SIGINT too: a shell that starts this in the background has it ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     with (
         tempfile.TemporaryDirectory(prefix="warmslice-prometheus-") as folder,
+        contextlib.suppress(KeyboardInterrupt),
         serving(binary, Path(folder), wanted) as server,
     ):
         print(server.url, flush=True)
-        try:
-            while True:
-                time.sleep(60)
-        except KeyboardInterrupt:
-            return 0
+        while True:
+            time.sleep(60)
+    return 0
+
+
+def _interrupt(number: int, _: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":

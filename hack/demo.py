@@ -14,11 +14,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hack import simgpu
+from hack import prometheus, simgpu
+from hack.check_dashboards import complaints
 from hack.processes import Children
 
 NODE = "gpu-1"
@@ -72,10 +74,16 @@ class Story:
         self._gpus = simgpu.build()
         self.port = _free_port()
         self._hub = ""
+        self._open = ExitStack()
+        self.server: prometheus.Prometheus | None = None
         self.environment = {
             "SIMGPU_STATE": str(folder / "gpus.state"),
             "KUBECONFIG": str(folder / "kubeconfig"),
         }
+
+    def close(self) -> None:
+        """End what is not one of the children."""
+        self._open.close()
 
     # -- telling --------------------------------------------------------------------------------------------------
 
@@ -245,6 +253,7 @@ class Story:
         command += [f"--hub-endpoint={hub}", f"--partition-listen=127.0.0.1:{self.port}"]
         # A machine that is nearly full shall be able to show the story too.
         command += ["--telemetry-period-seconds=0.5", "--cache-reserve-ratio=0"]
+        command += ['--gpu-prices={"NVIDIA H100*": 2.5}']
         command += ["--namespace=default", "--prewarm=auto", '--prewarm-allow={default: ["acme/*"]}']
         paths = {
             "LD_LIBRARY_PATH": str(self._gpus.library.parent),
@@ -420,6 +429,30 @@ class Story:
             if line.startswith(wanted) and ('pod="chat' in line or "model_ready" in line):
                 print(f"          {line}", flush=True)
 
+    def prometheus(self) -> None:
+        """A real one scrapes, and has an answer for everything that is shipped."""
+        binary = prometheus.program()
+        if binary is None:
+            self.chapter("8. No Prometheus here (./hack/test unpacks one): left out")
+            return
+        self.chapter("8. A real Prometheus scrapes; every panel of the dashboards and every rule has an answer")
+        agents = {NODE: [f"127.0.0.1:{self.port}"]}
+        self.server = self._open.enter_context(prometheus.serving(binary, self.folder / "prometheus", agents))
+        url = self.server.url
+        try:
+            self.until("no query without an answer", lambda: not complaints(url), 60.0)
+        except Broken as broken:
+            raise Broken("\n  ".join([str(broken), *complaints(url)])) from broken
+        for query in (
+            "sum by (profile) (warmslice:free_devices:count)",
+            "sum by (state) (warmslice:gpu_state:cost_per_hour)",
+            'sum by (workload) (warmslice:workload_state:cost_per_hour{state="idle"}) > 0',
+        ):
+            self.say(query)
+            for found in self.server.ask(query):
+                labels = ", ".join(f"{key}={value}" for key, value in sorted(found["metric"].items()))
+                print(f"          {labels:24} {float(found['value'][1]):.2f}", flush=True)
+
     def _series(self, name: str, part: str, value: str) -> list[str]:
         return [x for x in self.metrics() if x.startswith(name) and part in x and x.split()[-1].startswith(value)]
 
@@ -506,7 +539,9 @@ def _stay(story: Story) -> None:
     story.chapter("Still up. Ctrl-C ends everything.")
     print(f"  export KUBECONFIG={story.environment['KUBECONFIG']}")
     print(f"  kubectl label node {NODE} nvidia.com/mig.config=7x1g.10gb --overwrite")
-    print(f"  curl http://127.0.0.1:{story.port}/metrics")
+    print(f"  http://127.0.0.1:{story.port}/          the status page; also /metrics and /api/v1/status")
+    if story.server is not None:
+        print(f"  {story.server.url}/graph     Prometheus")
     print(f"  export SIMGPU_STATE={story.environment['SIMGPU_STATE']}; build/simgpu/simgpu show")
     print(f"  logs: {story.folder}", flush=True)
     while True:
@@ -534,7 +569,7 @@ def main() -> int:
     began = time.monotonic()
     told = False
     try:
-        with story.children:
+        with story.children, closing(story):
             story.set_up()
             story.label_the_node()
             story.relabel()
@@ -543,6 +578,7 @@ def main() -> int:
             story.model()
             story.prewarm()
             story.telemetry()
+            story.prometheus()
             told = True
             story.chapter(f"Done in {time.monotonic() - began:.1f} s.")
             if options.keep:

@@ -33,11 +33,13 @@ def records() -> list[str]:
     return [rule["record"] for group in groups() for rule in group["rules"] if "record" in rule]
 
 
-def write_rules(file: Path, beginning: str = "", interval: str | None = None) -> None:
-    """A rule file of the groups whose names begin so; with ``interval`` each is evaluated as often."""
+def write_rules(file: Path, beginning: str = "", interval: str | None = None) -> list[str]:
+    """A rule file of the groups whose names begin so; with ``interval`` each is evaluated as often. Their names: what one records
+    another reads, and in promtool, unlike in time, the order of groups is any that is not said."""
     chosen = [group for group in groups() if group["name"].startswith(beginning)]
     found = [{**group, "interval": interval} if interval else group for group in chosen]
     file.write_text(yaml.safe_dump({"groups": found}, sort_keys=False), "utf-8")
+    return [group["name"] for group in found]
 
 
 def promtool_says(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -30,8 +30,9 @@ def test_an_alert(tmp_path: Path, name: str, which: str) -> None:
     story = BY_ALERT[name]
     every = story.get("every", "1m")
     alone = "warmslice:" not in alerts()[name]["expr"]
-    write_rules(tmp_path / "rules.yml", "warmslice.alerts" if alone else "")
-    test = {"rule_files": ["rules.yml"], "evaluation_interval": every, "tests": [_test(name, story[which], every)]}
+    order = write_rules(tmp_path / "rules.yml", "warmslice.alerts" if alone else "")
+    settings = {"evaluation_interval": every, "group_eval_order": order}
+    test = {"rule_files": ["rules.yml"], **settings, "tests": [_test(name, story[which], every)]}
     (tmp_path / "test.yml").write_text(yaml.safe_dump(test), "utf-8")
     done = promtool_says("test", "rules", str(tmp_path / "test.yml"))
     assert done.returncode == 0, done.stderr or done.stdout

@@ -134,7 +134,7 @@ ANSWERS: Answers = {
 
 def ask(tmp_path: Path, series: Series, answers: Answers, at: str, every: str = "1m", evaluated: str = "") -> None:
     """Ask promtool what Prometheus would answer, to four digits. Series have a value, and rules are evaluated, so often."""
-    write_rules(tmp_path / "rules.yml")
+    order = write_rules(tmp_path / "rules.yml")
     expected = [
         {
             "expr": f"round({query}, 0.0001)",
@@ -145,7 +145,8 @@ def ask(tmp_path: Path, series: Series, answers: Answers, at: str, every: str = 
     ]
     inputs = [{"series": name, "values": values} for name, values in series.items()]
     test = {"interval": every, "input_series": inputs, "promql_expr_test": expected}
-    file = {"rule_files": ["rules.yml"], "evaluation_interval": evaluated or every, "tests": [test]}
+    settings = {"evaluation_interval": evaluated or every, "group_eval_order": order}
+    file = {"rule_files": ["rules.yml"], **settings, "tests": [test]}
     (tmp_path / "test.yml").write_text(json.dumps(file), "utf-8")
     done = promtool_says("test", "rules", str(tmp_path / "test.yml"))
     assert done.returncode == 0, done.stderr or done.stdout

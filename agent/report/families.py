@@ -228,7 +228,7 @@ GATES = _counter(
 MODEL_READY = _gauge("model_ready", "1 when every wanted file of the model is here and was checked, else 0.", MODEL)
 MODEL_NOT_READY = _gauge(
     "model_not_ready_seconds",
-    "How long the model has not been ready for this reason; no series once it is.",
+    "How long the model has not been ready, with the reason of now; no series once it is.",
     (*MODEL, "reason"),
 )
 MODEL_SIZE = _gauge("model_size_bytes", "Size of the wanted files; none until the hub has listed them.", MODEL)

@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from agent.model.cache import CacheReport
+from agent.model.cache import CacheReport, ModelState
 from agent.model.cold_start import PodStart
 from agent.model.demand import Asked, PodModel, Published
 from agent.model.fit import Misfit
@@ -64,7 +64,7 @@ class Metrics:
     def cache(self, report: CacheReport) -> None:
         """What the last pass of the cache loop came to. Each report is given once: its finished fetches and what is gone
         are counted."""
-        self._state.cache = report
+        self._state.not_ready(report)
         self._count_refused(report.asked, self._state.published)
         wanted = {model.name for model in report.models}
         for gone in [series for series in self._started if report.refusal is None and series[0] not in wanted]:
@@ -151,10 +151,23 @@ class _State(Collector):
         self.partition: PartitionReport | None = None
         self.telemetry: TelemetrySnapshot | None = None
         self.cache: CacheReport | None = None
+        self._lacking: dict[tuple[str, str], float] = {}
         self.published: Published | None = None
         self.misfits: tuple[Misfit, ...] = ()
         self.serving: tuple[PodModel, ...] = ()
         self.gate: tuple[str, ...] = ()
+
+    def not_ready(self, report: CacheReport) -> None:
+        """Take the report; since when each model has not been ready, whatever it was doing meanwhile. A catalog that cannot be
+        read says nothing of that."""
+        before = self._lacking
+        if report.refusal is None:
+            self._lacking = {
+                (one.name, one.revision): before.get((one.name, one.revision), one.since_seconds)
+                for one in report.models
+                if one.state is not ModelState.READY
+            }
+        self.cache = report
 
     def collect(self) -> Iterator[Metric]:
         partition, telemetry, cache = self.partition, self.telemetry, self.cache
@@ -169,7 +182,7 @@ class _State(Collector):
         if partition is not None:
             yield from layout_families(partition, self._now())
         if cache is not None:
-            yield from cache_families(cache, self._now())
+            yield from cache_families(cache, self._lacking, self._now())
         if published is not None:
             yield from demand_families(published)
         if self.misfits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client.metrics_core import Metric
 
@@ -14,10 +14,10 @@ from agent.model.scrub import ScrubReport
 from agent.report import families
 
 
-def cache_families(report: CacheReport, now: float) -> Iterator[Metric]:
-    """Everything but the durations of fetches, which are events. ``now`` is seconds since the epoch: a wait grows between
-    passes."""
-    yield from _models(report, now)
+def cache_families(report: CacheReport, lacking: Mapping[tuple[str, str], float], now: float) -> Iterator[Metric]:
+    """Everything but the durations of fetches, which are events. ``lacking``: by name and revision, since when a model has not
+    been ready; both times are seconds since the epoch, and a wait grows between passes."""
+    yield from _models(report, lacking, now)
     yield from _totals(report.totals, report.scrub)
     yield from _scrub(report.scrub)
     yield from _page_cache(report.page_cache)
@@ -26,7 +26,7 @@ def cache_families(report: CacheReport, now: float) -> Iterator[Metric]:
         yield families.CACHE_BUDGET.of(report.budget_bytes)
 
 
-def _models(report: CacheReport, now: float) -> Iterator[Metric]:
+def _models(report: CacheReport, since: Mapping[tuple[str, str], float], now: float) -> Iterator[Metric]:
     ready, size, fetched = families.MODEL_READY.gauge(), families.MODEL_SIZE.gauge(), families.MODEL_FETCHED.gauge()
     wanted, lacking = families.MODEL_WANTED.gauge(), families.MODEL_NOT_READY.gauge()
     for model in report.models:
@@ -35,7 +35,10 @@ def _models(report: CacheReport, now: float) -> Iterator[Metric]:
         ready.add_metric(labels, float(model.state is ModelState.READY))
         fetched.add_metric(labels, model.fetched_bytes)
         if model.state is not ModelState.READY:
-            lacking.add_metric([*labels, model.reason or model.state.value], max(0.0, now - model.since_seconds))
+            lacking.add_metric(
+                [*labels, model.reason or model.state.value],
+                max(0.0, now - since.get((model.name, model.revision), model.since_seconds)),
+            )
         if model.size_bytes:
             size.add_metric(labels, model.size_bytes)
     yield from (ready, lacking, size, fetched, wanted)

@@ -334,7 +334,7 @@ class _Families(Collector):
         self._report = report
 
     def collect(self) -> Iterable[Metric]:
-        yield from cache_families(self._report, 0.0)
+        yield from cache_families(self._report, {}, 0.0)
 
 
 def gauge(report: PageCacheReport) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from agent.model.cache import CacheReport, FetchTotals, FinishedFetch
+from agent.model.cache import CacheReport, FetchTotals, FinishedFetch, ModelState
 from agent.model.cold_start import PodStart, Weights
 from agent.model.demand import Asked, PodModel, Published
 from agent.model.drift import Drift
@@ -220,6 +220,22 @@ def test_models_are_ready_or_not_and_have_a_size_once_listed(metrics: Metrics) -
     assert value(metrics, "warmslice_fetch_failures_total", reason="rate-limited") == 2
     assert value(metrics, "warmslice_verify_failures_total") == 1
     assert value(metrics, "warmslice_cache_budget_bytes") == 10 << 30
+
+
+def test_a_model_that_fails_again_and_again_has_not_been_ready_since_the_first_time(metrics: Metrics) -> None:
+    """Each try begins a state of its own; whoever is woken by this wants to know since when."""
+    for state, reason, since in ((ModelState.FAILED, "reset", NOW - 900), (ModelState.FETCHING, "", NOW - 30)):
+        models = tuple(
+            replace(one, state=state, reason=reason, since_seconds=since) for one in world.cached().models[1:]
+        )
+        metrics.cache(replace(world.cached(), models=models))
+    told = {"model": "new-one", "revision": "main", "reason": "fetching"}
+    assert value(metrics, "warmslice_model_not_ready_seconds", **told) == 900
+    assert len(series(metrics, "warmslice_model_not_ready_seconds")) == 1
+
+    ready = tuple(replace(one, state=ModelState.READY) for one in world.cached().models)
+    metrics.cache(replace(world.cached(), models=ready))
+    assert series(metrics, "warmslice_model_not_ready_seconds") == []
 
 
 def test_a_cache_without_budget_shows_none(metrics: Metrics) -> None:

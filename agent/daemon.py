@@ -44,7 +44,7 @@ from agent.observe.dcgm import DcgmLoads, exporter_url
 from agent.observe.fleet import kept_of_member
 from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
-from agent.pages import Pages
+from agent.page_role import PageRole
 from agent.plan.fleet import LEASE_SECONDS
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
 from agent.reconcile.history import Remembering
@@ -56,10 +56,10 @@ from agent.reconcile.partition import PartitionPass, Rules
 from agent.reconcile.policy import catalog_to_wait_for, policy_of
 from agent.reconcile.publishing import PublishingPass
 from agent.reconcile.telling import CountedEvents
+from agent.report.exposition import application, serving
 from agent.report.health import Heartbeats, Readiness
 from agent.report.log import configure
 from agent.report.metrics import Metrics
-from agent.report.viewing import NodeView
 from agent.settings import Settings
 
 log = logging.getLogger("warmslice.daemon")
@@ -114,7 +114,6 @@ class Agent:
         self._settings = settings
         self._kube = kube
         self._machine = machine
-        self._events = CountedEvents(kube, clock.now)
         self._stopping = asyncio.Event()
         self._wakes = {role: asyncio.Event() for role in settings.roles - {"cache"}}
         self._fleet_wake = asyncio.Event()
@@ -124,19 +123,23 @@ class Agent:
         self._beats = Heartbeats(time.monotonic)
         parts = {"partition": "driver", "cache": "catalog"}
         self._ready = Readiness(["node", *(parts[role] for role in sorted(settings.roles))])
-        self._view = NodeView(lambda: self._events.recent, lambda: self._metrics.gate)
-        self._pages = Pages(settings, version("warmslice"), self._metrics, self._beats, self._ready)
         self._fingerprint: object = None
         selector = f"metadata.name={settings.node_name}"
         # The journal is on it: an old node would bring back a record that is done with.
         self._node = Watch(kube, "/api/v1/nodes", selector, self._node_changed, consistent=True)
         self._pods = Watch(kube, "/api/v1/pods", f"spec.nodeName={settings.node_name}", self._pods_changed)
         self._own = OwnNode(kube, settings.node_name, self._node)
+        self._page = PageRole(settings, self._own.node, self._ready.lacking)
+        self._events = CountedEvents(kube, self._page.latest.wrote)
         self._cache: CacheRole | None = None
 
     async def run(self) -> None:
         """Start everything; end the loops first, each after its pass, then the rest."""
-        async with self._pages.served(self._view) as address, asyncio.TaskGroup() as tasks:
+        listen = self._settings.cache_listen if self._settings.role == "cache" else self._settings.partition_listen
+        page = application(self._metrics.rendered, self._beats.overdue, self._ready.lacking)
+        self._page.add_to(page)
+        tls = self._page.tls()
+        async with serving(page, listen, tls) as address, self._page.telling(), asyncio.TaskGroup() as tasks:
             log.info(
                 "started", extra={"role": self._settings.role, "node": self._settings.node_name, "address": address}
             )
@@ -164,7 +167,7 @@ class Agent:
         def sampled(snapshot: TelemetrySnapshot) -> None:
             filled = loads.filled(snapshot)
             self._metrics.telemetry(filled)
-            self._view.telemetry(filled)
+            self._page.latest.telemetry(filled)
             remembering.look(filled)
 
         telemetry = Telemetry(hardware, period, clock.now, sampled)
@@ -174,7 +177,7 @@ class Agent:
 
         def publish(report: PartitionReport) -> None:
             self._metrics.partition(report)
-            self._view.partition(report)
+            self._page.latest.partition(report)
             remembering.partition(report)
             driver.in_use(report.waits_for != "driver-upgrade")
             loads.changing(bool(report.steps))
@@ -290,7 +293,7 @@ class Agent:
         return tasks.create_task(keep_passing(name, beating, self._wakes[name], self._stopping))
 
     def _cache_told(self, report: CacheReport) -> None:
-        self._view.cache(report)
+        self._page.latest.cache(report)
         self._ready.lacks("catalog", report.refusal) if report.refusal else self._ready.ready("catalog")
 
     def _node_changed(self) -> None:
@@ -323,12 +326,11 @@ class Agent:
             self._cache.pods_changed()
 
     async def _watch_files(self) -> None:
-        """A mounted ConfigMap changes without an event: look at the files' times now and then; so does a certificate."""
+        """A mounted ConfigMap changes without an event: look at the files' times now and then."""
         files = (Path(self._settings.layouts_file), Path(self._settings.catalog_file))
         before = [_changed_at(file) for file in files]
         while True:
             await asyncio.sleep(_FILE_LOOK_SECONDS)
-            self._pages.refresh()
             now = [_changed_at(file) for file in files]
             if now != before:
                 before = now

@@ -94,15 +94,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Address of /metrics, /healthz and /readyz of the partition role."""
     cache_listen: str = "0.0.0.0:9471"
     """The same of the cache role."""
-    status_socket: str = ""
-    """Unix socket by which the container cache tells the container partition, which serves the status page, how it stands.
-    Without it the page has no models where the roles run apart."""
     page_token_file: str | None = None
-    """File with a token that the status page, its API and /metrics then ask for, as bearer or as password; the probes do not."""
+    """File with a token that the status page, its API and /metrics ask for, as bearer token or as password; without it they ask
+    for none. /healthz and /readyz never do."""
     tls_certificate_file: str | None = None
-    """Certificate chain for HTTPS on all pages, in PEM; together with its key. Renewed files are read again."""
+    """Certificate chain (PEM) of all that is served here, with tls_key_file; without them it is plain HTTP."""
     tls_key_file: str | None = None
-    """The key of that certificate, in PEM."""
+    """Key of that certificate (PEM, without a password)."""
+    status_socket: str = "/run/warmslice/cache.sock"
+    """Unix socket on which the cache role tells its part of the status page to the partition role; empty: it does not."""
     telemetry_period_seconds: float = 10.0
     """How often slices are sampled."""
     gpu_prices: dict[str, float] = {}
@@ -230,11 +230,7 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
         ratio = settings.cache_reserve_ratio
         raise BadInputError(f"settings: cache_reserve_ratio is {ratio}; it must be 0 or more and less than 1")
     _check_prewarm(settings)
-    if (settings.tls_certificate_file is None) != (settings.tls_key_file is None):
-        there = "tls_certificate_file" if settings.tls_key_file is None else "tls_key_file"
-        raise BadInputError(
-            f"settings: only {there} is set; tls_certificate_file and tls_key_file must be set both, or neither"
-        )
+    _check_page(settings)
     for model, price in settings.gpu_prices.items():
         if not 0 <= price < float("inf"):
             raise BadInputError(f"settings: gpu_prices of {model!r} is {price}; it must be 0 or more")
@@ -272,6 +268,15 @@ def _check_dcgm(exporter: str) -> None:
 def _without_user(url: str) -> str:
     """What is before an @ may be a password."""
     return url if "@" not in url else f"...@{url.rpartition('@')[2]}"
+
+
+def _check_page(settings: Settings) -> None:
+    pair = ("tls_certificate_file", "tls_key_file")
+    for name, other in (pair, pair[::-1]):
+        if getattr(settings, name) and not getattr(settings, other):
+            raise BadInputError(
+                f"settings: {name} is {getattr(settings, name)} and {other} is not set; set both or none"
+            )
 
 
 def _check_fleet(settings: Settings) -> None:

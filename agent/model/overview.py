@@ -1,138 +1,201 @@
-"""How a node stands, for people and for programs: what the status page shows and ``/api/v1/status`` answers. Frozen data.
+"""What an agent shows of its node to whoever looks: the status page, and the JSON of ``/api/v1/status``. Frozen data.
 
-All times are seconds since the epoch, all sizes bytes. None is what is not known, or not told by this hardware.
+The JSON's schema (``agent/data/status.schema.json``) is made from these classes, and their docstrings are its descriptions.
+Times are seconds since the epoch. Null, or an empty text, is what is not known, not reported, or not there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-MigWord = Literal["on", "off", "none"]
-Stage = Literal["done", "doing", "to do"]
+import msgspec
+from msgspec import Meta
+
+from agent.model.report import ScheduleNow
+
+Moment = Annotated[float, Meta(description="Seconds since the epoch")]
+Ratio = Annotated[float, Meta(description="0 to 1")]
+Role = Literal["partition", "cache"]
+Stage = Literal["planned", "draining", "cutting", "advertising"]
+StepState = Literal["done", "doing", "to do"]
 
 
 @dataclass(frozen=True, slots=True)
-class LoadView:
-    """What a slice or a whole GPU does. Ratios are 0 to 1, between the last two samples."""
+class HoldingPod:
+    """A pod that has a slice or a GPU, and the workload that it belongs to as far as it is known: ``kind`` Deployment."""
 
-    utilization_ratio: float | None = None
-    sm_utilization_ratio: float | None = None
-    tensor_utilization_ratio: float | None = None
-    dram_bandwidth_utilization_ratio: float | None = None
+    namespace: str
+    pod: str
+    kind: str = ""
+    workload: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is measured of a slice or a whole GPU. ``utilization`` is that of the graphics engines since the look before."""
+
+    utilization: Ratio | None = None
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
     processes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class SliceView:
-    """A slice: ``size`` memory slices of its GPU from ``start``. ``holders`` are pods (``namespace/name``), several where it is
-    shared. ``compute`` is its part of the GPU instance, "" where it has all of it."""
+class ShownDevice:
+    """A MIG device, what a pod holds. ``name`` is its GPU instance's profile, or ``1c.3g.40gb`` where it has a part of it.
+    Several ``pods`` share it by time-slicing or MPS."""
+
+    uuid: str
+    name: str
+    pods: tuple[HoldingPod, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShownInstance:
+    """A GPU instance on the memory slices ``start`` to ``start + size - 1``. Without devices nobody can use it. ``fate`` is what
+    the change that is under way, or waited for, does to it."""
 
     profile: str
     start: int
     size: int
-    compute: str
-    gpu_instance: int
-    compute_instance: int
-    uuid: str
-    holders: tuple[str, ...] = ()
-    load: LoadView = field(default_factory=LoadView)
+    devices: tuple[ShownDevice, ...]
+    load: Load = field(default_factory=Load)
+    fate: Literal["stays", "goes", "changes"] = "stays"
 
 
 @dataclass(frozen=True, slots=True)
-class GpuView:
-    """A GPU. ``down`` says why it cannot be read, and is empty while it answers. ``slices``, and ``holders`` and ``load`` where
-    its MIG mode is off. ``after``: what its slices will be once the change under way is done (``profile@start:size``); None where
-    none is under way."""
+class FreeRun:
+    """Memory slices that no instance has. ``fits`` is the largest profile that could be made of them, empty for none."""
+
+    start: int
+    size: int
+    fits: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSlot:
+    """An instance that is there after the change; ``new`` where it is made by it."""
+
+    profile: str
+    start: int
+    size: int
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShownXid:
+    """An error of the driver's by NVIDIA's number, how often since the agent began to listen."""
+
+    number: int
+    gpu_instance: int | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShownGpu:
+    """A GPU. ``down`` says why it cannot be read; then the rest is what was known of it. With MIG on, ``instances`` and ``free``
+    cover its ``memory_slices``; with MIG off, or none, ``load`` and ``pods`` are of the whole GPU. ``planned`` is null where no
+    change concerns it. ``mode_after`` is the MIG mode that the change brings, empty for the same."""
 
     index: int
     uuid: str
-    model: str
-    mig: MigWord
+    name: str
+    mig: Literal["on", "off", "none", "unknown"]
     memory_slices: int
+    instances: tuple[ShownInstance, ...] = ()
+    free: tuple[FreeRun, ...] = ()
+    planned: tuple[PlannedSlot, ...] | None = None
+    mode_after: Literal["", "on", "off"] = ""
     down: str = ""
+    load: Load = field(default_factory=Load)
+    pods: tuple[HoldingPod, ...] = ()
     temperature_celsius: float | None = None
     power_watts: float | None = None
+    ecc_corrected: int | None = None
     ecc_uncorrected: int | None = None
-    xids: dict[str, int] = field(default_factory=dict)
-    slices: tuple[SliceView, ...] = ()
-    holders: tuple[str, ...] = ()
-    load: LoadView = field(default_factory=LoadView)
-    after: tuple[str, ...] | None = None
+    xids: tuple[ShownXid, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class StepView:
-    """A step of the plan that is being carried out."""
+class ShownLayout:
+    """What the node is asked for, and how it stands: the words of the annotation ``warmslice.dev/status``."""
 
-    text: str
-    state: Stage
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeView:
-    """A change of layout that has begun. ``failure`` says why it goes back, and is empty while it goes forward. ``moves`` are the
-    pods that have to move (``namespace/name``)."""
-
-    since: float
     layout: str
-    cordoned: bool
-    failure: str = ""
-    moves: tuple[str, ...] = ()
-    steps: tuple[StepView, ...] = ()
+    revision: str
+    state: Literal["pending", "success", "failed", "rebooting"]
+    reason: str
+    message: str
+    since: Moment
+    attempts: int = 0
+    next_try: Moment | None = None
+    schedule: ScheduleNow | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class InTheWay:
-    """A pod that is waited for, what made it, and a disruption budget that covers it; each of these may be empty."""
+class PodInTheWay:
+    """A pod that the layout waits for. ``owner`` is its controller, ``budgets`` the PodDisruptionBudgets that cover it."""
 
+    namespace: str
     pod: str
     owner: str
-    budget: str
+    budgets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class WaitView:
-    """What the layout waits for."""
+class Wait:
+    """What the layout waits for, since when, and which pods that is about."""
 
     reason: str
     message: str
-    since: float
-    pods: tuple[InTheWay, ...] = ()
+    since: Moment
+    pods: tuple[PodInTheWay, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class LayoutView:
-    """The wish and how it stands, as in the node's annotation ``warmslice.dev/status``. ``state`` is empty where no layout was
-    ever asked for."""
+class ShownStep:
+    """A step of the plan that is being carried out; ``kind`` is its type's name."""
+
+    kind: str
+    words: str
+    state: StepState
+
+
+@dataclass(frozen=True, slots=True)
+class ShownChange:
+    """The change that is under way, or waited for (``planned``). ``back``: it failed, for ``failure``, and goes back to what was
+    before. ``moves`` are the pods that have to move; ``steps`` are empty while none is taken."""
 
     layout: str
-    state: Literal["", "pending", "success", "failed", "rebooting"]
-    reason: str
-    message: str
-    since: float
-    next_try: float | None = None
-    schedule: str = ""
+    stage: Stage
+    summary: str
+    started: Moment | None = None
+    back: bool = False
+    failure: str = ""
+    moves: tuple[str, ...] = ()
+    steps: tuple[ShownStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class PartitionView:
-    """The container ``partition``. ``at`` is when its last pass ended, ``error`` why that failed."""
+class ShownPartition:
+    """What the partition role knows. ``looked`` is when its loop last finished a pass, ``error`` why that pass failed.
+    ``layout`` is null where nothing is asked of the node. ``unsampled`` says why there is no load."""
 
-    at: float
+    looked: Moment | None
     error: str
-    layout: LayoutView
-    gpus: tuple[GpuView, ...]
-    waits: WaitView | None = None
-    change: ChangeView | None = None
-    sampled_at: float | None = None
+    layout: ShownLayout | None
+    wait: Wait | None
+    change: ShownChange | None
+    gpus: tuple[ShownGpu, ...]
+    sampled: Moment | None
+    unsampled: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class ModelView:
-    """A model that is wanted on this node. ``because`` says who wants it."""
+class ShownModel:
+    """A model that is wanted on this node. ``because`` says by whom; ``gate``: a node that starts waits for it.
+    ``in_memory_bytes`` of its weights are in the page cache, where they are to be; ``why_not_in_memory`` says what keeps them
+    out."""
 
     name: str
     repository: str
@@ -143,61 +206,102 @@ class ModelView:
     message: str
     size_bytes: int
     fetched_bytes: int
-    since: float
-    next_try: float | None
+    since: Moment
+    next_try: Moment | None
     because: str
-    gate: bool
+    gate: bool = False
+    in_memory_bytes: int | None = None
+    why_not_in_memory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class CacheView:
-    """The container ``cache``. ``at`` is when its last pass ended, ``refusal`` why the catalog cannot be followed, ``over`` why
-    the cache takes more than it may. ``gate``: what the start-up taint of this node waits for."""
+class ShownCache:
+    """What the cache role knows. ``refusal`` says why the catalog cannot be followed, ``over`` why the cache takes more than it
+    may. ``received_bytes`` came over the network since the agent started."""
 
-    at: float
+    looked: Moment
     refusal: str
-    models: tuple[ModelView, ...]
+    models: tuple[ShownModel, ...]
     used_bytes: int
     free_bytes: int
     total_bytes: int
     budget_bytes: int | None
+    received_bytes: int
     over: str = ""
-    gate: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class EventView:
-    """An Event that the agent has said since it started. ``about`` is what it is about (``Node gpu-1``)."""
+class ShownGate:
+    """The start-up gate is shut: since when, for what it waits, and when it opens whatever is missing."""
 
-    at: float
+    since: Moment
+    waits_for: str
+    message: str
+    opens: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class ShownEvent:
+    """An Event that the agent wrote, ``count`` times. ``about`` is empty for the node, else ``Pod ml/train-0``."""
+
+    at: Moment
+    role: Role
     warning: bool
     reason: str
     message: str
-    about: str
+    about: str = ""
     count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What one container says of itself. ``missing`` says why it says nothing, ``missing_since`` since when that is so."""
+class ShownContainer:
+    """A role of the agent. ``here``: this answer is its own; ``answers``: it was asked; ``away``: it does not answer, for
+    ``why``, since somebody first looked in vain; ``elsewhere``: nobody asks it from here. ``lacks`` is what it says to
+    ``/readyz``."""
 
-    partition: PartitionView | None = None
-    cache: CacheView | None = None
-    events: tuple[EventView, ...] = ()
-    missing: str = ""
-    missing_since: float | None = None
+    role: Role
+    state: Literal["here", "answers", "away", "elsewhere"]
+    version: str = ""
+    lacks: tuple[str, ...] = ()
+    since: Moment | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The node as its agent sees it, at ``at``. Of ``partition`` and ``cache`` the one is None that has not looked yet, or does
-    not answer: ``missing`` says why, by container. ``events`` are the last ones of both, the newest first."""
+    """Everything at one moment. ``partition`` and ``cache`` are null where that role has not looked yet, or does not answer."""
 
     node: str
-    at: float
+    at: Moment
+    cordoned: bool | None
+    containers: tuple[ShownContainer, ...]
+    partition: ShownPartition | None
+    cache: ShownCache | None
+    gate: ShownGate | None
+    events: tuple[ShownEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What the cache container tells the partition container, on a socket between the two."""
+
     version: str
-    partition: PartitionView | None
-    cache: CacheView | None
-    events: tuple[EventView, ...] = ()
-    missing: dict[str, str] = field(default_factory=dict)
-    missing_since: dict[str, float] = field(default_factory=dict)
+    lacks: tuple[str, ...]
+    cache: ShownCache | None
+    events: tuple[ShownEvent, ...]
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Share | None:
+        """None when it is not ours."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.ValidationError, msgspec.DecodeError, RecursionError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The cache container does not answer: why, and since when."""
+
+    why: str
+    since: Moment

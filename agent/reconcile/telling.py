@@ -9,12 +9,10 @@ from typing import Any, Protocol
 from agent.model.cache import CacheReport
 from agent.model.errors import AgentError, ConflictError, GoneError, RefusedError
 from agent.model.node import Node
-from agent.model.overview import EventView
 from agent.report.events import node_event
 from agent.report.model_words import Word, farewells, words_of
 
 _MOST_REMEMBERED = 200
-_MOST_SHOWN = 20
 
 log = logging.getLogger("warmslice.telling")
 
@@ -34,35 +32,16 @@ class EventDoor(EventSink, Protocol):
 class CountedEvents:
     """What is said again is counted on the Event that said it first, as kubectl shows it ("x4 over 10m"). After a restart, and
     once the API server has dropped that Event (an hour after its last word), a new one begins; also where the role that is
-    installed does not let us change Events yet.
+    installed does not let us change Events yet. ``wrote`` is given what the API server has taken.
     """
 
-    def __init__(self, door: EventDoor, now: Callable[[], float]) -> None:
+    def __init__(self, door: EventDoor, wrote: Callable[[dict[str, Any]], None]) -> None:
         self._door = door
-        self._now = now
+        self._wrote = wrote
         self._said: dict[tuple[str, ...], tuple[str, int]] = {}
-        self._shown: dict[tuple[str, ...], EventView] = {}
-
-    @property
-    def recent(self) -> tuple[EventView, ...]:
-        """The last ones, the newest last; also what the API server did not take."""
-        return tuple(self._shown.values())
-
-    def _show(self, event: dict[str, Any]) -> None:
-        subject = event["involvedObject"]
-        where = f"{subject['namespace']}/" if subject.get("namespace") else ""
-        about = f"{subject['kind']} {where}{subject['name']}"
-        same = (about, event["type"], event["reason"], event["message"])
-        before = self._shown.pop(same, None)
-        count = before.count + 1 if before is not None else 1
-        warning = event["type"] == "Warning"
-        self._shown[same] = EventView(self._now(), warning, event["reason"], event["message"], about, count)
-        while len(self._shown) > _MOST_SHOWN:
-            del self._shown[next(iter(self._shown))]
 
     async def create_event(self, namespace: str, event: dict[str, Any]) -> None:
         """Say it; RetryError and RefusedError of the door."""
-        self._show(event)
         same = (namespace, event["involvedObject"]["uid"], event["type"], event["reason"], event["message"])
         name, count = self._said.pop(same, ("", 0))
         if name:
@@ -75,6 +54,7 @@ class CountedEvents:
             await self._door.create_event(namespace, event)
             name = event["metadata"]["name"]
         self._said[same] = (name, count + 1)
+        self._wrote(event)
         while len(self._said) > _MOST_REMEMBERED:
             del self._said[next(iter(self._said))]
 

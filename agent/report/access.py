@@ -1,52 +1,49 @@
-"""Who may read the pages: with a token set, whoever gives it. The kubelet's probes have none."""
+"""Who may see: without the token only the kubelet's questions are answered."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hmac
-import logging
 from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-
-log = logging.getLogger("warmslice.access")
+from multidict import CIMultiDict
 
 _OPEN = frozenset({"/healthz", "/readyz"})
 
 
-def token_needed(token: Callable[[], str | None]) -> Middleware:
-    """``token`` is read anew for each request, None where it cannot be read: then nobody may. A browser asks for a password: any
-    user name, and the token."""
+def with_token(read: Callable[[], str | None]) -> Middleware:
+    """``read`` gives the token of now; while it gives None, nobody is let in. A browser asks for a password: that is the token,
+    and the name does not matter."""
 
     @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in _OPEN:
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in _OPEN or _is_let_in(request.headers.get("Authorization", ""), read()):
             return await handler(request)
-        wanted = token()
-        if wanted is None:
-            log.error("token.unreadable")
-        elif hmac.compare_digest(_given(request).encode(), wanted.encode()):
-            return await handler(request)
-        raise web.HTTPUnauthorized(
-            text="this page needs the token of the setting page_token_file, as bearer or as password\n",
-            headers={"WWW-Authenticate": 'Basic realm="warmslice", charset="UTF-8"'},
-        )
+        headers = CIMultiDict([("WWW-Authenticate", 'Basic realm="warmslice", charset="UTF-8"')])
+        headers.add("WWW-Authenticate", 'Bearer realm="warmslice"')
+        return web.Response(status=401, text="this page asks for its token\n", headers=headers)
 
-    return check
+    return guarded
 
 
-def _given(request: web.Request) -> str:
-    """The token that the request brings; empty where it brings none."""
-    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+def _is_let_in(authorization: str, token: str | None) -> bool:
+    given = _given(authorization)
+    # Compared in constant time: how long it takes tells nothing of the token.
+    return bool(token) and given is not None and hmac.compare_digest(given, (token or "").encode())
+
+
+def _given(authorization: str) -> bytes | None:
+    scheme, _, value = authorization.partition(" ")
     match scheme.lower():
         case "bearer":
-            return value.strip()
+            return value.strip().encode("utf-8", "surrogateescape")
         case "basic":
             try:
-                return base64.b64decode(value, validate=True).decode().partition(":")[2]
-            except (binascii.Error, UnicodeDecodeError):
-                return ""
+                return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+            except (binascii.Error, ValueError):
+                return None
         case _:
-            return ""
+            return None

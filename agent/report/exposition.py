@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from agent.model.errors import BadInputError
 
@@ -20,12 +19,10 @@ Complaints = Callable[[], tuple[str, ...]]
 """A sentence for each thing that is wrong; empty when nothing is."""
 
 
-def application(
-    render: Render, overdue: Complaints, lacking: Complaints, middlewares: Sequence[Middleware] = ()
-) -> web.Application:
+def application(render: Render, overdue: Complaints, lacking: Complaints) -> web.Application:
     """The three routes. ``overdue`` and ``lacking`` run on the event loop and may not wait. See Note [Alive is not ready]."""
     pages = _Pages(render, overdue, lacking)
-    app = web.Application(middlewares=middlewares)
+    app = web.Application()
     app.add_routes(
         [
             web.get("/metrics", pages.metrics),

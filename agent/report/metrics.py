@@ -104,11 +104,6 @@ class Metrics:
         """What the start-up gate of this node lacks; nothing where there is none, or none any more."""
         self._state.gate = tuple(reasons)
 
-    @property
-    def gate(self) -> tuple[str, ...]:
-        """What it waits for now."""
-        return self._state.gate
-
     def gate_opened(self, outcome: str) -> None:
         """The start-up taint is gone: ``ready`` or ``deadline``."""
         self._gates.labels(outcome).inc()

@@ -1,10 +1,11 @@
-"""Each step of a plan as people read it. Pure."""
+"""Every step of a plan in words. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import assert_never
 
+from agent.model.mig import Gpu
 from agent.model.steps import (
     AnnounceReboot,
     Begin,
@@ -22,48 +23,46 @@ from agent.model.steps import (
     SetMode,
     Step,
     Trim,
+    Trimming,
     Turn,
 )
 
 
-def in_words(step: Step, indices: Mapping[str, int]) -> str:
-    """``indices``: of the node's GPUs by UUID."""
+def step_words(step: Step, gpus: Iterable[Gpu]) -> str:
+    """What the step does, as a person would say it; ``gpus`` lend their indices."""
+    named = {gpu.uuid: f"GPU {gpu.index}" for gpu in gpus}
     match step:
         case Begin():
-            return "cordon the node and write down how it was found"
+            return "begin: cordon the node, and write down how it was found"
         case Recordon():
             return "cordon the node again: somebody uncordoned it"
-        case Turn():
-            return "write down where the change goes from here"
+        case Turn(operation):
+            return "turn back to what was before" if operation.failure else "turn to the newer wish"
         case Evict(pod):
-            return f"evict {pod}"
+            return f"ask {pod} to move"
         case Pause():
-            return "stop the GPU clients"
+            return "pause the clients of the GPUs"
         case SetMode(gpu, enabled):
-            return f"switch MIG {'on' if enabled else 'off'} on {_name(gpu, indices)}"
-        case AnnounceReboot():
-            return "say that the machine is about to reboot"
-        case Reboot():
-            return "reboot the machine"
+            return f"{named.get(gpu, gpu)}: switch MIG {'on' if enabled else 'off'}"
         case Destroy(gpu, placement, profile):
-            return f"destroy {profile}@{placement} on {_name(gpu, indices)}"
+            return f"{named.get(gpu, gpu)}: remove {profile}@{placement}"
         case Trim(gpu, placement, profile, parts):
-            return f"remove {'+'.join(f'{part.size}c' for part in parts)} of {profile}@{placement} on {_name(gpu, indices)}"
+            return f"{named.get(gpu, gpu)}: remove {Trimming(placement, profile, parts)}"
         case Create(gpu, placement, shape):
-            return f"create {shape}@{placement} on {_name(gpu, indices)}"
+            return f"{named.get(gpu, gpu)}: make {shape}@{placement}"
+        case AnnounceReboot():
+            return "write down that the machine is to reboot"
+        case Reboot():
+            return "reboot the machine (reboot_command)"
         case Prepare():
-            return "stop the host's services that use the GPUs"
+            return "run before_commands"
         case Refresh():
-            return "make device nodes follow, start the host's services again"
-        case Resume():
-            return "start the GPU clients again"
+            return "run refresh_commands"
+        case Resume(_, plugin_config):
+            return "let the clients go on" + (f" with the configuration {plugin_config}" if plugin_config else "")
         case RestartClient(pod):
             return f"start {pod} anew"
-        case End(state=state):
-            return "give the node back" if state == "success" else "give the node back as it was"
+        case End(_, state):
+            return "end: give the node back as it was found" + ("" if state == "success" else ", and say what failed")
         case _:
             assert_never(step)
-
-
-def _name(gpu: str, indices: Mapping[str, int]) -> str:
-    return f"GPU {indices[gpu]}" if gpu in indices else gpu

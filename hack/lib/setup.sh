@@ -125,3 +125,20 @@ ensure_prometheus() {
     [ $outcome -eq 0 ] || say "no prometheus (build/tools/prometheus.log says why)"
     return $outcome
 }
+
+# Chromium from Debian's package, for the status page's browser test and its pictures. Fails quietly: only they need it.
+ensure_chromium() {
+    if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then
+        return 0
+    fi
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    say "installing Debian's package chromium"
+    mkdir -p "$ROOT/build/tools"
+    (
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get install -y -q --no-install-recommends chromium ||
+            { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
+    ) >"$ROOT/build/tools/chromium.log" 2>&1 && command -v chromium >/dev/null && return 0
+    say "no chromium (build/tools/chromium.log says why)"
+    return 1
+}

@@ -59,6 +59,10 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         (["cache", "ls", "--fetch-connections=0"], "fetch_connections is 0; it must be from 1 to 64"),
         (["cache", "ls", "--scrub-days=-1"], "scrub_days is -1.0; it must be 0 or more"),
         (["cache", "ls", "--scrub-bytes-per-second=0"], "scrub_bytes_per_second is 0; it must be 1 or more"),
+        (
+            ["run", "--node-name=n", "--tls-key-file=/k"],
+            "tls_key_file is /k and tls_certificate_file is not set; set both or none",
+        ),
         (["cache", "ls", "--page-cache-ratio=1.5"], "page_cache_ratio is 1.5; it must be from 0 to 1"),
         (["cache", "gc", "--cache-keep-revisions=-1"], "cache_keep_revisions is -1; it must be 0 or more"),
         (["cache", "ls", "--cache-budget-bytes=-5"], "cache_budget_bytes is -5; it must be 0 or more"),

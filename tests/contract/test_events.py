@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,7 +27,7 @@ class Said:
         self.restart()
 
     def restart(self) -> None:
-        self.events = CountedEvents(self.kube, time.time)
+        self.events = CountedEvents(self.kube, lambda _: None)
 
     async def say(self, message: str, at: float, reason: str = "rolled-back") -> None:
         await tell(self.events, node_event(NODE, reason, message, "Partition", at, warning=True))

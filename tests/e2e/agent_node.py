@@ -60,6 +60,7 @@ class AgentProcess:
             "cache-listen": "127.0.0.1:0",
             "telemetry-period-seconds": "0.2",
             "cache-reserve-ratio": "0",
+            "status-socket": self.folder / "cache.sock",
             **{name.replace("_", "-"): value for name, value in flags.items()},
         }
         path = f"{self.gpus.paths.nvidia_smi.parent}{os.pathsep}{os.environ['PATH']}"

@@ -109,6 +109,15 @@ def test_probes_ask_the_port_that_the_role_listens_on(name: str, setting: str) -
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port["name"]}
 
 
+def test_both_containers_reach_the_socket_between_them() -> None:
+    folder = str(Path(settings.Settings().status_socket).parent)
+    mounted = [[m for m in containers()[name]["volumeMounts"] if m["mountPath"] == folder] for name in containers()]
+    assert [[mount["name"] for mount in mounts] for mounts in mounted] == [["status"], ["status"]]
+    assert not any(mount.get("readOnly") for mounts in mounted for mount in mounts)
+    (volume,) = (one for one in only("DaemonSet")["spec"]["template"]["spec"]["volumes"] if one["name"] == "status")
+    assert "emptyDir" in volume
+
+
 def test_what_the_settings_point_to_is_mounted() -> None:
     here = settings.load(str(BASE / "settings.yaml"), {"NODE_NAME": "n"}, {})
     partition, cache = _mounts("partition"), _mounts("cache")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from tests.e2e.agent_node import AgentNode, agent_node
+from hack.prometheus import serving as prometheus_serving
+from tests.e2e.agent_node import NODE, AgentNode, agent_node
+from tests.report.tools import prometheus
 
 PERIOD_SECONDS = 1.0
 BUSY = "warmslice_slice_utilization_ratio"
@@ -58,32 +61,54 @@ def names(node: AgentNode) -> list[str]:
     return sorted(pod["metadata"]["name"] for pod in node.pods("web").values())
 
 
-async def test_load_is_on_its_slice_and_pod_within_a_period_while_two_servers_look_on(tmp_path: Path) -> None:
+async def page_of(node: AgentNode, told: list[str]) -> None:
+    """Somebody has the status page open: what its stream tells."""
+    address = next(line["address"] for line in reversed(node.log()) if line["event"] == "started")
+    async with aiohttp.ClientSession() as session, session.get(f"http://{address}/api/v1/events") as stream:
+        while line := await stream.content.readline():
+            told.append(line.decode())
+
+
+async def test_load_is_on_its_slice_and_pod_within_a_period_while_two_servers_and_a_page_look_on(
+    tmp_path: Path,
+) -> None:
     async with serving(tmp_path) as node:
         first, second = names(node)
         busy, other = await held(node, first), await held(node, second)
+        address = next(line["address"] for line in reversed(node.log()) if line["event"] == "started")
         seen: list[Any] = []
-        servers = [asyncio.create_task(looking_on(node, seen)) for _ in range(2)]
-        try:
-            await asyncio.sleep(2 * PERIOD_SECONDS)
-            node.gpus.run("util", "--device", busy, "--graphics", "0.8")
-            began = time.monotonic()
-            while not (found := await series(node, BUSY))[busy][1]:
-                await asyncio.sleep(0.02)
-            assert time.monotonic() - began < PERIOD_SECONDS + 0.5  # and what it takes to look
-            await asyncio.sleep(2 * PERIOD_SECONDS)
-            found = await series(node, BUSY)
-        finally:
-            for server in servers:
-                server.cancel()
-            await asyncio.wait(servers)
+        told: list[str] = []
+        with ExitStack() as servers:
+            both = [
+                servers.enter_context(prometheus_serving(prometheus(), tmp_path / name, {NODE: [address]}))
+                for name in ("one", "two")
+            ]
+            others = [asyncio.create_task(work) for work in (looking_on(node, seen), page_of(node, told))]
+            try:
+                await asyncio.sleep(2 * PERIOD_SECONDS)
+                node.gpus.run("util", "--device", busy, "--graphics", "0.8")
+                began = time.monotonic()
+                while not (found := await series(node, BUSY))[busy][1]:
+                    await asyncio.sleep(0.02)
+                assert time.monotonic() - began < PERIOD_SECONDS + 0.5  # and what it takes to look
+                await asyncio.sleep(3 * PERIOD_SECONDS)
+                found = await series(node, BUSY)
+                scraped = [await asyncio.to_thread(server.ask, f"{BUSY} > 0") for server in both]
+            finally:
+                for watching in others:
+                    watching.cancel()
+                await asyncio.wait(others)
         assert len(found) == 14
         assert found[busy][1] == pytest.approx(0.8, abs=0.01)
         assert (found[busy][0]["pod"], found[busy][0]["namespace"]) == (first, "default")
         assert {uuid: value for uuid, (_, value) in found.items() if value} == {busy: found[busy][1]}
         assert found[other][0]["pod"] == second
+        for (one,) in scraped:
+            assert (one["metric"]["mig_uuid"], one["metric"]["pod"]) == (busy, first)
+            assert float(one["value"][1]) == pytest.approx(0.8, abs=0.01)
+        assert [line for line in told if first in line and "80 %" in line], "the page shows it"
         # A value only ever rises to the new load: nobody saw a slice, or a number, that never was.
-        values = [one[busy][1] for one in seen if one]  # none before the second sample
+        values = [round(one[busy][1], 6) for one in seen if one]  # none before the second sample
         assert values == sorted(values)
         assert max(values) <= 0.81
 

@@ -174,3 +174,38 @@ async def test_what_we_destroy_and_make_anew_between_two_looks_is_not_measured_a
     after = await node.only_slice()
     assert (after.uuid, after.gpu_instance) == (before.uuid, before.gpu_instance)
     assert (after.utilization, after.active_seconds) == (NOTHING, None)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "nvmlDeviceGetTemperature",
+        "nvmlDeviceGetPowerUsage",
+        "nvmlDeviceGetTotalEccErrors",
+        "nvmlDeviceGetMemoryInfo_v2",
+        "nvmlDeviceGetPciInfo_v3",
+        "nvmlGpmQueryDeviceSupport",
+        "nvmlGpmSampleGet",
+        "nvmlGpmMigSampleGet",
+        "nvmlGpmMetricsGet",
+        "nvmlDeviceGetComputeRunningProcesses_v3",
+        "nvmlDeviceGetUtilizationRates",
+        "nvmlDeviceGetAttributes_v2",
+        "nvmlEventSetCreate",
+        "nvmlDeviceRegisterEvents",
+        "nvmlEventSetWait_v2",
+    ],
+)
+@pytest.mark.parametrize("code", ["NO_PERMISSION", "UNKNOWN"])
+async def test_one_question_that_is_not_answered_makes_no_gpu_look_lost(
+    tmp_path: Path, function: str, code: str
+) -> None:
+    """Rights, guests and drivers differ; a GPU that is called lost wakes somebody up."""
+    async with simulated_node(tmp_path, "H100-80GB-SXM:1", "A100-80GB:1") as node:
+        await node.cut(await node.gpu(0), "1g.10gb", 0, 1)
+        node.gpus.run("fault", "add", "--function", function, "--count", "0", "--code", code)
+        for _ in range(2):
+            snapshot = await node.telemetry.look()
+            assert [gpu.down for gpu in snapshot.gpus] == ["", ""]
+            assert len(snapshot.slices) == 1
+            await apart()

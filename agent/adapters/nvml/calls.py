@@ -21,6 +21,7 @@ _PASSING = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
     pynvml.NVML_ERROR_RESET_REQUIRED,
 }
+_AWAY = _PASSING | {pynvml.NVML_ERROR_GPU_IS_LOST}
 _SKIPPED = {pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NOT_FOUND}
 _PAST_THE_END = {pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH}
 _MEDIA_ENUMS = {7: "+me", 8: "+me", 13: "-me", 14: "-me", 15: "+me.all", 16: "+me.all"}
@@ -64,6 +65,17 @@ def unless_gone(call: Callable[[], Any], default: Any) -> Any:
         if error.value in _PAST_THE_END:
             return default
         raise
+
+
+def unless_lost(call: Callable[[], Any], default: Any) -> Any:
+    """The call's value, or the default whatever keeps this one question from being answered (a right that is missing, another
+    version of a struct). Only what says that the GPU or the driver is away is raised."""
+    try:
+        return call()
+    except pynvml.NVMLError as error:
+        if error.value in _AWAY:
+            raise
+        return default
 
 
 def text(value: Any) -> str:

@@ -99,4 +99,4 @@ def _ratio(metric: Any) -> float | None:
 
 def has_gpm(device: Any) -> bool:
     """Not before Hopper, and not in drivers that lack the function."""
-    return bool(calls.optional(lambda: pynvml.nvmlGpmQueryDeviceSupport(device).isSupportedDevice, False))
+    return bool(calls.unless_lost(lambda: pynvml.nvmlGpmQueryDeviceSupport(device).isSupportedDevice, False))

@@ -111,7 +111,7 @@ class GpuSampler:
             uuid=gpu,
             index=self._index,
             model=calls.text(pynvml.nvmlDeviceGetName(device)),
-            pci_bus_id=calls.text(pynvml.nvmlDeviceGetPciInfo(device).busId),
+            pci_bus_id=calls.text(calls.unless_lost(lambda: pynvml.nvmlDeviceGetPciInfo(device).busId, "")),
             mig=mig,
             temperature_celsius=_number(partial(pynvml.nvmlDeviceGetTemperature, device, pynvml.NVML_TEMPERATURE_GPU)),
             power_watts=_number(partial(pynvml.nvmlDeviceGetPowerUsage, device), 1 / 1000),
@@ -129,7 +129,7 @@ class GpuSampler:
         the second of them."""
         if by_gpm:
             return self._load(device, _Instance.whole(gpu))
-        rates = calls.optional(lambda: pynvml.nvmlDeviceGetUtilizationRates(device), None)
+        rates = calls.unless_lost(lambda: pynvml.nvmlDeviceGetUtilizationRates(device), None)
         if rates is None:
             return _Load()
         now, busy = monotonic(), min(rates.gpu / 100, 1.0)
@@ -176,14 +176,14 @@ class GpuSampler:
 
     def _load(self, device: Any, instance: _Instance) -> _Load:
         buffers = self._buffers.setdefault(instance, Buffers(self._interval_seconds))
-        load: Utilization | None = calls.unless_gone(partial(buffers.advance, device, instance.id), None)
+        load: Utilization | None = calls.unless_lost(partial(buffers.advance, device, instance.id), None)
         if load is None:
             self._buffers.pop(instance).free()
             return _Load()
         return _Load(load, buffers.active_seconds)
 
     def _slice(self, one: _MigDevice, instance: _Instance, load: _Load) -> SliceSample:
-        memory = calls.unless_gone(lambda: pynvml.nvmlDeviceGetMemoryInfo(one.handle), None)
+        memory = calls.unless_lost(lambda: pynvml.nvmlDeviceGetMemoryInfo(one.handle), None)
         return SliceSample(
             gpu=instance.gpu,
             gpu_index=self._index,
@@ -209,7 +209,7 @@ class GpuSampler:
 
 def _width(handle: Any) -> float | None:
     """Part of the GPU instance's compute slices that a compute instance has. A MIG handle only."""
-    seen = calls.unless_gone(lambda: pynvml.nvmlDeviceGetAttributes_v2(handle), None)
+    seen = calls.unless_lost(lambda: pynvml.nvmlDeviceGetAttributes_v2(handle), None)
     if seen is None or not seen.gpuInstanceSliceCount:
         return None
     return float(seen.computeInstanceSliceCount / seen.gpuInstanceSliceCount)
@@ -217,18 +217,18 @@ def _width(handle: Any) -> float | None:
 
 def _memory(device: Any) -> Any:
     """In use by processes; what the driver keeps for itself is not counted, where it tells that apart."""
-    told = calls.optional(lambda: pynvml.nvmlDeviceGetMemoryInfo(device, version=pynvml.nvmlMemory_v2), None)
-    return told if told is not None else calls.optional(lambda: pynvml.nvmlDeviceGetMemoryInfo(device), None)
+    told = calls.unless_lost(lambda: pynvml.nvmlDeviceGetMemoryInfo(device, version=pynvml.nvmlMemory_v2), None)
+    return told if told is not None else calls.unless_lost(lambda: pynvml.nvmlDeviceGetMemoryInfo(device), None)
 
 
 def _number(question: partial[Any], scale: float = 1.0) -> float | None:
-    found = calls.optional(question, None)
+    found = calls.unless_lost(question, None)
     return float(found * scale) if found is not None else None
 
 
 def _ecc(device: Any, kind: int) -> int | None:
     """Since the driver was loaded; None where ECC is off."""
-    found: int | None = calls.optional(
+    found: int | None = calls.unless_lost(
         lambda: pynvml.nvmlDeviceGetTotalEccErrors(device, kind, pynvml.NVML_VOLATILE_ECC), None
     )
     return found
@@ -257,8 +257,8 @@ def _instance_info(device: Any, number: int) -> Any:
 
 def _processes(handle: Any) -> int | None:
     """Processes on one device; one that computes and draws is one. None where the driver does not tell."""
-    computing = calls.unless_gone(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle), None)
-    drawing = calls.unless_gone(lambda: pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3(handle), None)
+    computing = calls.unless_lost(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle), None)
+    drawing = calls.unless_lost(lambda: pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3(handle), None)
     if computing is None and drawing is None:
         return None
     return len({row.pid for row in [*(computing or ()), *(drawing or ())]})

@@ -17,7 +17,7 @@ import msgspec
 from agent.model.overview import Away, Overview, Share
 from agent.report.latest import Latest
 from agent.report.overview import Home, Known, overview_of, share_of
-from agent.report.page import EDITION, PARTS, page, part
+from agent.report.page.document import EDITION, PARTS, page, part
 
 Ask = Callable[[], Awaitable[Share | Away | None]]
 """The other container; None where there is none to ask."""

@@ -9,7 +9,7 @@ from importlib.resources import files
 from aiohttp import web
 
 from agent.report.looking import Looking
-from agent.report.page import POLICY
+from agent.report.page.document import POLICY
 
 MOST_STREAMS = 32
 SILENCE_SECONDS = 15.0

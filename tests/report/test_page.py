@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from agent.model.cache import ModelState
 from agent.model.overview import Away, Overview
-from agent.report.markup import Html, joined, tag
 from agent.report.overview import Known, overview_of
-from agent.report.page import PARTS, POLICY, page, part
-from agent.report.page_parts import moment, of_disk, per_cent, relative
+from agent.report.page.document import PARTS, POLICY, page, part
+from agent.report.page.markup import Html, joined, tag
+from agent.report.page.parts import moment, of_disk, per_cent, relative
 from tests.report import world
 from tests.report.test_overview import HOME, NOW, known, whole
 

@@ -24,7 +24,7 @@ from agent.report.exposition import application, serving
 from agent.report.latest import Latest
 from agent.report.looking import Looking
 from agent.report.overview import Home
-from agent.report.page import POLICY
+from agent.report.page.document import POLICY
 from agent.report.web import MOST_STREAMS, add_page
 from tests.report import world
 

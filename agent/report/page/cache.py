@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.model.overview import Overview, ShownCache, ShownModel
-from agent.report.markup import Child, Html, joined, tag
-from agent.report.page_parts import Tone, bar, gauge, icon, moment, nothing, of_disk, per_cent, pill, section
+from agent.report.page.markup import Child, Html, joined, tag
+from agent.report.page.parts import Tone, bar, gauge, icon, moment, nothing, of_disk, per_cent, pill, section
 
 _TONES: dict[str, Tone] = {"ready": "good", "fetching": "busy", "waiting": "quiet", "failed": "bad"}
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from agent.model.overview import HoldingPod
 from agent.report.fleet import age
-from agent.report.markup import Child, Html, joined, tag
+from agent.report.page.markup import Child, Html, joined, tag
 
 Tone = Literal["good", "busy", "wait", "bad", "quiet"]
 

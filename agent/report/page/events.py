@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from agent.model.overview import Overview, ShownEvent
-from agent.report.markup import Html, joined, tag
-from agent.report.page_parts import icon, moment, nothing, section
+from agent.report.page.markup import Html, joined, tag
+from agent.report.page.parts import icon, moment, nothing, section
 
 
 def events(overview: Overview) -> Html:

@@ -14,8 +14,8 @@ from agent.model.overview import (
     ShownInstance,
     ShownPartition,
 )
-from agent.report.markup import Child, Html, joined, tag
-from agent.report.page_parts import gauge, icon, nothing, of_memory, per_cent, pods, section
+from agent.report.page.markup import Child, Html, joined, tag
+from agent.report.page.parts import gauge, icon, nothing, of_memory, per_cent, pods, section
 
 MOST_SLICES = 16
 """So many memory slices the style sheet can place; the boards known have 8 or fewer."""

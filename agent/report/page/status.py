@@ -14,8 +14,8 @@ from agent.model.overview import (
     Stage,
     Wait,
 )
-from agent.report.markup import Html, joined, tag
-from agent.report.page_parts import Tone, icon, moment, nothing, pill, section
+from agent.report.page.markup import Html, joined, tag
+from agent.report.page.parts import Tone, icon, moment, nothing, pill, section
 
 _TONES: dict[str, Tone] = {"success": "good", "pending": "busy", "failed": "bad", "rebooting": "busy"}
 _WAITING_FOR_SOMEBODY = frozenset(

@@ -15,18 +15,18 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 
 from agent.model.overview import Overview
-from agent.report.markup import Html, joined, tag
-from agent.report.page_cache import models
-from agent.report.page_events import events
-from agent.report.page_gpus import MOST_SLICES, gpus
-from agent.report.page_parts import moment
-from agent.report.page_status import change, status
+from agent.report.page.cache import models
+from agent.report.page.events import events
+from agent.report.page.gpus import MOST_SLICES, gpus
+from agent.report.page.markup import Html, joined, tag
+from agent.report.page.parts import moment
+from agent.report.page.status import change, status
 
 _PLACES = "".join(
     f".at{n}{{--at:{n + 1}}}.of{n + 1}{{--of:{n + 1}}}.n{n + 1}{{--n:{n + 1}}}" for n in range(MOST_SLICES)
 )
-_STYLE = (files("agent") / "data" / "page.css").read_text("utf-8") + _PLACES
-_SCRIPT = (files("agent") / "data" / "page.js").read_text("utf-8")
+_STYLE = (files("agent.report.page") / "page.css").read_text("utf-8") + _PLACES
+_SCRIPT = (files("agent.report.page") / "page.js").read_text("utf-8")
 _ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='4' "
     "fill='%230f766e'/%3E%3Cpath d='M3 4h4v8H3zM9 4h4v3H9zM9 9h4v3H9z' fill='%23fff'/%3E%3C/svg%3E"

@@ -46,6 +46,7 @@ from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
 from agent.page_role import PageRole
 from agent.plan.fleet import LEASE_SECONDS
+from agent.plan.upgrade import driver_leaves
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
 from agent.reconcile.history import Remembering
 from agent.reconcile.host import HostCommands
@@ -165,10 +166,14 @@ class Agent:
         remembering = Remembering(HistoryFile(Path(settings.state_directory) / HISTORY), period)
 
         def sampled(snapshot: TelemetrySnapshot) -> None:
-            filled = loads.filled(snapshot)
-            self._metrics.telemetry(filled)
-            self._page.latest.telemetry(filled)
-            remembering.look(filled)
+            try:
+                filled = loads.filled(snapshot)
+                self._metrics.telemetry(filled)
+                self._page.latest.telemetry(filled)
+                remembering.look(filled)
+            except Exception:
+                # What is told of a look is not worth the sampler, nor the process.
+                log.exception("sampled.not-told")
 
         telemetry = Telemetry(hardware, period, clock.now, sampled)
         helpers += [tasks.create_task(work) for work in (telemetry.run(), loads.run(), remembering.run())]
@@ -179,7 +184,8 @@ class Agent:
             self._metrics.partition(report)
             self._page.latest.partition(report)
             remembering.partition(report)
-            driver.in_use(report.waits_for != "driver-upgrade")
+            node = self._own.node()
+            driver.in_use(node is None or not driver_leaves(node))
             loads.changing(bool(report.steps))
             shape = [report.taken, *(gpu.instances for gpu in report.gpus)]
             if shape != layout:

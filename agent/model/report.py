@@ -130,7 +130,7 @@ class PartitionReport:
     ``waits_message`` says it in a sentence; ``pods`` are those that the layout waits for. ``error`` is the sentence of a pass
     that failed; then the rest is of the pass before. ``operation`` is the change under way by its record, ``change`` the whole
     way that is planned or waited for, ``steps`` those of the plan that is being carried out, of which ``taken`` are done. Without
-    ``owners_known`` the kubelet did not say who holds what: then ``owners`` is empty and means nothing.
+    ``owners_known`` the kubelet did not say who holds what: ``owners`` and ``workloads`` are then what it said last, if ever.
     """
 
     finished: float

@@ -11,19 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from agent.adapters.nvml import Hardware
 from agent.adapters.nvml.sampler import GpuSampler, count_gpus
 from agent.adapters.nvml.xids import XidListener
-from agent.model.errors import HardwareError, RefusedError, RetryError
+from agent.model.errors import AgentError, RetryError
 from agent.model.mig import NAMELESS
 from agent.model.telemetry import GpuSample, SliceSample, TelemetrySnapshot, Xid
 
 log = logging.getLogger(__name__)
 
-_NO_ANSWER = (RetryError, HardwareError, RefusedError)
 _XIDS = "Xid errors"
 _SHORTEST_INTERVAL_SECONDS = 0.1
 _USUAL_INTERVAL_SECONDS = 1.0
@@ -48,10 +46,12 @@ class Telemetry:
         self._known: dict[str, GpuSample] = {}
         self._listener = XidListener()
         self._xids: dict[Xid, int] = {}
+        self._deaf = ""
         self._paused = False
         self._looking = asyncio.Lock()
         self._wake = asyncio.Event()
         self._last = TelemetrySnapshot(0.0)
+        hardware.before_closing(self._let_go)
 
     async def run(self) -> None:
         """Look each period until cancelled, and when woken, which puts off no look that is due; those that are missed are left
@@ -70,15 +70,17 @@ class Telemetry:
         self._wake.set()
 
     async def pause(self) -> None:
-        """Ask the driver nothing from now on, and let go of what it gave, so that the NVML session can be closed and stays
-        so. Returns when the look under way has ended."""
+        """Ask the driver nothing from now on, so that the NVML session can be closed and stays so. Returns when the look under
+        way has ended."""
         self._paused = True
         async with self._looking:
-            for gpu in self._gpus.values():
-                await gpu.forget(self._hardware)
-            with suppress(*_NO_ANSWER):
-                await self._hardware.on_reader(_XIDS, self._listener.forget)
-        self._wake.set()
+            self._wake.set()
+
+    def _let_go(self) -> None:
+        """Of what the session gave, before it is closed. A stuck call keeps what it has."""
+        for gpu in self._gpus.values():
+            gpu.forget()
+        self._listener.forget()
 
     def resume(self) -> None:
         """The driver may be asked again."""
@@ -100,7 +102,7 @@ class Telemetry:
     async def _look(self, sampled_at: float) -> TelemetrySnapshot:
         try:
             count = await self._hardware.on_reader("counting GPUs", count_gpus)
-        except _NO_ANSWER as error:
+        except AgentError as error:
             down = tuple(_down(known, str(error)) for known in self._known.values())
             return TelemetrySnapshot(sampled_at, error=str(error), gpus=down)
         gpus: list[GpuSample] = []
@@ -111,7 +113,7 @@ class Telemetry:
                 break
             try:
                 gpu, cut = await self._gpu(index).look(self._hardware)
-            except _NO_ANSWER as error:
+            except AgentError as error:
                 unreadable[index] = str(error)
             else:
                 gpus.append(gpu)
@@ -122,7 +124,8 @@ class Telemetry:
         self._forget_xids(gpus, slices)
         gpus.sort(key=lambda gpu: (gpu.index, gpu.uuid))
         last = {xid.gpu: xid.number for xid in self._xids}
-        told = tuple(replace(gpu, last_xid=last.get(gpu.uuid, 0)) for gpu in gpus)
+        none_yet = None if self._deaf else 0
+        told = tuple(replace(gpu, last_xid=last.get(gpu.uuid, none_yet)) for gpu in gpus)
         return TelemetrySnapshot(sampled_at, tuple(slices), unreadable, gpus=told, xids=dict(self._xids))
 
     def _missing(self, answering: set[str], unreadable: Mapping[int, str]) -> list[GpuSample]:
@@ -133,11 +136,13 @@ class Telemetry:
         return [_down(gpu, unreadable.get(gpu.index, "the driver does not list it any more")) for gpu in silent]
 
     async def _hear(self) -> None:
+        before = self._deaf
         try:
-            heard = await self._hardware.on_reader(_XIDS, self._listener.hear)
-        except _NO_ANSWER as error:
-            log.debug("telemetry.xids", extra={"why": str(error)})
-            return
+            heard, self._deaf = await self._hardware.on_reader(_XIDS, self._listener.hear)
+        except AgentError as error:
+            heard, self._deaf = (), str(error)
+        if self._deaf and self._deaf != before:
+            log.warning("telemetry.no_xids", extra={"why": self._deaf})
         for xid in heard:
             # The last one heard stands last.
             self._xids[xid] = self._xids.pop(xid, 0) + 1
@@ -191,14 +196,10 @@ class _Gpu:
             raise RetryError("a call to the driver has not come back")
         return await hardware.on_reader(self.about, self._look)
 
-    async def forget(self, hardware: Hardware) -> None:
-        """A stuck call keeps what it has; what a driver that does not answer gave is as good as gone."""
-        if self.inside:
-            return
-        try:
-            await hardware.on_reader(self.about, self.sampler.forget)
-        except _NO_ANSWER:
-            return
+    def forget(self) -> None:
+        """On the reading thread. A stuck call keeps what it has; what a driver that does not answer gave is as good as gone."""
+        if not self.inside:
+            self.sampler.forget()
 
     def _look(self) -> tuple[GpuSample, tuple[SliceSample, ...]]:
         self.inside = True

@@ -458,7 +458,7 @@ class PartitionPass:
         return PartitionReport(
             finished=self._now(),
             gpus=seen.gpus,
-            owners=seen.owners or (),
+            owners=seen.owners if seen.owners is not None else self._last_report.owners,
             status=status,
             waits_for=self._waits_for,
             waits_since=self._waits_since,
@@ -466,7 +466,7 @@ class PartitionPass:
             waits_message=self._waits_message,
             operation=_readable_operation(node),
             change=outcome.change if isinstance(outcome, Plan | Waiting) else None,
-            workloads=workloads_of_holders(seen),
+            workloads=workloads_of_holders(seen) if seen.owners is not None else self._last_report.workloads,
             owners_known=seen.owners is not None,
         )
 

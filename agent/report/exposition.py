@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -15,6 +17,8 @@ from agent.model.errors import BadInputError
 Render = Callable[[str], tuple[bytes, str]]
 """From the scraper's Accept header to (body, content type); runs on a thread."""
 
+_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))")
+
 Complaints = Callable[[], tuple[str, ...]]
 """A sentence for each thing that is wrong; empty when nothing is."""
 
@@ -23,6 +27,7 @@ def application(render: Render, overdue: Complaints, lacking: Complaints) -> web
     """The three routes. ``overdue`` and ``lacking`` run on the event loop and may not wait. See Note [Alive is not ready]."""
     pages = _Pages(render, overdue, lacking)
     app = web.Application()
+    app.on_cleanup.append(pages.close)
     app.add_routes(
         [
             web.get("/metrics", pages.metrics),
@@ -64,23 +69,28 @@ async def _listen(runner: web.AppRunner, host: str, port: int, tls: ssl.SSLConte
 
 
 class Scrapes:
-    """Scrapers that come while one is being answered get the same answer: however many there are, one rendering runs for each
-    way to ask, on a thread, and no loop is held up."""
+    """Scrapers that come while one is being answered get the same answer: however many there are, one rendering runs at a time,
+    on a thread of its own, which nothing that hangs elsewhere can take; and no loop is held up."""
 
     def __init__(self, render: Render) -> None:
         self._render = render
-        self._under_way: dict[tuple[str, bool], asyncio.Task[tuple[bytes, str]]] = {}
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
+        self._under_way: dict[tuple[str, bool], asyncio.Future[tuple[bytes, str]]] = {}
 
     async def answer(self, accept: str, compressed: bool) -> tuple[bytes, str]:
         """(body, content type)."""
         asked = accept, compressed
         rendering = self._under_way.get(asked)
         if rendering is None:
-            rendering = asyncio.create_task(asyncio.to_thread(self._body, *asked))
+            rendering = asyncio.get_running_loop().run_in_executor(self._thread, self._body, *asked)
             self._under_way[asked] = rendering
             rendering.add_done_callback(lambda _: self._under_way.pop(asked))
         # A scraper that hangs up takes nobody else's answer with it.
         return await asyncio.shield(rendering)
+
+    async def close(self, _: web.Application) -> None:
+        """No scraper comes any more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _body(self, accept: str, compressed: bool) -> tuple[bytes, str]:
         body, content_type = self._render(accept)
@@ -93,9 +103,13 @@ class _Pages:
         self._overdue = overdue
         self._lacking = lacking
 
+    async def close(self, app: web.Application) -> None:
+        """Its thread ends."""
+        await self._scrapes.close(app)
+
     async def metrics(self, request: web.Request) -> web.Response:
         """OpenMetrics where the scraper prefers it, compressed where it can read that."""
-        compressed = "gzip" in request.headers.get("Accept-Encoding", "")
+        compressed = _GZIP.search(request.headers.get("Accept-Encoding", "")) is not None
         body, content_type = await self._scrapes.answer(request.headers.get("Accept", ""), compressed)
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         if compressed:

@@ -34,8 +34,10 @@ _HEALTH: tuple[tuple[Family, Callable[[GpuSample], float | None]], ...] = (
 _MIG = {True: "on", False: "off", None: "none"}
 
 
-def gpu_families(gpus: Sequence[GpuSample], holders: Mapping[str, tuple[Holder, ...]]) -> Iterator[Metric]:
-    """Every ``warmslice_gpu_*`` family that comes from looking at the GPUs; those without a value are left out."""
+def gpu_families(gpus: Sequence[GpuSample], known: Mapping[str, tuple[Holder, ...]] | None) -> Iterator[Metric]:
+    """Every ``warmslice_gpu_*`` family that comes from looking at the GPUs; those without a value are left out. While the holders
+    are not ``known``, those that would name them are."""
+    holders = known or {}
     info, held, ecc = families.GPU_INFO.gauge(), families.GPU_HOLDER.gauge(), families.GPU_ECC.total()
     for gpu in gpus:
         info.add_metric([*_labels(gpu), gpu.model, _MIG[gpu.mig]], 1)
@@ -47,7 +49,7 @@ def gpu_families(gpus: Sequence[GpuSample], holders: Mapping[str, tuple[Holder, 
     yield from (family for family in (info, held, ecc) if family.samples)
     for declared, read in _HEALTH:
         yield from _family(declared, gpus, read, lambda gpu: _labels(gpu))
-    for declared, read in _MEASURED:
+    for declared, read in _MEASURED if known is not None else ():
         yield from _family(declared, gpus, read, lambda gpu: [*_labels(gpu), *only_holder(holders.get(gpu.uuid, ()))])
 
 

@@ -17,6 +17,7 @@ from agent.model.cache import CacheReport, ModelState
 from agent.model.cold_start import PodStart
 from agent.model.demand import Asked, PodModel, Published
 from agent.model.fit import Misfit
+from agent.model.node import DeviceOwner
 from agent.model.report import PartitionReport
 from agent.model.telemetry import TelemetrySnapshot
 from agent.report import families
@@ -24,7 +25,7 @@ from agent.report.dcgm_names import dcgm_families
 from agent.report.gpus import gpu_families, price_family, xid_family
 from agent.report.layout import layout_families
 from agent.report.models import cache_families, demand_families, misfit_family, serving_family
-from agent.report.slices import Holder, holders_by_slice, slice_families
+from agent.report.slices import holders_by_slice, slice_families
 
 
 class Metrics:
@@ -56,6 +57,7 @@ class Metrics:
     def partition(self, report: PartitionReport) -> None:
         """What the last pass of the partition loop came to."""
         self._state.partition = report
+        self._state.holders_known |= report.owners_known and not report.error
 
     def telemetry(self, snapshot: TelemetrySnapshot) -> None:
         """The last look at the slices."""
@@ -144,6 +146,7 @@ class _State(Collector):
         self._prices = prices
         self._dcgm_hostname = dcgm_hostname
         self.partition: PartitionReport | None = None
+        self.holders_known = False
         self.telemetry: TelemetrySnapshot | None = None
         self.cache: CacheReport | None = None
         self._lacking: dict[tuple[str, str], float] = {}
@@ -170,10 +173,9 @@ class _State(Collector):
         yield self._build()
         yield _last_passes(partition, telemetry, cache)
         if telemetry is not None:
-            yield from self._looked(telemetry, holders_by_slice(partition.owners if partition is not None else ()))
-            if self._dcgm_hostname:
-                owners = partition.owners if partition is not None else ()
-                yield from dcgm_families(telemetry, owners, self._dcgm_hostname)
+            yield from self._looked(
+                telemetry, partition.owners if partition is not None and self.holders_known else None
+            )
         if partition is not None:
             yield from layout_families(partition, self._now())
         if cache is not None:
@@ -187,11 +189,17 @@ class _State(Collector):
         if self.gate:
             yield _gate(self.gate)
 
-    def _looked(self, telemetry: TelemetrySnapshot, holders: Mapping[str, tuple[Holder, ...]]) -> Iterator[Metric]:
-        yield from slice_families(telemetry.slices, holders)
+    def _looked(self, telemetry: TelemetrySnapshot, owners: Sequence[DeviceOwner] | None) -> Iterator[Metric]:
+        """Until the kubelet has said who holds what (``owners`` None), what would look free is left out: slices, and the load of
+        whole GPUs. Later what it said last counts while it is silent."""
+        holders = holders_by_slice(owners) if owners is not None else None
+        if holders is not None:
+            yield from slice_families(telemetry.slices, holders)
         yield from gpu_families(telemetry.gpus, holders)
         yield xid_family(telemetry.xids)
         yield price_family(telemetry.gpus, self._prices)
+        if self._dcgm_hostname and owners is not None:
+            yield from dcgm_families(telemetry, owners, self._dcgm_hostname)
 
     def _build(self) -> Metric:
         family = families.BUILD.gauge()

@@ -109,6 +109,16 @@ static bool take_event(nvmlEventSet_t set, nvmlEventData_t *data)
     return false;
 }
 
+/* nvml.h has GPU_IS_LOST among the answers of a wait: what came before is told first. */
+static bool listens_to_a_lost_gpu(nvmlEventSet_t set)
+{
+    for (int gpu = 0; gpu < MAX_GPUS; gpu++)
+        for (int kind = 0; kind < EVENT_KINDS; kind++)
+            if (set->registered[gpu][kind] && state->gpus[gpu].lost)
+                return true;
+    return false;
+}
+
 /* The lock is let go between looks. */
 static nvmlReturn_t wait_for_event(struct call *call, nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms)
 {
@@ -121,6 +131,8 @@ static nvmlReturn_t wait_for_event(struct call *call, nvmlEventSet_t set, nvmlEv
             return NVML_ERROR_INVALID_ARGUMENT;
         if (take_event(set, data))
             return NVML_SUCCESS;
+        if (listens_to_a_lost_gpu(set))
+            return NVML_ERROR_GPU_IS_LOST;
         if (monotonic_ns() >= deadline)
             return NVML_ERROR_TIMEOUT;
         state_unlock();

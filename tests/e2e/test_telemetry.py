@@ -18,6 +18,8 @@ from tests.e2e.agent_node import NODE, AgentNode, agent_node
 from tests.report.tools import prometheus
 
 PERIOD_SECONDS = 1.0
+LOOKING_SECONDS = 1.0
+"""What looking itself may take on two processors that a cluster, an agent and two servers share."""
 BUSY = "warmslice_slice_utilization_ratio"
 
 
@@ -90,7 +92,7 @@ async def test_load_is_on_its_slice_and_pod_within_a_period_while_two_servers_an
                 began = time.monotonic()
                 while not (found := await series(node, BUSY))[busy][1]:
                     await asyncio.sleep(0.02)
-                assert time.monotonic() - began < PERIOD_SECONDS + 0.5  # and what it takes to look
+                assert time.monotonic() - began < PERIOD_SECONDS + LOOKING_SECONDS
                 await asyncio.sleep(3 * PERIOD_SECONDS)
                 found = await series(node, BUSY)
                 scraped = [await asyncio.to_thread(server.ask, f"{BUSY} > 0") for server in both]

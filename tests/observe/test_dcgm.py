@@ -327,3 +327,16 @@ async def _play(cuts: list[Cut], interval: int, phase: int, period: int) -> None
         load = filled.utilization.graphics
         assert load in (None, number(second) / 100)
         assert load is not None or second - max(0, moments[number(second) - 1]) <= 2 * interval + period + 1
+
+
+def test_a_line_longer_than_any_exporters_is_passed_over() -> None:
+    """The parser's time goes with the square of a line's length; the rest of the answer counts."""
+    right = 'DCGM_FI_PROF_GR_ENGINE_ACTIVE{{UUID="{}",GPU_I_ID="7",GPU_I_PROFILE="1g.10gb"{}}} 0.5'
+    long = "".join(f',x{number}="y"' for number in range(1_000))
+    body = f"{right.format('GPU-1', long)}\n{right.format('GPU-2', '')}\n"
+    assert list(loads_of(body.encode())) == [("GPU-2", 7)]
+
+
+def test_of_an_answer_without_end_as_much_is_read_as_any_node_has() -> None:
+    line = 'DCGM_FI_PROF_GR_ENGINE_ACTIVE{{UUID="GPU-{}",GPU_I_ID="7",GPU_I_PROFILE="1g.10gb"}} 0.5\n'
+    assert len(loads_of("".join(map(line.format, range(6_000))).encode())) == 5_000

@@ -52,6 +52,22 @@ async def test_metrics_are_served_compressed_when_asked() -> None:
         assert 'warmslice_build_info{version="1.2.3"} 1.0' in plain
 
 
+@pytest.mark.parametrize(
+    ("asked", "encoding"),
+    [
+        ("gzip", "gzip"),
+        ("br, gzip;q=0.5", "gzip"),
+        ("gzip;q=0", ""),
+        ("gzip; q=0.0, br", ""),
+        ("identity", ""),
+        ("xgzipx", ""),
+    ],
+)
+async def test_only_who_takes_it_gets_it_compressed(asked: str, encoding: str) -> None:
+    async with served(lambda _: (b"x", "text/plain")) as address:
+        assert (await get(f"http://{address}/metrics", **{"Accept-Encoding": asked}))[2] == encoding
+
+
 async def test_rendering_does_not_happen_on_the_event_loop() -> None:
     rendered_by: list[str] = []
 

@@ -43,7 +43,10 @@ SMALL_LABELS = {
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics("1.2.3", lambda: NOW, PRICES)
+    """Nobody holds anything, as the kubelet has said."""
+    found = Metrics("1.2.3", lambda: NOW, PRICES)
+    found.partition(PartitionReport(NOW, (), (), None))
+    return found
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -105,6 +108,24 @@ def test_a_free_slice_has_empty_pod_labels(metrics: Metrics) -> None:
     assert value(metrics, "warmslice_slice_memory_used_bytes", **SMALL_LABELS) == 12 << 20
     assert value(metrics, "warmslice_slice_utilization_ratio", **SMALL_LABELS) == 0.5
     assert value(metrics, "warmslice_slice_dram_bandwidth_utilization_ratio", **SMALL_LABELS) == 0.75
+
+
+def test_no_slice_looks_free_before_the_kubelet_has_said_who_holds_it() -> None:
+    metrics = Metrics("1.2.3", lambda: NOW, PRICES)
+    metrics.telemetry(world.looked(world.small(), gpus=(world.whole(),)))
+    assert series(metrics, "warmslice_slice_info") == series(metrics, "warmslice_gpu_memory_used_bytes") == []
+    assert len(series(metrics, "warmslice_gpu_up")) == 1
+
+    metrics.partition(PartitionReport(NOW, (), (), None, owners_known=False))
+    assert series(metrics, "warmslice_slice_info") == []
+    metrics.partition(PartitionReport(NOW, (), (), None))
+    assert [s["pod"] for s in series(metrics, "warmslice_slice_info")] == [""]
+
+
+def test_while_the_kubelet_is_silent_a_slice_is_held_by_whom_it_named_last(metrics: Metrics) -> None:
+    metrics.telemetry(world.looked(world.small()))
+    metrics.partition(replace(world.report(world.owner("trainer", world.SMALL)), owners_known=False))
+    assert [s["pod"] for s in series(metrics, "warmslice_slice_info")] == ["trainer"]
 
 
 def test_a_slice_carries_the_pod_that_holds_it(metrics: Metrics) -> None:

@@ -489,3 +489,17 @@ async def test_a_holder_is_shown_with_the_workload_that_people_know() -> None:
         ("train-0", "StatefulSet", "train-0-owner"),
         ("web-7d9-x", "Deployment", "web"),
     ]
+
+
+async def test_while_the_kubelet_is_silent_the_report_keeps_who_held_what() -> None:
+    """Else every slice would look free to whoever counts."""
+    world = NodeWorld(h100(SEVEN))
+    world.add_pod("stays", world.device(0, 1))
+    partition, _ = agent_on(world)
+    await partition()
+    before = world.reports[-1]
+    assert (before.owners_known, [owner.name for owner in before.owners]) == (True, ["stays"])
+    world.kubelet_down = True
+    await partition()
+    after = world.reports[-1]
+    assert (after.owners_known, after.owners, after.workloads) == (False, before.owners, before.workloads)

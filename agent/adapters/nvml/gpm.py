@@ -52,13 +52,20 @@ class Buffers:
         the last answer when asked again too soon. Raises NVMLError."""
         if monotonic() < self._due:
             return self._load
-        self._older, self._newer = self._newer, self._older
-        if self._newer is None:
-            self._newer = pynvml.nvmlGpmSampleAlloc()
-        if gpu_instance is None:
-            pynvml.nvmlGpmSampleGet(device, self._newer)
-        else:
-            pynvml.nvmlGpmMigSampleGet(device, gpu_instance, self._newer)
+        sample, self._older = self._older, None
+        if sample is None:
+            sample = pynvml.nvmlGpmSampleAlloc()
+        try:
+            if gpu_instance is None:
+                pynvml.nvmlGpmSampleGet(device, sample)
+            else:
+                pynvml.nvmlGpmMigSampleGet(device, gpu_instance, sample)
+        except pynvml.NVMLError:
+            # It may be half written: the next look takes another, against the same one as before.
+            with suppress(pynvml.NVMLError):
+                pynvml.nvmlGpmSampleFree(sample)
+            raise
+        self._older, self._newer = self._newer, sample
         before, self._taken = self._taken, monotonic()
         self._due = self._taken + self._interval_seconds
         self._load = _between(self._older, self._newer) if self._older is not None else Utilization()

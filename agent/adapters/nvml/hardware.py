@@ -34,6 +34,11 @@ class Hardware:
         self._last: dict[str, Gpu] = {}
         self._listed = ListedProfiles()
         self._generations: Counter[tuple[str, Placement]] = Counter()
+        self._before_closing: list[Callable[[], None]] = []
+
+    def before_closing(self, let_go: Callable[[], None]) -> None:
+        """Call this on the reading thread before the session is closed, whoever closes it: what the driver gave belongs to it."""
+        self._before_closing.append(let_go)
 
     async def read(self) -> tuple[Gpu, ...]:
         """Every GPU, in PCI order. One that does not answer in time, is lost, or is not listed any more though this process
@@ -170,6 +175,8 @@ class Hardware:
         # The next session counts the GPUs anew: one that was lost shifts the indices of all behind it.
         self._places.clear()
         if self._open:
+            for let_go in self._before_closing:
+                let_go()
             self._open = False
             # A driver that is gone has no session left to close; what else it may say, the next opening will tell.
             with contextlib.suppress(pynvml.NVMLError):

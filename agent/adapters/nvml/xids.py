@@ -23,15 +23,22 @@ class XidListener:
         self._set: Any = None
         self._places: dict[int | None, tuple[str, int]] = {}
 
-    def hear(self) -> tuple[Xid, ...]:
-        """In the order in which they came; nothing the first time, which begins to listen. RetryError, HardwareError."""
-        try:
-            if self._set is None:
+    def hear(self) -> tuple[tuple[Xid, ...], str]:
+        """What came, in that order, and why nothing can be heard, "" where it can. Nothing comes the first time, which begins to
+        listen. A GPU that is lost ends the listening for all; it begins anew, without that one, at the next time."""
+        if self._set is None:
+            try:
                 self._listen()
-                return ()
-            return tuple(self._waiting())
+            except pynvml.NVMLError as error:
+                return (), f"Xid errors cannot be listened for: {error}"
+            return (), ""
+        found: list[Xid] = []
+        try:
+            self._take(found)
         except pynvml.NVMLError as error:
-            calls.fail("listening for Xid errors", error)
+            self.forget()
+            return tuple(found), f"listening for Xid errors ended: {error}"
+        return tuple(found), ""
 
     def forget(self) -> None:
         """Stop listening."""
@@ -42,28 +49,33 @@ class XidListener:
         self._places.clear()
 
     def _listen(self) -> None:
-        events = pynvml.nvmlEventSetCreate()
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            # One that cannot be listened to, or is lost, takes no other with it.
-            with suppress(pynvml.NVMLError):
-                device = pynvml.nvmlDeviceGetHandleByIndex(index)
-                uuid = calls.text(pynvml.nvmlDeviceGetUUID(device))
-                pynvml.nvmlDeviceRegisterEvents(device, pynvml.nvmlEventTypeXidCriticalError, events)
-                self._places[_address(device)] = (uuid, index)
-        self._set = events
+        self._set = pynvml.nvmlEventSetCreate()
+        try:
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                self._register(index)
+        except pynvml.NVMLError:
+            self.forget()
+            raise
 
-    def _waiting(self) -> list[Xid]:
-        found: list[Xid] = []
+    def _register(self, index: int) -> None:
+        """One that cannot be listened to, or is lost, takes no other with it."""
+        with suppress(pynvml.NVMLError):
+            device = pynvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = calls.text(pynvml.nvmlDeviceGetUUID(device))
+            pynvml.nvmlDeviceRegisterEvents(device, pynvml.nvmlEventTypeXidCriticalError, self._set)
+            self._places[_address(device)] = (uuid, index)
+
+    def _take(self, found: list[Xid]) -> None:
+        """Raises NVMLError; what was taken before that is in ``found``."""
         while len(found) < _MOST_AT_ONCE:
             try:
                 event = pynvml.nvmlEventSetWait_v2(self._set, 0)
             except pynvml.NVMLError_Timeout:
-                break
+                return
             place = self._places.get(_address(event.device))
             if place is not None and event.eventType == pynvml.nvmlEventTypeXidCriticalError:
                 instance = None if event.gpuInstanceId == calls.NO_INSTANCE else int(event.gpuInstanceId)
                 found.append(Xid(*place, instance, int(event.eventData)))
-        return found
 
 
 def _address(device: Any) -> int | None:

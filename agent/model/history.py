@@ -141,7 +141,7 @@ class History:
         """What ``to_json`` wrote. BadInputError for anything else."""
         try:
             file = msgspec.json.decode(text, type=_File)
-        except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # msgspec's own are ValueErrors, and so is text that is no UTF-8
             raise BadInputError(f"it is no history of this agent's: {error}") from error
         if file.version != _VERSION:
             raise BadInputError(f"it is a history of version {file.version}; this agent reads version {_VERSION}")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.cli import main
-from agent.model.history import Day, History, Holder, Holders, Row, SlicePlace
+from agent.model.history import MOST_BYTES, Day, History, Holder, Holders, Row, SlicePlace
 from agent.plan.history import with_gpus
 from agent.reconcile.advise import advised
 from agent.report.advise import advice_drawn, lasting
@@ -110,9 +110,19 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"version": 2, "history": {}}', "[" * 5000, "x" * 300_000])
-def test_a_file_that_is_no_history_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "h").write_text(text)
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        b'{"version": 2, "history": {}}',
+        b'{"version": 1, "history": {"gpus": [{"uuid": "\xff"}]}}',
+        b"[" * 5000,
+        b"x" * (MOST_BYTES + 1),
+    ],
+)
+def test_a_file_that_is_no_history_is_refused(text: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "h").write_bytes(text)
     assert main(["advise", "--history", str(tmp_path / "h")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -349,6 +349,7 @@ def test_a_gpu_that_cannot_be_read_stays_as_it_was_and_nothing_of_now_is_kept_of
         b'{"version": 1, "history": {"rows": [{}]}}',
         b'{"version": 1, "history": {}, "more": 1}',
         b"\xff\xfe",
+        b'{"version": 1, "history": {"gpus": [{"uuid": "\xff"}]}}',
         b"[" * 100_000,
     ],
 )

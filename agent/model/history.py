@@ -20,8 +20,8 @@ from agent.model.mig import Gpu, Placement
 
 WINDOW_DAYS = 30
 DAY_SECONDS = 86400.0
-MOST_BYTES = 256 * 1024
-"""Of the file."""
+MOST_BYTES = 1024 * 1024
+"""Of the file: as many rows as are remembered at most, over the whole window and with names of usual length, have room in it."""
 
 _VERSION = 1
 

@@ -143,7 +143,9 @@ def test_no_directory_of_the_host_that_the_privileged_container_uses_is_in_reach
     )
     assert partition
     assert cache
-    assert not [(mine, its) for mine in partition for its in cache if mine.is_relative_to(its) or its.is_relative_to(mine)]
+    assert not [
+        (mine, its) for mine in partition for its in cache if mine.is_relative_to(its) or its.is_relative_to(mine)
+    ]
 
 
 def _mounts(name: str) -> set[str]:

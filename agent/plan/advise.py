@@ -6,6 +6,10 @@
 # up to some 32 MiB less than the memory that the driver lists for its profile. What the driver itself takes of a slice (11 to 44
 # MiB, more of larger ones) is in the peak already. Only plain profiles are compared: who asked for media or graphics engines
 # may need them, and who shares an instance of several compute instances cannot be given a smaller one alone.
+#
+# Who holds a slice is known where the last look knew it, and that look was not more than ``LONGEST_UNSEEN_SECONDS`` from the
+# moment that is judged. Of a slice whose holders are not known nothing is said, and none of its GPU is proposed to be moved:
+# whoever took it for free would move a workload.
 """
 
 from __future__ import annotations
@@ -37,21 +41,34 @@ MARGIN_RATIO = 0.1
 RESERVE_BYTES = 64 * 1024 * 1024
 KNOWN_LOAD_RATIO = 0.9
 """Of the time that a workload was observed its load has to be known for a word on it."""
+LONGEST_UNSEEN_SECONDS = 900.0
+"""Three writes of the history."""
 
 _MIB = 1024 * 1024
 
 
-def advise(history: History, gpus: Sequence[Gpu], least_seconds: float) -> tuple[Advice, ...]:
-    """All there is to say of these GPUs by that history, what frees most first. Nothing is said of a use that was observed for
-    less than ``least_seconds``."""
+def advise(history: History, gpus: Sequence[Gpu], at: float, least_seconds: float) -> tuple[Advice, ...]:
+    """All there is to say by that history of these GPUs as they were at that time, what frees most first. Nothing is said of a
+    use that was observed for less than ``least_seconds``."""
     readable = [gpu for gpu in gpus if gpu.mig_enabled and not gpu.unknown]
-    remembered = _Remembered(history, readable)
+    remembered = _Remembered(history, readable, at)
     idle = [*_idle(remembered, least_seconds)]
     quiet = {one.slice for one in idle}
     oversized = [one for one in _oversized(remembered, least_seconds) if not quiet.issuperset(one.slices)]
     geometry = [one for gpu in readable if (one := better_geometry(gpu, remembered.holders_on(gpu))) is not None]
     found: list[Advice] = [*idle, *oversized, *geometry]
     return tuple(sorted(found, key=lambda one: (-one.frees_memory_slices, -one.frees_bytes)))
+
+
+def not_seen(history: History, at: float) -> bool:
+    """Whether the last look is too far from that time to tell who held a slice then."""
+    return abs(at - history.seen) > LONGEST_UNSEEN_SECONDS
+
+
+def unknown_holders(history: History, gpu: Gpu, at: float) -> tuple[str, ...]:
+    """The slices of which it is not known who held them at that time."""
+    known = _Remembered(history, (gpu,), at).holders_on(gpu)
+    return tuple(_name(instance) for instance in gpu.instances if instance.placement not in known)
 
 
 def holds(profile: Profile, peak_bytes: int) -> bool:
@@ -83,12 +100,15 @@ def fragments(gpu: Gpu) -> Fragments:
 
 def better_geometry(gpu: Gpu, holders: Mapping[Placement, Holders]) -> Geometry | None:
     """The same slices in other places, so that the largest profile that then fits is as large as can be, with as few of the held
-    ones moved as can be, then as few of all; None where no other places gain anything."""
+    ones moved as can be, then as few of all; None where no other places gain anything, or of any slice it is not known who holds
+    it."""
+    if any(instance.placement not in holders for instance in gpu.instances):
+        return None
     now = largest_free_profile(gpu)
     pods = {
         Part(instance.placement, part.start): frozenset({PodRef("", "holder", str(instance.placement))})
         for instance in gpu.instances
-        if holders.get(instance.placement)
+        if holders[instance.placement]
         for part in instance.compute
     }
     better = _larger(gpu, now, Tenants(pods=pods))
@@ -104,7 +124,7 @@ def better_geometry(gpu: Gpu, holders: Mapping[Placement, Holders]) -> Geometry 
         label="",
         layout="",
         moves=tuple(
-            GpuSlice(gpu.index, str(slot), _names(holders.get(slot.placement, ())))
+            GpuSlice(gpu.index, str(slot), _names(holders[slot.placement]))
             for slot in gpu.layout
             if slot.placement in gone
         ),
@@ -133,17 +153,20 @@ def _larger(gpu: Gpu, now: Profile | None, tenants: Tenants) -> tuple[Profile, G
 
 
 class _Remembered:
-    """A history beside the GPUs of now. Who holds a slice now is who did at the last look."""
+    """A history beside the GPUs of some time. Who holds a slice is who did at the last look, where that was near enough."""
 
-    def __init__(self, history: History, gpus: Sequence[Gpu]) -> None:
+    def __init__(self, history: History, gpus: Sequence[Gpu], at: float) -> None:
         self.gpus = gpus
         self._rows: dict[SlicePlace, list[Row]] = {}
         for row in history.rows:
             self._rows.setdefault(row.place, []).append(row)
         self._seen = history.seen
+        self._far = not_seen(history, at)
 
     def instances(self) -> Iterator[tuple[Gpu, GpuInstance, Row, list[Row]]]:
-        """Every slice that there is and that the last look saw: its row of now, and all of its rows."""
+        """Every slice that there is and whose holders are known: its row of now, and all of its rows."""
+        if self._far:
+            return
         for gpu in self.gpus:
             for instance in gpu.instances:
                 rows = self._rows.get(SlicePlace(gpu.uuid, instance.profile, instance.placement), [])
@@ -162,7 +185,7 @@ class _Remembered:
         ]
 
     def holders_on(self, gpu: Gpu) -> dict[Placement, Holders]:
-        """Who holds what of one GPU."""
+        """Who holds what of one GPU; slices of which that is not known are missing."""
         return {instance.placement: row.holders for one, instance, row, _ in self.instances() if one.uuid == gpu.uuid}
 
     def in_use(self, row: Row) -> bool:

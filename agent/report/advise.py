@@ -39,7 +39,7 @@ def _rests_on(advised: Advised) -> str:
 def _nothing(advised: Advised) -> str:
     if advised.observed_seconds < advised.needed_seconds:
         return f"nothing to advise yet: advice on sizes and idle slices needs {lasting(advised.needed_seconds)}"
-    return "nothing to advise"
+    return "nothing to advise by what is known" if advised.unknown else "nothing to advise"
 
 
 def _advice(one: Advice) -> Iterator[str]:

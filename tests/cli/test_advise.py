@@ -159,9 +159,9 @@ def test_where_nvml_is_not_the_gpus_are_as_the_history_saw_them(tmp_path: Path) 
 
 def test_a_gpu_that_cannot_be_read_is_named() -> None:
     lost = replace(GPU, unknown="a call has not come back", instances=())
-    assert advice_drawn(advised(HISTORY, (lost,), None, DAY)).splitlines() == [
+    assert advice_drawn(advised(HISTORY, (lost,), None, NOW, DAY)).splitlines() == [
         "observed 9.0 days, until 2026-11-23 00:00Z; GPUs as they are now",
-        "nothing to advise",
+        "nothing to advise by what is known",
         "GPU 0 cannot be read: a call has not come back",
     ]
 

@@ -118,13 +118,15 @@ class Look:
 @dataclass(frozen=True, slots=True)
 class History:
     """Everything that is remembered. ``seen`` is the last look, 0 before the first. ``observed`` maps a day to the seconds of it
-    in which the agent looked. ``gpus`` are the GPUs as they were at ``gpus_seen``, without what is on them."""
+    in which the agent looked. ``gpus`` are the GPUs as they were at ``gpus_seen``, without what is on them. ``period_seconds`` is
+    how far looks are apart, so over how long a load is averaged; 0 where that is not known."""
 
     seen: float = 0.0
     observed: dict[int, float] = field(default_factory=dict)
     rows: tuple[Row, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     gpus_seen: float = 0.0
+    period_seconds: float = 0.0
 
     @property
     def observed_seconds(self) -> float:

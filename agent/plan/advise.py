@@ -4,8 +4,10 @@
 # Memory is looked at each telemetry period, so a peak between two looks is not seen, and a server that takes its memory in
 # advance uses all that it took. A smaller profile has to hold the peak and a tenth more, beside ``RESERVE_BYTES``: a slice shows
 # up to some 32 MiB less than the memory that the driver lists for its profile. What the driver itself takes of a slice (11 to 44
-# MiB, more of larger ones) is in the peak already. Only plain profiles are compared: who asked for media or graphics engines
-# may need them, and who shares an instance of several compute instances cannot be given a smaller one alone.
+# MiB, more of larger ones) is in the peak already. A load is an average over the time between two looks: who keeps everything
+# busy for a second of ten shows a tenth. So a smaller profile has to have ``LOAD_MARGIN`` times the multiprocessors that were
+# busy, and even that is no promise. Only plain profiles are compared: who asked for media or graphics engines may need them, and
+# who shares an instance of several compute instances cannot be given a smaller one alone.
 #
 # Who holds a slice is known where the last look knew it, and that look was not more than ``LONGEST_UNSEEN_SECONDS`` from the
 # moment that is judged. Of a slice whose holders are not known nothing is said, and none of its GPU is proposed to be moved:
@@ -39,10 +41,14 @@ from agent.plan.placement import Tenants, solve
 
 MARGIN_RATIO = 0.1
 RESERVE_BYTES = 64 * 1024 * 1024
+LOAD_MARGIN = 2
 KNOWN_LOAD_RATIO = 0.9
 """Of the time that a workload was observed its load has to be known for a word on it."""
 LONGEST_UNSEEN_SECONDS = 900.0
 """Three writes of the history."""
+
+Compute = Literal["enough", "tight", "short", "unknown"]
+"""As in Oversized."""
 
 _MIB = 1024 * 1024
 
@@ -162,6 +168,7 @@ class _Remembered:
             self._rows.setdefault(row.place, []).append(row)
         self._seen = history.seen
         self._far = not_seen(history, at)
+        self.period_seconds = history.period_seconds
 
     def instances(self) -> Iterator[tuple[Gpu, GpuInstance, Row, list[Row]]]:
         """Every slice that there is and whose holders are known: its row of now, and all of its rows."""
@@ -230,6 +237,7 @@ def _oversized(remembered: _Remembered, least_seconds: float) -> Iterator[Oversi
                 holders=_names(holders),
                 slices=slices,
                 observed_seconds=_at_least_observed(rows),
+                load_seconds=remembered.period_seconds,
                 frees_memory_slices=found.frees_memory_slices * many,
                 frees_bytes=found.frees_bytes * many,
             )
@@ -245,12 +253,8 @@ def _smaller(gpu: Gpu, profile: Profile, days: Sequence[Day]) -> Oversized | Non
         return None
     smaller.sort(key=lambda p: (p.size, p.slices, p.memory_mib))
     fits, load = smaller[0], _peak_load(days)
-    enough = None
-    if load is not None and profile.multiprocessors:
-        enough = next((p for p in smaller if p.multiprocessors >= load * profile.multiprocessors), None)
-    compute: Literal["enough", "short", "unknown"] = "unknown"
-    if load is not None and profile.multiprocessors:
-        compute = "enough" if enough is fits else "short"
+    busy = load * profile.multiprocessors if load is not None and profile.multiprocessors else None
+    enough, compute = _compute(smaller, busy)
     instead = enough or fits
     return Oversized(
         holders=(),
@@ -263,10 +267,21 @@ def _smaller(gpu: Gpu, profile: Profile, days: Sequence[Day]) -> Oversized | Non
         compute=compute,
         enough=enough.name if enough is not None else "",
         peak_load=load,
+        load_seconds=0.0,
         mean_load=sum(day.active_seconds for day in days) / _loaded(days) if load is not None else None,
         frees_memory_slices=profile.size - instead.size,
         frees_bytes=_bytes(profile) - _bytes(instead),
     )
+
+
+def _compute(smaller: Sequence[Profile], busy: float | None) -> tuple[Profile | None, Compute]:
+    """The first of these that has the margin over so many busy multiprocessors, and whether the first of all has."""
+    if busy is None:
+        return None, "unknown"
+    enough = next((profile for profile in smaller if profile.multiprocessors >= LOAD_MARGIN * busy), None)
+    if enough is smaller[0]:
+        return enough, "enough"
+    return enough, "tight" if smaller[0].multiprocessors >= busy else "short"
 
 
 def _peak_load(days: Sequence[Day]) -> float | None:

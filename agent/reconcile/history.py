@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.adapters.history_file import HistoryFile
 from agent.model.errors import BadInputError
@@ -98,7 +98,7 @@ class Remembering:
                 found = self.file.read() or found
             except BadInputError as error:
                 log.warning("history.unreadable", extra={"why": str(error), "aside": self._aside()})
-        self._history = self._written = found
+        self._history = self._written = replace(found, period_seconds=self.period_seconds)
 
     def _aside(self) -> str:
         """Where it is now; empty where it cannot be moved: then the next write replaces it."""

@@ -43,8 +43,9 @@ HISTORY = with_gpus(
         (
             _row(0, (Holder("default", "Deployment", "web"),), 9.0, 0.5),
             _row(1, (), 0.0, 0.0, quiet=9 * DAY),
-            _row(2, EMBED, 6.2, 0.22),
+            _row(2, EMBED, 6.2, 0.12),
         ),
+        period_seconds=10.0,
     ),
     (GPU,),
     NOW,
@@ -67,6 +68,24 @@ def test_it_is_said_for_people_in_lines_that_fit_a_terminal(file: Path, capsys: 
     said = _told(capsys, "--history", str(file))
     assert max(map(len, said.splitlines())) <= 100
     assert f"$ warmslice advise --history history.json\n{said}```" in README.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (
+            0.12,
+            "at most 12 % of its multiprocessors were busy on average over 10 s, 5 % over the whole time: "
+            "1g.10gb has twice that.",
+        ),
+        (0.26, "over the whole time: 1g.10gb has that, but not twice; 2g.20gb has twice that."),
+        (0.9, "over the whole time: more than 1g.10gb has, and no smaller one has twice that, so it could be slower."),
+    ],
+)
+def test_a_load_is_called_the_average_that_it_is(load: float, said: str) -> None:
+    history = replace(HISTORY, rows=(*HISTORY.rows[:2], _row(2, EMBED, 6.2, load)))
+    text = " ".join(advice_drawn(advised(history, (GPU,), None, NOW, DAY)).split())
+    assert f"{said} Shorter bursts are not seen, and would take longer there" in text
 
 
 def test_programs_are_told_the_same_in_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,9 +125,10 @@ def test_who_asked_for_media_or_graphics_engines_may_need_them(slot: str) -> Non
 @pytest.mark.parametrize(
     ("peak", "load", "verdict"),
     [
-        (6, 0.2, ("1g.10gb", "enough", "1g.10gb", 3)),  # 60 multiprocessors: 12 of 16
-        (6, 0.4, ("1g.10gb", "short", "1g.20gb", 2)),  # 24 of 16, 26
-        (6, 0.5, ("1g.10gb", "short", "2g.20gb", 2)),  # 30 of 32
+        (6, 0.13, ("1g.10gb", "enough", "1g.10gb", 3)),  # 60 multiprocessors: 7.8 busy, twice that of 16
+        (6, 0.2, ("1g.10gb", "tight", "1g.20gb", 2)),  # 12 of 16, twice that of 26
+        (6, 0.26, ("1g.10gb", "tight", "2g.20gb", 2)),  # 15.6 of 16, twice that of 32
+        (6, 0.4, ("1g.10gb", "short", "", 3)),  # 24 of 32
         (6, 0.9, ("1g.10gb", "short", "", 3)),
         (12, 0.1, ("1g.20gb", "enough", "1g.20gb", 2)),
     ],
@@ -141,6 +142,14 @@ def test_a_smaller_profile_is_held_against_the_load_where_it_is_known(
     assert (found.fits, found.compute, found.enough, found.frees_memory_slices) == verdict
     assert found.peak_load == load
     assert found.mean_load == pytest.approx(0.05)
+
+
+def test_who_is_busy_for_a_second_of_ten_is_not_told_that_the_smallest_slice_is_enough() -> None:
+    gpu = h100("7g.80gb@0:8")
+    found = only_size(gpu, row(gpu, "7g.80gb@0:8", WEB, used(6, 0.1)))
+    assert found is not None
+    assert (found.fits, found.compute) == ("1g.10gb", "tight")
+    assert found.enough not in ("", "1g.10gb")
 
 
 def test_a_load_that_was_known_for_a_part_of_the_time_is_not_known() -> None:
@@ -176,8 +185,9 @@ def test_what_is_advised_holds_what_was_used_and_nothing_smaller_does(
     assert all((fits.size, fits.slices) <= (p.size, p.slices) for p in enough)
     if load is not None:
         busy = load * held.multiprocessors
-        able = [p for p in enough if p.multiprocessors >= busy]
+        able = [p for p in enough if p.multiprocessors >= 2 * busy]
         assert (found.compute == "enough") == (fits in able)
+        assert (found.compute == "short") == (fits.multiprocessors < busy)
         assert bool(found.enough) == bool(able)
         best = gpu.profile(found.enough)
         assert best is None or (best in able and best.size == min(p.size for p in able))

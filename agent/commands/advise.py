@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 
+from agent.adapters import clock
 from agent.adapters.history_file import NAME, HistoryFile
 from agent.adapters.nvml import Hardware
 from agent.model.advice import Advised
@@ -32,9 +33,9 @@ async def advise(settings: Settings, file: str | None, here: bool, min_days: flo
     least_seconds = min_days * DAY_SECONDS
     gpus, why = await _gpus_here(here) if here or file is None else ((), "")
     if gpus:
-        answer = advised(remembered, gpus, None, least_seconds)
+        answer = advised(remembered, gpus, None, clock.now(), least_seconds)
     else:
-        answer = advised(remembered, remembered.gpus, remembered.gpus_seen, least_seconds)
+        answer = advised(remembered, remembered.gpus, remembered.gpus_seen, clock.now(), least_seconds)
     missing = (
         f"no history at {path} yet: the agent's partition role writes it every few minutes" if history is None else ""
     )

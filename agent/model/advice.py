@@ -25,9 +25,11 @@ class GpuSlice:
 class Oversized:
     """A workload that never used more memory than a smaller profile has, on any of its ``slices``.
 
-    ``fits`` is the smallest plain profile whose memory would do. ``compute``: whether its multiprocessors would have done at the
-    highest load between two looks; ``enough`` is the smallest profile of less memory that has both, empty where there is none or
-    the load is not known. Loads are parts of the multiprocessors of ``profile``, 0 to 1.
+    ``fits`` is the smallest plain profile whose memory would do. ``peak_load`` is the highest load between two looks, which are
+    ``load_seconds`` apart (0: not known): an average over that time, in which shorter bursts are not seen. ``compute``: whether
+    ``fits`` has twice the multiprocessors that were busy then (``enough``), less than twice (``tight``), or fewer than were
+    (``short``). ``enough`` is the smallest profile of less memory that has the memory and twice the multiprocessors, empty where
+    there is none or the load is not known. Loads are parts of the multiprocessors of ``profile``, 0 to 1.
     """
 
     holders: tuple[str, ...]
@@ -37,9 +39,10 @@ class Oversized:
     peak_memory_bytes: int
     fits: str
     fits_memory_bytes: int
-    compute: Literal["enough", "short", "unknown"]
+    compute: Literal["enough", "tight", "short", "unknown"]
     enough: str
     peak_load: float | None
+    load_seconds: float
     mean_load: float | None
     frees_memory_slices: int
     frees_bytes: int

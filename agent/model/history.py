@@ -20,8 +20,8 @@ from agent.model.mig import Gpu, Placement
 
 WINDOW_DAYS = 30
 DAY_SECONDS = 86400.0
-MOST_BYTES = 256 * 1024
-"""Of the file."""
+MOST_BYTES = 1024 * 1024
+"""Of the file: as many rows as are remembered at most, over the whole window and with names of usual length, have room in it."""
 
 _VERSION = 1
 
@@ -118,13 +118,15 @@ class Look:
 @dataclass(frozen=True, slots=True)
 class History:
     """Everything that is remembered. ``seen`` is the last look, 0 before the first. ``observed`` maps a day to the seconds of it
-    in which the agent looked. ``gpus`` are the GPUs as they were at ``gpus_seen``, without what is on them."""
+    in which the agent looked. ``gpus`` are the GPUs as they were at ``gpus_seen``, without what is on them. ``period_seconds`` is
+    how far looks are apart, so over how long a load is averaged; 0 where that is not known."""
 
     seen: float = 0.0
     observed: dict[int, float] = field(default_factory=dict)
     rows: tuple[Row, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     gpus_seen: float = 0.0
+    period_seconds: float = 0.0
 
     @property
     def observed_seconds(self) -> float:
@@ -141,7 +143,7 @@ class History:
         """What ``to_json`` wrote. BadInputError for anything else."""
         try:
             file = msgspec.json.decode(text, type=_File)
-        except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # msgspec's own are ValueErrors, and so is text that is no UTF-8
             raise BadInputError(f"it is no history of this agent's: {error}") from error
         if file.version != _VERSION:
             raise BadInputError(f"it is a history of version {file.version}; this agent reads version {_VERSION}")

@@ -4,8 +4,14 @@
 # Memory is looked at each telemetry period, so a peak between two looks is not seen, and a server that takes its memory in
 # advance uses all that it took. A smaller profile has to hold the peak and a tenth more, beside ``RESERVE_BYTES``: a slice shows
 # up to some 32 MiB less than the memory that the driver lists for its profile. What the driver itself takes of a slice (11 to 44
-# MiB, more of larger ones) is in the peak already. Only plain profiles are compared: who asked for media or graphics engines
-# may need them, and who shares an instance of several compute instances cannot be given a smaller one alone.
+# MiB, more of larger ones) is in the peak already. A load is an average over the time between two looks: who keeps everything
+# busy for a second of ten shows a tenth. So a smaller profile has to have ``LOAD_MARGIN`` times the multiprocessors that were
+# busy, and even that is no promise. Only plain profiles are compared: who asked for media or graphics engines may need them, and
+# who shares an instance of several compute instances cannot be given a smaller one alone.
+#
+# Who holds a slice is known where the last look knew it, and that look was not more than ``LONGEST_UNSEEN_SECONDS`` from the
+# moment that is judged. Of a slice whose holders are not known nothing is said, and none of its GPU is proposed to be moved:
+# whoever took it for free would move a workload.
 """
 
 from __future__ import annotations
@@ -35,23 +41,40 @@ from agent.plan.placement import Tenants, solve
 
 MARGIN_RATIO = 0.1
 RESERVE_BYTES = 64 * 1024 * 1024
+LOAD_MARGIN = 2
 KNOWN_LOAD_RATIO = 0.9
 """Of the time that a workload was observed its load has to be known for a word on it."""
+LONGEST_UNSEEN_SECONDS = 900.0
+"""Three writes of the history."""
+
+Compute = Literal["enough", "tight", "short", "unknown"]
+"""As in Oversized."""
 
 _MIB = 1024 * 1024
 
 
-def advise(history: History, gpus: Sequence[Gpu], least_seconds: float) -> tuple[Advice, ...]:
-    """All there is to say of these GPUs by that history, what frees most first. Nothing is said of a use that was observed for
-    less than ``least_seconds``."""
+def advise(history: History, gpus: Sequence[Gpu], at: float, least_seconds: float) -> tuple[Advice, ...]:
+    """All there is to say by that history of these GPUs as they were at that time, what frees most first. Nothing is said of a
+    use that was observed for less than ``least_seconds``."""
     readable = [gpu for gpu in gpus if gpu.mig_enabled and not gpu.unknown]
-    remembered = _Remembered(history, readable)
+    remembered = _Remembered(history, readable, at)
     idle = [*_idle(remembered, least_seconds)]
     quiet = {one.slice for one in idle}
     oversized = [one for one in _oversized(remembered, least_seconds) if not quiet.issuperset(one.slices)]
     geometry = [one for gpu in readable if (one := better_geometry(gpu, remembered.holders_on(gpu))) is not None]
     found: list[Advice] = [*idle, *oversized, *geometry]
     return tuple(sorted(found, key=lambda one: (-one.frees_memory_slices, -one.frees_bytes)))
+
+
+def not_seen(history: History, at: float) -> bool:
+    """Whether the last look is too far from that time to tell who held a slice then."""
+    return abs(at - history.seen) > LONGEST_UNSEEN_SECONDS
+
+
+def unknown_holders(history: History, gpu: Gpu, at: float) -> tuple[str, ...]:
+    """The slices of which it is not known who held them at that time."""
+    known = _Remembered(history, (gpu,), at).holders_on(gpu)
+    return tuple(_name(instance) for instance in gpu.instances if instance.placement not in known)
 
 
 def holds(profile: Profile, peak_bytes: int) -> bool:
@@ -83,12 +106,15 @@ def fragments(gpu: Gpu) -> Fragments:
 
 def better_geometry(gpu: Gpu, holders: Mapping[Placement, Holders]) -> Geometry | None:
     """The same slices in other places, so that the largest profile that then fits is as large as can be, with as few of the held
-    ones moved as can be, then as few of all; None where no other places gain anything."""
+    ones moved as can be, then as few of all; None where no other places gain anything, or of any slice it is not known who holds
+    it."""
+    if any(instance.placement not in holders for instance in gpu.instances):
+        return None
     now = largest_free_profile(gpu)
     pods = {
         Part(instance.placement, part.start): frozenset({PodRef("", "holder", str(instance.placement))})
         for instance in gpu.instances
-        if holders.get(instance.placement)
+        if holders[instance.placement]
         for part in instance.compute
     }
     better = _larger(gpu, now, Tenants(pods=pods))
@@ -104,7 +130,7 @@ def better_geometry(gpu: Gpu, holders: Mapping[Placement, Holders]) -> Geometry 
         label="",
         layout="",
         moves=tuple(
-            GpuSlice(gpu.index, str(slot), _names(holders.get(slot.placement, ())))
+            GpuSlice(gpu.index, str(slot), _names(holders[slot.placement]))
             for slot in gpu.layout
             if slot.placement in gone
         ),
@@ -133,17 +159,21 @@ def _larger(gpu: Gpu, now: Profile | None, tenants: Tenants) -> tuple[Profile, G
 
 
 class _Remembered:
-    """A history beside the GPUs of now. Who holds a slice now is who did at the last look."""
+    """A history beside the GPUs of some time. Who holds a slice is who did at the last look, where that was near enough."""
 
-    def __init__(self, history: History, gpus: Sequence[Gpu]) -> None:
+    def __init__(self, history: History, gpus: Sequence[Gpu], at: float) -> None:
         self.gpus = gpus
         self._rows: dict[SlicePlace, list[Row]] = {}
         for row in history.rows:
             self._rows.setdefault(row.place, []).append(row)
         self._seen = history.seen
+        self._far = not_seen(history, at)
+        self.period_seconds = history.period_seconds
 
     def instances(self) -> Iterator[tuple[Gpu, GpuInstance, Row, list[Row]]]:
-        """Every slice that there is and that the last look saw: its row of now, and all of its rows."""
+        """Every slice that there is and whose holders are known: its row of now, and all of its rows."""
+        if self._far:
+            return
         for gpu in self.gpus:
             for instance in gpu.instances:
                 rows = self._rows.get(SlicePlace(gpu.uuid, instance.profile, instance.placement), [])
@@ -162,7 +192,7 @@ class _Remembered:
         ]
 
     def holders_on(self, gpu: Gpu) -> dict[Placement, Holders]:
-        """Who holds what of one GPU."""
+        """Who holds what of one GPU; slices of which that is not known are missing."""
         return {instance.placement: row.holders for one, instance, row, _ in self.instances() if one.uuid == gpu.uuid}
 
     def in_use(self, row: Row) -> bool:
@@ -207,6 +237,7 @@ def _oversized(remembered: _Remembered, least_seconds: float) -> Iterator[Oversi
                 holders=_names(holders),
                 slices=slices,
                 observed_seconds=_at_least_observed(rows),
+                load_seconds=remembered.period_seconds,
                 frees_memory_slices=found.frees_memory_slices * many,
                 frees_bytes=found.frees_bytes * many,
             )
@@ -222,12 +253,8 @@ def _smaller(gpu: Gpu, profile: Profile, days: Sequence[Day]) -> Oversized | Non
         return None
     smaller.sort(key=lambda p: (p.size, p.slices, p.memory_mib))
     fits, load = smaller[0], _peak_load(days)
-    enough = None
-    if load is not None and profile.multiprocessors:
-        enough = next((p for p in smaller if p.multiprocessors >= load * profile.multiprocessors), None)
-    compute: Literal["enough", "short", "unknown"] = "unknown"
-    if load is not None and profile.multiprocessors:
-        compute = "enough" if enough is fits else "short"
+    busy = load * profile.multiprocessors if load is not None and profile.multiprocessors else None
+    enough, compute = _compute(smaller, busy)
     instead = enough or fits
     return Oversized(
         holders=(),
@@ -240,10 +267,21 @@ def _smaller(gpu: Gpu, profile: Profile, days: Sequence[Day]) -> Oversized | Non
         compute=compute,
         enough=enough.name if enough is not None else "",
         peak_load=load,
+        load_seconds=0.0,
         mean_load=sum(day.active_seconds for day in days) / _loaded(days) if load is not None else None,
         frees_memory_slices=profile.size - instead.size,
         frees_bytes=_bytes(profile) - _bytes(instead),
     )
+
+
+def _compute(smaller: Sequence[Profile], busy: float | None) -> tuple[Profile | None, Compute]:
+    """The first of these that has the margin over so many busy multiprocessors, and whether the first of all has."""
+    if busy is None:
+        return None, "unknown"
+    enough = next((profile for profile in smaller if profile.multiprocessors >= LOAD_MARGIN * busy), None)
+    if enough is smaller[0]:
+        return enough, "enough"
+    return enough, "tight" if smaller[0].multiprocessors >= busy else "short"
 
 
 def _peak_load(days: Sequence[Day]) -> float | None:

@@ -43,6 +43,8 @@ LEAST_LOAD = 0.001
 
 _LONGEST_UNSEEN_SECONDS = 3600.0
 _BLIND_SECONDS = 300.0
+_SPARE_PART = 32
+"""One such part of the file is left free where rows had to go: sums may have more digits than the sum of all."""
 _LONGEST_NAME = 253
 """That the API server lets an object have."""
 
@@ -80,18 +82,16 @@ def fold(history: History, before: Look | None, look: Look, longest_gap_seconds:
     lasted = look.at - before.at if before is not None else 0.0
     counts = 0.0 < lasted <= longest_gap_seconds
     known = before.uses if before is not None and counts else {}
-    rows: _Rows = {row.key: row for row in _aged(history, look.at)}
+    same_day = before is not None and day_of(history.seen) == day_of(look.at)
+    rows = _by_place(history.rows if same_day and not _unseen(history, look.at) else _aged(history, look.at))
     for place, use in look.uses.items():
         was = known.get(place)
         seconds = lasted if was is not None and was.holders == use.holders else 0.0
-        row = rows.get((place, use.holders)) or Row(place, use.holders, look.at, look.at)
-        rows[row.key] = _with(row, was, use, look.at, seconds)
-        if rows[row.key].last_active == look.at:
-            _awake(rows, place)
+        rows[place] = _used(rows.get(place, []), place, was, use, look.at, seconds)
     observed = {day: seconds for day, seconds in history.observed.items() if _remembered(day, look.at)}
     if counts:
         observed[day_of(look.at)] = observed.get(day_of(look.at), 0.0) + lasted
-    kept = tuple(sorted(rows.values(), key=lambda row: row.key))
+    kept = tuple(row for place in sorted(rows) for row in rows[place])
     return bounded(replace(history, seen=look.at, observed=observed, rows=kept), MOST_ROWS)
 
 
@@ -107,28 +107,53 @@ def bounded(history: History, most_rows: int) -> History:
     """With as many rows at most: those seen last stay, the others are added to their slice's row of ``OTHERS``."""
     if len(history.rows) <= most_rows:
         return history
-    by_age = sorted(history.rows, key=lambda row: (row.last_seen, row.key), reverse=True)
+    left = _joined_but(history, max(0, most_rows - len(_places(history)))).rows
+    if len(left) > most_rows:
+        left = tuple(sorted(sorted(left, key=_age)[:most_rows], key=_key))
+    return replace(history, rows=left)
+
+
+def encoded(history: History, most_bytes: int) -> bytes:
+    """As it stands in the file, with as many rows as there is room for."""
+    text = history.to_json()
+    if len(text) <= most_bytes:
+        return text
+    least = _joined_but(history, 0)
+    while len(text := least.to_json()) > most_bytes and least.rows:
+        least = bounded(least, len(least.rows) // 2)
+    room, named = most_bytes - len(text) - most_bytes // _SPARE_PART, 0
+    for row in sorted(history.rows, key=_age):
+        room -= len(History(rows=(row,)).to_json()) if row.holders != OTHERS else 0
+        if room < 0:
+            break
+        named += row.holders != OTHERS
+    return _joined_but(history, named).to_json() if named else text
+
+
+def _joined_but(history: History, named: int) -> History:
+    """With so many rows of known holders, those seen last; the others are added to their slice's row of ``OTHERS``."""
     rows: _Rows = {}
-    places = {row.place for row in history.rows}
-    named = max(0, most_rows - len(places))
-    for row in by_age:
+    for row in sorted(history.rows, key=_age):
         if row.holders != OTHERS and named:
             named -= 1
             rows[row.key] = row
         else:
             there = rows.get((row.place, OTHERS))
             rows[row.place, OTHERS] = replace(row, holders=OTHERS) if there is None else _joined(there, row)
-    left = sorted(rows.values(), key=lambda row: (row.last_seen, row.key), reverse=True)[:most_rows]
-    return replace(history, rows=tuple(sorted(left, key=lambda row: row.key)))
+    return replace(history, rows=tuple(sorted(rows.values(), key=_key)))
 
 
-def encoded(history: History, most_bytes: int) -> bytes:
-    """As it stands in the file, with as many rows as there is room for."""
-    text, rows = history.to_json(), len(history.rows)
-    while len(text) > most_bytes and rows:
-        rows = rows * 3 // 4
-        text = bounded(history, rows).to_json()
-    return text
+def _places(history: History) -> set[SlicePlace]:
+    return {row.place for row in history.rows}
+
+
+def _key(row: Row) -> tuple[SlicePlace, Holders]:
+    return row.key
+
+
+def _age(row: Row) -> tuple[float, tuple[SlicePlace, Holders]]:
+    """Seen last comes first."""
+    return -row.last_seen, row.key
 
 
 def _by_device(owners: Iterable[DeviceOwner], workloads: Iterable[PodWorkload]) -> dict[str, set[Holder]]:
@@ -169,6 +194,21 @@ def _use(parts: Sequence[SliceSample], holders: Holders) -> Use:
     )
 
 
+def _by_place(rows: Iterable[Row]) -> dict[SlicePlace, list[Row]]:
+    found: dict[SlicePlace, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.place, []).append(row)
+    return found
+
+
+def _used(rows: list[Row], place: SlicePlace, was: Use | None, use: Use, at: float, seconds: float) -> list[Row]:
+    """The rows of one slice with what one look adds."""
+    there = next((row for row in rows if row.holders == use.holders), None)
+    mine = _with(there or Row(place, use.holders, at, at), was, use, at, seconds)
+    rows = sorted((*rows, mine), key=_key) if there is None else [mine if row is there else row for row in rows]
+    return list(map(_awake, rows)) if mine.last_active == at else rows
+
+
 def _with(row: Row, was: Use | None, use: Use, at: float, seconds: float) -> Row:
     """With what one look adds; ``seconds`` of it count."""
     active = _active_seconds(was, use, seconds)
@@ -201,9 +241,16 @@ def _day(use: Use, at: float, seconds: float, active: float | None) -> Day:
 
 
 def _with_day(days: tuple[Day, ...], more: Day) -> tuple[Day, ...]:
+    if days and days[-1].day == more.day:
+        return (*days[:-1], _sum(days[-1], more))
+    return _merged(days, (more,))
+
+
+def _merged(days: Iterable[Day], more: Iterable[Day]) -> tuple[Day, ...]:
     by_day = {one.day: one for one in days}
-    there = by_day.get(more.day)
-    by_day[more.day] = more if there is None else _sum(there, more)
+    for one in more:
+        there = by_day.get(one.day)
+        by_day[one.day] = one if there is None else _sum(there, one)
     return tuple(by_day[day] for day in sorted(by_day))
 
 
@@ -220,9 +267,6 @@ def _sum(one: Day, other: Day) -> Day:
 
 def _joined(one: Row, other: Row) -> Row:
     """Two rows of a slice as one."""
-    days = one.days
-    for day in other.days:
-        days = _with_day(days, day)
     return Row(
         one.place,
         one.holders,
@@ -232,24 +276,26 @@ def _joined(one: Row, other: Row) -> Row:
         _most((one.last_process, other.last_process)),
         one.quiet_seconds + other.quiet_seconds,
         one.blind_seconds + other.blind_seconds,
-        days,
+        _merged(one.days, other.days),
     )
 
 
-def _awake(rows: _Rows, place: SlicePlace) -> None:
+def _awake(row: Row) -> Row:
     """The slice is active: it is quiet in nobody's hands any more."""
-    for key, row in rows.items():
-        if row.place == place:
-            rows[key] = replace(row, quiet_seconds=0.0, blind_seconds=0.0)
+    return replace(row, quiet_seconds=0.0, blind_seconds=0.0) if row.quiet_seconds or row.blind_seconds else row
 
 
 def _aged(history: History, at: float) -> Iterable[Row]:
     """What is still to be remembered at that time. See Note [What counts as observed]."""
-    unseen = abs(at - history.seen) > _LONGEST_UNSEEN_SECONDS
+    unseen = _unseen(history, at)
     for row in history.rows:
         days = tuple(day for day in row.days if _remembered(day.day, at))
         if days:
             yield replace(row, days=days, quiet_seconds=0.0 if unseen else row.quiet_seconds)
+
+
+def _unseen(history: History, at: float) -> bool:
+    return abs(at - history.seen) > _LONGEST_UNSEEN_SECONDS
 
 
 def _remembered(day: int, at: float) -> bool:

@@ -39,7 +39,7 @@ def _rests_on(advised: Advised) -> str:
 def _nothing(advised: Advised) -> str:
     if advised.observed_seconds < advised.needed_seconds:
         return f"nothing to advise yet: advice on sizes and idle slices needs {lasting(advised.needed_seconds)}"
-    return "nothing to advise"
+    return "nothing to advise by what is known" if advised.unknown else "nothing to advise"
 
 
 def _advice(one: Advice) -> Iterator[str]:
@@ -69,13 +69,20 @@ def _oversized(one: Oversized) -> Iterator[str]:
 def _compute(one: Oversized) -> str:
     if one.peak_load is None or one.compute == "unknown":
         return "compute: not known whether a smaller one would do, since no load is reported here"
-    mean = f", {_percent(one.mean_load)} on average" if one.mean_load is not None else ""
-    busy = f"compute: at most {_percent(one.peak_load)} of its multiprocessors were busy{mean}"
+    over = f" over {one.load_seconds:g} s" if one.load_seconds else " between two looks"
+    mean = f", {_percent(one.mean_load)} over the whole time" if one.mean_load is not None else ""
+    busy = f"compute: at most {_percent(one.peak_load)} of its multiprocessors were busy on average{over}{mean}"
+    return f"{busy}: {_has(one)}. Shorter bursts are not seen, and would take longer there"
+
+
+def _has(one: Oversized) -> str:
+    """What smaller ones have of the multiprocessors that were busy."""
     if one.compute == "enough":
-        return f"{busy}: {one.fits} has enough"
+        return f"{one.fits} has twice that"
+    fits = f"{one.fits} has that, but not twice" if one.compute == "tight" else f"more than {one.fits} has"
     if one.enough:
-        return f"{busy}: more than {one.fits} has, {one.enough} has enough"
-    return f"{busy}: more than any smaller one has, so it would be slower at times"
+        return f"{fits}; {one.enough} has twice that"
+    return f"{fits}, and no smaller one has twice that, so it could be slower"
 
 
 def _idle(one: Idle) -> Iterator[str]:

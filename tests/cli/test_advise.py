@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.cli import main
-from agent.model.history import Day, History, Holder, Holders, Row, SlicePlace
+from agent.model.history import MOST_BYTES, Day, History, Holder, Holders, Row, SlicePlace
 from agent.plan.history import with_gpus
 from agent.reconcile.advise import advised
 from agent.report.advise import advice_drawn, lasting
@@ -43,8 +43,9 @@ HISTORY = with_gpus(
         (
             _row(0, (Holder("default", "Deployment", "web"),), 9.0, 0.5),
             _row(1, (), 0.0, 0.0, quiet=9 * DAY),
-            _row(2, EMBED, 6.2, 0.22),
+            _row(2, EMBED, 6.2, 0.12),
         ),
+        period_seconds=10.0,
     ),
     (GPU,),
     NOW,
@@ -67,6 +68,24 @@ def test_it_is_said_for_people_in_lines_that_fit_a_terminal(file: Path, capsys: 
     said = _told(capsys, "--history", str(file))
     assert max(map(len, said.splitlines())) <= 100
     assert f"$ warmslice advise --history history.json\n{said}```" in README.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (
+            0.12,
+            "at most 12 % of its multiprocessors were busy on average over 10 s, 5 % over the whole time: "
+            "1g.10gb has twice that.",
+        ),
+        (0.26, "over the whole time: 1g.10gb has that, but not twice; 2g.20gb has twice that."),
+        (0.9, "over the whole time: more than 1g.10gb has, and no smaller one has twice that, so it could be slower."),
+    ],
+)
+def test_a_load_is_called_the_average_that_it_is(load: float, said: str) -> None:
+    history = replace(HISTORY, rows=(*HISTORY.rows[:2], _row(2, EMBED, 6.2, load)))
+    text = " ".join(advice_drawn(advised(history, (GPU,), None, NOW, DAY)).split())
+    assert f"{said} Shorter bursts are not seen, and would take longer there" in text
 
 
 def test_programs_are_told_the_same_in_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,9 +129,19 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"version": 2, "history": {}}', "[" * 5000, "x" * 300_000])
-def test_a_file_that_is_no_history_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "h").write_text(text)
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        b'{"version": 2, "history": {}}',
+        b'{"version": 1, "history": {"gpus": [{"uuid": "\xff"}]}}',
+        b"[" * 5000,
+        b"x" * (MOST_BYTES + 1),
+    ],
+)
+def test_a_file_that_is_no_history_is_refused(text: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "h").write_bytes(text)
     assert main(["advise", "--history", str(tmp_path / "h")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -149,9 +178,9 @@ def test_where_nvml_is_not_the_gpus_are_as_the_history_saw_them(tmp_path: Path) 
 
 def test_a_gpu_that_cannot_be_read_is_named() -> None:
     lost = replace(GPU, unknown="a call has not come back", instances=())
-    assert advice_drawn(advised(HISTORY, (lost,), None, DAY)).splitlines() == [
+    assert advice_drawn(advised(HISTORY, (lost,), None, NOW, DAY)).splitlines() == [
         "observed 9.0 days, until 2026-11-23 00:00Z; GPUs as they are now",
-        "nothing to advise",
+        "nothing to advise by what is known",
         "GPU 0 cannot be read: a call has not come back",
     ]
 

@@ -48,7 +48,7 @@ async def test_what_was_used_is_named_with_who_used_it_and_what_would_do(tmp_pat
         await node.run_deployment("notebook", "nvidia.com/mig-2g.20gb")
         slices = _slices(node)
         node.gpus.attach(slices["3g.40gb"], memory_mib=6000)
-        node.gpus.run("util", "--device", slices["3g.40gb"], "--graphics", "0.5", "--sm", "0.2")
+        node.gpus.run("util", "--device", slices["3g.40gb"], "--graphics", "0.5", "--sm", "0.1")
         await _seen(node, 'pod="notebook')
         assert await node.stop() == 0
 
@@ -60,7 +60,8 @@ async def test_what_was_used_is_named_with_who_used_it_and_what_would_do(tmp_pat
         assert (large["holders"], large["fits"]) == (["default/Deployment/embed"], "1g.10gb")
         # The simulated pod has a gigabyte of its own.
         assert 6000 << 20 <= large["peak_memory_bytes"] < 7200 << 20
-        assert (large["compute"], round(large["peak_load"], 1)) == ("enough", 0.2)
+        assert (large["compute"], round(large["peak_load"], 1)) == ("enough", 0.1)
+        assert large["load_seconds"] > 0
         assert found["idle", "2g.20gb"]["slice"]["holders"] == ["default/Deployment/notebook"]
         assert found["idle", "1g.10gb"]["slice"]["holders"] == []
         assert ("idle", "3g.40gb") not in found

@@ -131,6 +131,23 @@ def test_what_the_settings_point_to_is_mounted() -> None:
     assert any(Path(here.cache_directory).is_relative_to(mount) for mount in cache)
 
 
+def test_no_directory_of_the_host_that_the_privileged_container_uses_is_in_reach_of_the_other() -> None:
+    volumes = {one["name"]: one for one in only("DaemonSet")["spec"]["template"]["spec"]["volumes"]}
+    partition, cache = (
+        [
+            Path(volumes[mount["name"]]["hostPath"]["path"])
+            for mount in containers()[name]["volumeMounts"]
+            if "hostPath" in volumes[mount["name"]]
+        ]
+        for name in ("partition", "cache")
+    )
+    assert partition
+    assert cache
+    assert not [
+        (mine, its) for mine in partition for its in cache if mine.is_relative_to(its) or its.is_relative_to(mine)
+    ]
+
+
 def _mounts(name: str) -> set[str]:
     return {mount["mountPath"] for mount in containers()[name]["volumeMounts"]}
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.model.advice import Advice, Geometry, GpuSlice, Idle, Oversized
+from agent.model.advice import Advice, Advised, Geometry, GpuSlice, Idle, Oversized
 from agent.model.history import OTHERS, Day, History, Holder, Holders, Row, SlicePlace
 from agent.model.mig import Gpu, Layout, Placement, Profile, Shape, largest_free_profile
 from agent.observe.paper import gpu_on_paper, models
@@ -48,7 +48,7 @@ def used(
 
 
 def said(gpu: Gpu, *rows: Row, days: float = 1.0) -> tuple[Advice, ...]:
-    return advise(History(NOW, {19_999: DAY}, rows), (gpu,), days * DAY)
+    return advise(History(NOW, {19_999: DAY}, rows), (gpu,), NOW, days * DAY)
 
 
 def only_size(gpu: Gpu, *rows: Row) -> Oversized | None:
@@ -125,9 +125,10 @@ def test_who_asked_for_media_or_graphics_engines_may_need_them(slot: str) -> Non
 @pytest.mark.parametrize(
     ("peak", "load", "verdict"),
     [
-        (6, 0.2, ("1g.10gb", "enough", "1g.10gb", 3)),  # 60 multiprocessors: 12 of 16
-        (6, 0.4, ("1g.10gb", "short", "1g.20gb", 2)),  # 24 of 16, 26
-        (6, 0.5, ("1g.10gb", "short", "2g.20gb", 2)),  # 30 of 32
+        (6, 0.13, ("1g.10gb", "enough", "1g.10gb", 3)),  # 60 multiprocessors: 7.8 busy, twice that of 16
+        (6, 0.2, ("1g.10gb", "tight", "1g.20gb", 2)),  # 12 of 16, twice that of 26
+        (6, 0.26, ("1g.10gb", "tight", "2g.20gb", 2)),  # 15.6 of 16, twice that of 32
+        (6, 0.4, ("1g.10gb", "short", "", 3)),  # 24 of 32
         (6, 0.9, ("1g.10gb", "short", "", 3)),
         (12, 0.1, ("1g.20gb", "enough", "1g.20gb", 2)),
     ],
@@ -141,6 +142,14 @@ def test_a_smaller_profile_is_held_against_the_load_where_it_is_known(
     assert (found.fits, found.compute, found.enough, found.frees_memory_slices) == verdict
     assert found.peak_load == load
     assert found.mean_load == pytest.approx(0.05)
+
+
+def test_who_is_busy_for_a_second_of_ten_is_not_told_that_the_smallest_slice_is_enough() -> None:
+    gpu = h100("7g.80gb@0:8")
+    found = only_size(gpu, row(gpu, "7g.80gb@0:8", WEB, used(6, 0.1)))
+    assert found is not None
+    assert (found.fits, found.compute) == ("1g.10gb", "tight")
+    assert found.enough not in ("", "1g.10gb")
 
 
 def test_a_load_that_was_known_for_a_part_of_the_time_is_not_known() -> None:
@@ -176,8 +185,9 @@ def test_what_is_advised_holds_what_was_used_and_nothing_smaller_does(
     assert all((fits.size, fits.slices) <= (p.size, p.slices) for p in enough)
     if load is not None:
         busy = load * held.multiprocessors
-        able = [p for p in enough if p.multiprocessors >= busy]
+        able = [p for p in enough if p.multiprocessors >= 2 * busy]
         assert (found.compute == "enough") == (fits in able)
+        assert (found.compute == "short") == (fits.multiprocessors < busy)
         assert bool(found.enough) == bool(able)
         best = gpu.profile(found.enough)
         assert best is None or (best in able and best.size == min(p.size for p in able))
@@ -257,7 +267,7 @@ def test_what_frees_most_comes_first() -> None:
 def test_no_other_places_of_the_same_slices_free_a_larger_profile_and_none_as_good_moves_fewer(
     gpu: Gpu, data: st.DataObject
 ) -> None:
-    held = {i.placement: WEB for i in gpu.instances if data.draw(st.booleans())}
+    held = {i.placement: data.draw(st.sampled_from([WEB, NOBODY])) for i in gpu.instances}
     there = Counter(slot.shape for slot in gpu.layout)
     ways = _ways(_model(gpu))[tuple(sorted(there.elements()))]
     now = largest_free_profile(gpu)
@@ -283,7 +293,7 @@ def test_no_other_places_of_the_same_slices_free_a_larger_profile_and_none_as_go
     moved = {one.slice for one in found.moves}
     assert moved == {str(slot) for slot in gpu.layout} - set(found.after)
     fewest = min(
-        len([slot for slot in gpu.layout if slot not in way and slot.placement in held])
+        len([slot for slot in gpu.layout if slot not in way and held[slot.placement]])
         for way in ways
         if ranks[way] == best
     )
@@ -314,25 +324,57 @@ def _ways(model: str) -> dict[tuple[Shape, ...], list[Layout]]:
 
 def test_a_slice_in_the_wrong_half_costs_a_gpu_its_largest_one() -> None:
     gpu = h100("1g.10gb@1:1 1g.10gb@5:1")
-    found = better_geometry(gpu, {Placement(5, 1): WEB})
+    found = better_geometry(gpu, {Placement(1, 1): NOBODY, Placement(5, 1): WEB})
     assert found is not None
     assert (found.frees, found.instead_of, found.frees_memory_slices) == ("4g.40gb", "2g.20gb", 2)
     assert found.moves == (GpuSlice(0, "1g.10gb@1:1"),)
     assert fragments(gpu).fragmentation == pytest.approx(0.5)
 
 
+SPREAD = h100("1g.10gb@1:1 1g.10gb@5:1")
+HELD_BY_NOBODY = {Placement(1, 1): NOBODY, Placement(5, 1): NOBODY}
+
+
+def told(*rows: Row, gpus_seen: float | None = None, now: float = NOW) -> Advised:
+    return advised(History(NOW, {19_999: DAY}, rows), (SPREAD,), gpus_seen, now, DAY)
+
+
 def test_a_geometry_is_named_by_the_label_that_makes_it() -> None:
-    gpu = h100("1g.10gb@1:1 1g.10gb@5:1")
-    answer = advised(History(NOW), (gpu,), None, DAY)
-    (one,) = answer.advice
+    (one,) = told(row(SPREAD, "1g.10gb@1:1", NOBODY), row(SPREAD, "1g.10gb@5:1", WEB)).advice
     assert isinstance(one, Geometry)
     assert (one.label, one.layout) == ("warmslice.dev/gpu-00000000.layout", f"1x{one.frees}_2x1g.10gb")
 
 
+def test_no_slice_is_taken_for_free_because_nobody_knows_who_holds_it() -> None:
+    """The kubelet did not answer, the GPU could not be read, or the agent never looked: that is not nobody."""
+    seen_before = row(SPREAD, "1g.10gb@5:1", WEB, last_seen=NOW - 10)
+    for rows, slices in (
+        ((), "1g.10gb@1:1, 1g.10gb@5:1"),
+        ((row(SPREAD, "1g.10gb@1:1", NOBODY), seen_before), "1g.10gb@5:1"),
+    ):
+        answer = told(*rows)
+        assert answer.advice == ()
+        assert answer.unknown == f"GPU 0: who holds {slices} is not known, so no other places are advised"
+    never = advised(History(), (SPREAD,), None, NOW, DAY)
+    assert never.advice == ()
+    assert "who holds 1g.10gb@1:1, 1g.10gb@5:1 is not known" in never.unknown
+
+
+def test_who_held_slices_at_a_look_of_long_ago_is_not_who_holds_them_now() -> None:
+    rows = [row(SPREAD, f"1g.10gb@{n}:1", NOBODY, used(0), quiet_seconds=3 * DAY) for n in (1, 5)]
+    assert [one.kind for one in told(*rows, now=NOW + 899).advice] == ["geometry", "idle", "idle"]
+    for now in (NOW + 901, NOW - 901):
+        late = told(*rows, now=now)
+        assert late.advice == ()
+        assert late.unknown.startswith("the history ends more than 15 min from when the GPUs were so")
+    # As of then it is known, whenever that is asked.
+    assert len(told(*rows, gpus_seen=NOW - 3600, now=NOW + 9 * DAY).advice) == 3
+    assert told(*rows, gpus_seen=NOW + 3600, now=NOW + 9 * DAY).advice == ()
+
+
 def test_an_orphan_is_about_to_go_and_nothing_is_said_meanwhile() -> None:
-    gpu = h100("1g.10gb@1:1 1g.10gb@5:1")
-    first, other = gpu.instances
-    assert better_geometry(replace(gpu, instances=(replace(first, compute=()), other)), {}) is None
+    first, other = SPREAD.instances
+    assert better_geometry(replace(SPREAD, instances=(replace(first, compute=()), other)), HELD_BY_NOBODY) is None
 
 
 # -- fragmentation -----------------------------------------------------------------------------------------------------

@@ -302,7 +302,7 @@ def test_more_workloads_than_there_is_room_for_leave_the_rows_of_those_that_are_
     assert (SMALL, OTHERS) in {row.key for row in history.rows}
 
 
-def test_a_full_node_over_the_whole_window_fits_the_file_and_long_names_do_not_burst_it() -> None:
+def test_all_that_is_remembered_of_a_full_node_over_the_whole_window_fits_the_file() -> None:
     def row(gpu: int, start: int, who: str) -> Row:
         days = tuple(Day(day, 86_399.98, 86_399.98, 43_210.12, 9_876_543_210, 0.1234) for day in range(19_971, 20_001))
         place = SlicePlace(f"GPU-{gpu:08d}-553e-54b3-a462-f332a88d0a45", "1g.10gb", Placement(start, 1))
@@ -316,12 +316,40 @@ def test_a_full_node_over_the_whole_window_fits_the_file_and_long_names_do_not_b
     )
     assert len(encoded(full, MOST_BYTES)) < MOST_BYTES
     assert len(History.from_json(encoded(full, MOST_BYTES)).rows) == 56
-    many = replace(
-        full, rows=tuple(row(g, s, "w" * 200 + str(n)) for g in range(8) for s in range(7) for n in range(7))
-    )
-    text = encoded(many, MOST_BYTES)
-    assert len(text) < MOST_BYTES
-    assert len(History.from_json(text).rows) >= 56
+    rows = tuple(row(g, s, f"{'w' * 60}-{n}") for g in range(8) for s in range(7) for n in range(8))[:MOST_ROWS]
+    remembered = replace(full, rows=rows)
+    assert len(rows) == MOST_ROWS
+    assert [row.key for row in History.from_json(encoded(remembered, MOST_BYTES)).rows] == [row.key for row in rows]
+
+
+@pytest.mark.parametrize("most_bytes", [MOST_BYTES, 300_000])
+def test_long_names_do_not_burst_the_file_and_those_seen_last_stay(most_bytes: int) -> None:
+    def row(place: SlicePlace, number: int) -> Row:
+        seen = NOON - number * 60
+        days = tuple(Day(day, 86_399.98, 86_399.98, 43_210.12, 9_876_543_210, 0.1234) for day in range(19_971, 20_001))
+        return Row(place, tuple(Holder("n" * 253, "k" * 253, f"{n}" * 253) for n in range(5)), seen, seen, days=days)
+
+    places = [SlicePlace(f"GPU-{g}", "1g.10gb", Placement(s, 1)) for g in range(8) for s in range(7)]
+    rows = [row(place, number) for number in range(7) for place in places]
+    distinct = [replace(row, holders=(*row.holders, Holder("", "Pod", str(n)))) for n, row in enumerate(rows)]
+    text = encoded(History(NOON, {}, tuple(sorted(distinct, key=lambda row: row.key))), most_bytes)
+    left = History.from_json(text).rows
+    assert most_bytes * 0.8 < len(text) <= most_bytes
+    assert {row.place for row in left} == set(places)
+    named = [row for row in left if row.holders != OTHERS]
+    assert named
+    assert len(named) + 56 == len(left)
+    kept = {row.key for row in named}
+    assert min(row.last_seen for row in named) >= max(row.last_seen for row in distinct if row.key not in kept)
+    assert sum(map(total, left)) == pytest.approx(sum(map(total, distinct)))
+
+
+def test_a_look_touches_no_rows_but_those_of_the_slices_in_whose_hands_it_saw_them() -> None:
+    """On a full node there are hundreds of rows of 30 days, and a look each few seconds on the loop of everything else."""
+    history = looks(History(), at(0, WEB), at(10, BATCH), at(20, NOBODY), at(30, WEB, SMALL))
+    after = looks(history, at(40, BATCH), before=at(30, WEB, SMALL))
+    assert {row.holders for row in after.rows if not any(row is one for one in history.rows)} == {BATCH}
+    assert len(after.rows) == len(history.rows)
 
 
 def test_what_was_written_is_read_again() -> None:
@@ -349,6 +377,7 @@ def test_a_gpu_that_cannot_be_read_stays_as_it_was_and_nothing_of_now_is_kept_of
         b'{"version": 1, "history": {"rows": [{}]}}',
         b'{"version": 1, "history": {}, "more": 1}',
         b"\xff\xfe",
+        b'{"version": 1, "history": {"gpus": [{"uuid": "\xff"}]}}',
         b"[" * 100_000,
     ],
 )

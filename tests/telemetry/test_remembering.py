@@ -9,13 +9,13 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from agent.adapters.history_file import HistoryFile
-from agent.model.history import History
+from agent.model.history import MOST_BYTES, History
 from agent.model.mig import Placement
 from agent.model.report import PartitionReport
 from agent.model.telemetry import SliceSample, TelemetrySnapshot
@@ -83,7 +83,16 @@ async def test_an_agent_that_starts_again_goes_on_from_there(tmp_path: Path) -> 
     assert observed(written(tmp_path)) == 20
 
 
-@pytest.mark.parametrize("foreign", [b"", b"\x00\x01", b'{"version": 7, "history": {}}', b"x" * 300_000])
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        b"",
+        b"\x00\x01",
+        b'{"version": 7, "history": {}}',
+        b'{"version": 1, "history": {"gpus": [{"uuid": "\xff"}]}}',
+        b"x" * (MOST_BYTES + 1),
+    ],
+)
 async def test_a_file_that_cannot_be_read_is_put_aside_and_said_once(
     foreign: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,6 +124,40 @@ async def test_a_disk_that_takes_nothing_is_said_once_and_changes_nothing_else(
         await asyncio.sleep(WRITE_SECONDS)
         assert observed(written(tmp_path)) == 50
     assert [record.message for record in caplog.records].count("history.written-again") == 1
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenFile(HistoryFile):
+    """What no disk does: an error that nobody thought of, at each read and write."""
+
+    def read(self) -> History | None:
+        raise LookupError("read")
+
+    def write(self, text: bytes) -> None:
+        raise LookupError("write")
+
+
+async def test_an_error_that_nobody_thought_of_ends_neither_the_sampler_nor_the_partition_role(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = Remembering(BrokenFile(tmp_path / "history.json"), 10.0)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(memory.run())
+        await asyncio.sleep(1)
+        for n in range(3):
+            memory.partition(PartitionReport(NOON, (GPU,), (), None))
+            memory.look(look(10.0 * n))
+            await asyncio.sleep(WRITE_SECONDS)
+        # What the driver never tells: a look at no time, and a pass over no GPU.
+        for _ in range(3):
+            memory.look(replace(look(50.0), sampled_at=None))  # type: ignore[arg-type]
+            memory.partition(PartitionReport(NOON, (None,), (), None))  # type: ignore[arg-type]
+        assert not running.done()
+        running.cancel()
+    told = [record for record in caplog.records if record.name == "warmslice.history"]
+    assert [(one.message, one.part, one.exc_info is not None) for one in told] == [  # type: ignore[attr-defined]
+        ("history.failing", part, True) for part in ("read", "write", "look", "partition")
+    ]
 
 
 async def test_a_slice_that_is_held_by_nobody_known_is_not_looked_at(tmp_path: Path) -> None:

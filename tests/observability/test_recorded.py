@@ -193,6 +193,24 @@ def test_a_slice_that_changes_hands_is_paid_by_who_has_it(tmp_path: Path) -> Non
     ask(tmp_path, series, {used: {after: 4, 'namespace="b", state="used"': 0}}, "20m")
 
 
+def test_of_a_lost_gpu_everything_is_lost(tmp_path: Path) -> None:
+    """Its slices may be told for a while yet, and pods hold them."""
+    series = {
+        f"warmslice_gpu_up{{{gpu('gpu-1', 0)}}}": "1x9 0x20",
+        f'warmslice_gpu_info{{{gpu("gpu-1", 0)}, model="m", mig="on"}}': "1x30",
+        f"warmslice_gpu_price_per_hour{{{gpu('gpu-1', 0)}}}": "8x30",
+        f"warmslice_slice_gpu_share_ratio{{{LARGE}, {CHAT}}}": "0.5x30",
+        f"warmslice_slice_info{{{LARGE}, {CHAT}}}": "1x30",
+        f"warmslice_slice_active_seconds_total{{{LARGE}, {CHAT}}}": "0+30x30",
+    }
+    answers: Answers = {
+        "warmslice:node_state:cost_per_hour > 0": {'node="gpu-1", state="lost"': 8},
+        "sum(warmslice:gpu_state:gpu_share)": {"": 1},
+        "warmslice:namespace_state:cost_per_hour": {},
+    }
+    ask(tmp_path, series, answers, "25m")
+
+
 def test_compute_instances_part_what_they_share(tmp_path: Path) -> None:
     """Each shows the memory and the load of its GPU instance; their shares are by width."""
     left, right = slice_("gpu-1", 0, "1c.3g.40gb", "MIG-l"), slice_("gpu-1", 0, "2c.3g.40gb", "MIG-r")

@@ -210,6 +210,7 @@ class CacheRole:
         reader = Reader(settings.scrub_bytes_per_second, Path(settings.pressure_file))
         scrub = Scrub(cache, reader, settings.scrub_days * _DAY_SECONDS, self.wake.set, clock.now)
         if settings.scrub_days:
+            self.shared.metrics.scrubs((settings.scrub_days + 1) * _DAY_SECONDS)
             self.shared.start(scrub.run())
         return scrub
 

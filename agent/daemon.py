@@ -67,6 +67,10 @@ log = logging.getLogger("warmslice.daemon")
 
 _LONGEST_PASS_SECONDS = 1500.0
 """Eight GPUs that are reset one after the other, two minutes each, and some more."""
+_LONGEST_LOOK_SECONDS = 900.0
+"""Of telemetry, where the driver answers slowly, as it does while its GPUs are reset."""
+_TOLD_FIRST_SECONDS = 900.0
+"""So long somebody may read in metrics that a loop is stuck before the kubelet starts the container anew."""
 _DAY_SECONDS = 86400.0
 _FILE_LOOK_SECONDS = 5.0
 _NODE_LOOK_SECONDS = 5.0
@@ -175,6 +179,8 @@ class Agent:
                 # What is told of a look is not worth the sampler, nor the process.
                 log.exception("sampled.not-told")
 
+        self._metrics.expect("telemetry", period + _LONGEST_LOOK_SECONDS)
+        self._metrics.expect("partition", self._pass_limit_seconds)
         telemetry = Telemetry(hardware, period, clock.now, sampled)
         helpers += [tasks.create_task(work) for work in (telemetry.run(), loads.run(), remembering.run())]
         driver = _Driver(hardware, telemetry)
@@ -280,6 +286,7 @@ class Agent:
             loop,
             self._own,
         )
+        self._metrics.expect("cache", self._pass_limit_seconds)
         self._cache = CacheRole(shared, self._cache_told)
         self._cache.begin()
         self._elected += self._cache.elected
@@ -287,8 +294,7 @@ class Agent:
     def _start_loop(
         self, tasks: asyncio.TaskGroup, name: str, one_pass: Callable[[], Awaitable[float]]
     ) -> asyncio.Task[None]:
-        longest = _LONGEST_PASS_SECONDS + self._settings.reboot_timeout_seconds
-        self._beats.expect(name, self._settings.resync_seconds + longest)
+        self._beats.expect(name, self._pass_limit_seconds + _TOLD_FIRST_SECONDS)
 
         async def beating() -> float:
             try:
@@ -297,6 +303,11 @@ class Agent:
                 self._beats.beat(name)
 
         return tasks.create_task(keep_passing(name, beating, self._wakes[name], self._stopping))
+
+    @property
+    def _pass_limit_seconds(self) -> float:
+        """A loop's longest wait and its longest pass."""
+        return self._settings.resync_seconds + _LONGEST_PASS_SECONDS + self._settings.reboot_timeout_seconds
 
     def _cache_told(self, report: CacheReport) -> None:
         self._page.latest.cache(report)

@@ -92,19 +92,23 @@ class Telemetry:
         """One look, published and returned."""
         async with self._looking:
             sampled_at = self._now()
-            snapshot = TelemetrySnapshot(sampled_at, paused=True) if self._paused else await self._look(sampled_at)
+            snapshot = self._pausing(sampled_at) if self._paused else await self._look(sampled_at)
             if self._paused:
-                snapshot = TelemetrySnapshot(sampled_at, paused=True)
+                snapshot = self._pausing(sampled_at)
         self._say_what_changed(snapshot)
         self._publish(snapshot)
         return snapshot
+
+    def _pausing(self, sampled_at: float) -> TelemetrySnapshot:
+        """What was heard stays: a count that went and came again would look like news."""
+        return TelemetrySnapshot(sampled_at, paused=True, xids=dict(self._xids))
 
     async def _look(self, sampled_at: float) -> TelemetrySnapshot:
         try:
             count = await self._hardware.on_reader("counting GPUs", count_gpus)
         except AgentError as error:
             down = tuple(_down(known, str(error)) for known in self._known.values())
-            return TelemetrySnapshot(sampled_at, error=str(error), gpus=down)
+            return TelemetrySnapshot(sampled_at, error=str(error), gpus=down, xids=dict(self._xids))
         gpus: list[GpuSample] = []
         slices: list[SliceSample] = []
         unreadable: dict[int, str] = {}

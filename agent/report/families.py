@@ -260,6 +260,10 @@ VERIFY_FAILURES = _counter(
 SCRUB_OLDEST = _gauge(
     "scrub_oldest_timestamp_seconds", "When that blob was last found right for which it is the longest ago."
 )
+SCRUB_LIMIT = _gauge(
+    "scrub_limit_seconds",
+    "How long ago the oldest check of a blob may be: scrub_days and a day more; none without scrub.",
+)
 SCRUB_BYTES = _counter("scrub_bytes", "Bytes of blobs read again since the start.")
 DEMAND_SIZE = _gauge("demand_size_bytes", "Size of the published demand; it may have 65536.")
 DEMAND_WISHES = _gauge("demand_wishes", "Wishes of workloads that are published.")
@@ -274,7 +278,18 @@ DEMAND_REFUSED = _counter(
 
 LAST_PASS = _gauge(
     "last_pass_timestamp_seconds",
-    "When the loop last finished a pass, in seconds since the epoch. A loop that is stuck stands still here.",
+    "When the loop last finished a pass, or before its first when it began, in seconds since the epoch. A loop that is stuck "
+    "stands still here.",
+    ("loop",),
+)
+PASS_LIMIT = _gauge(
+    "pass_limit_seconds",
+    "How long after a pass of the loop the next one has to be finished: its longest wait and its longest pass.",
+    ("loop",),
+)
+FAILING = _gauge(
+    "failing_seconds",
+    "How long every pass of the loop has failed (of cache: how long its catalog cannot be read); no series while passes succeed.",
     ("loop",),
 )
 BUILD = _gauge("build_info", "The agent's version; always 1.", ("version",))

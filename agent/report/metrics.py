@@ -7,6 +7,7 @@ reports are frozen and replaced whole: a scrape may run on any thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -54,8 +55,18 @@ class Metrics:
         self._started: set[tuple[str, str]] = set()
         self._known_refused: frozenset[tuple[str, str]] = frozenset()
 
+    def expect(self, loop: str, within_seconds: float) -> None:
+        """The loop begins; from now on it has to finish a pass at least so often."""
+        self._state.expect(loop, within_seconds)
+
+    def scrubs(self, within_seconds: float) -> None:
+        """Every blob of the cache is to be found right again at least so often."""
+        self._state.scrub_limit_seconds = within_seconds
+
     def partition(self, report: PartitionReport) -> None:
-        """What the last pass of the partition loop came to."""
+        """What the last pass of the partition loop came to, or how far one is whose steps are being taken."""
+        if not report.steps:
+            self._state.passed("partition", bool(report.error), report.finished)
         self._state.partition = report
         self._state.holders_known |= report.owners_known and not report.error
 
@@ -67,6 +78,7 @@ class Metrics:
         """What the last pass of the cache loop came to. Each report is given once: its finished fetches and what is gone
         are counted."""
         self._state.not_ready(report)
+        self._state.passed("cache", report.refusal is not None, report.at_seconds)
         self._count_refused(report.asked, self._state.published)
         wanted = {model.name for model in report.models}
         for gone in [series for series in self._started if report.refusal is None and series[0] not in wanted]:
@@ -137,6 +149,12 @@ class Metrics:
         return encode(self.registry), content_type
 
 
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    began: float
+    within_seconds: float
+
+
 class _State(Collector):
     """Everything that is, as opposed to what happens."""
 
@@ -154,6 +172,17 @@ class _State(Collector):
         self.misfits: tuple[Misfit, ...] = ()
         self.serving: tuple[PodModel, ...] = ()
         self.gate: tuple[str, ...] = ()
+        self.scrub_limit_seconds: float | None = None
+        self._expected: dict[str, _Expected] = {}
+        self._failing: dict[str, float] = {}
+
+    def expect(self, loop: str, within_seconds: float) -> None:
+        self._expected = {**self._expected, loop: _Expected(self._now(), within_seconds)}
+
+    def passed(self, loop: str, failed: bool, at: float) -> None:
+        """A pass has ended, well or badly. Kept is since when the loop has failed without one that ended well."""
+        others = {name: since for name, since in self._failing.items() if name != loop}
+        self._failing = {**others, loop: self._failing.get(loop, at)} if failed else others
 
     def not_ready(self, report: CacheReport) -> None:
         """Take the report; since when each model has not been ready, whatever it was doing meanwhile. A catalog that cannot be
@@ -171,7 +200,9 @@ class _State(Collector):
         partition, telemetry, cache = self.partition, self.telemetry, self.cache
         published = self.published
         yield self._build()
-        yield _last_passes(partition, telemetry, cache)
+        yield _last_passes(self._expected, partition, telemetry, cache)
+        yield _limits(self._expected)
+        yield self._failures()
         if telemetry is not None:
             yield from self._looked(
                 telemetry, partition.owners if partition is not None and self.holders_known else None
@@ -180,6 +211,8 @@ class _State(Collector):
             yield from layout_families(partition, self._now())
         if cache is not None:
             yield from cache_families(cache, self._lacking, self._now())
+        if self.scrub_limit_seconds is not None:
+            yield families.SCRUB_LIMIT.of(self.scrub_limit_seconds)
         if published is not None:
             yield from demand_families(published)
         if self.misfits:
@@ -201,6 +234,12 @@ class _State(Collector):
         if self._dcgm_hostname and owners is not None:
             yield from dcgm_families(telemetry, owners, self._dcgm_hostname)
 
+    def _failures(self) -> Metric:
+        family = families.FAILING.gauge()
+        for loop, since in self._failing.items():
+            family.add_metric([loop], max(0.0, self._now() - since))
+        return family
+
     def _build(self) -> Metric:
         family = families.BUILD.gauge()
         family.add_metric([self._version], 1)
@@ -215,13 +254,27 @@ def _gate(reasons: tuple[str, ...]) -> Metric:
 
 
 def _last_passes(
-    partition: PartitionReport | None, telemetry: TelemetrySnapshot | None, cache: CacheReport | None
+    expected: Mapping[str, _Expected],
+    partition: PartitionReport | None,
+    telemetry: TelemetrySnapshot | None,
+    cache: CacheReport | None,
 ) -> Metric:
-    family = families.LAST_PASS.gauge()
+    """A first pass that never ends would show nothing: until it does, the loop's beginning stands for it."""
+    last = {loop: one.began for loop, one in expected.items()}
     if partition is not None:
-        family.add_metric(["partition"], partition.finished)
+        last["partition"] = max(partition.finished, last.get("partition", 0.0))
     if telemetry is not None:
-        family.add_metric(["telemetry"], telemetry.sampled_at)
+        last["telemetry"] = telemetry.sampled_at
     if cache is not None:
-        family.add_metric(["cache"], cache.at_seconds)
+        last["cache"] = cache.at_seconds
+    family = families.LAST_PASS.gauge()
+    for loop, at in last.items():
+        family.add_metric([loop], at)
+    return family
+
+
+def _limits(expected: Mapping[str, _Expected]) -> Metric:
+    family = families.PASS_LIMIT.gauge()
+    for loop, one in expected.items():
+        family.add_metric([loop], one.within_seconds)
     return family

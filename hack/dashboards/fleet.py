@@ -305,7 +305,7 @@ COST = Row(
         Panel(
             "stat",
             "Held and never active, an hour",
-            "What devices cost that have been held for an hour and were never active since their agent looks.",
+            "What devices cost that have been held for an hour and on which nothing ran in seven days, or since they are known.",
             [Query(f"sum(warmslice:namespace:never_active_cost_per_hour{{{_OF}}}) or vector(0)")],
             width=4,
             height=4,

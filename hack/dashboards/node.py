@@ -307,9 +307,17 @@ AGENT = Row(
     (
         Panel(
             "timeseries",
-            "Since the last pass of each loop",
-            "A loop that is stuck grows here; it should finish a pass every 5 minutes at least.",
-            [Query(f"time() - max by (loop) (warmslice_last_pass_timestamp_seconds{{{_ON}}})", "{{loop}}")],
+            "Loops: since the last pass, and failing",
+            "A loop that is stuck grows here; it should finish a pass every 5 minutes, or later while it changes slices. "
+            "So does one that fails, for as long as every pass does.",
+            [
+                Query(f"time() - max by (loop) (warmslice_last_pass_timestamp_seconds{{{_ON}}})", "{{loop}}"),
+                Query(
+                    f"max by (loop) (warmslice_failing_seconds{{{_ON}}})"
+                    f" or 0 * max by (loop) (warmslice_pass_limit_seconds{{{_ON}, loop!='telemetry'}})",
+                    "{{loop}} fails",
+                ),
+            ],
             unit="s",
             width=8,
         ),

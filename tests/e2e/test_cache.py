@@ -72,7 +72,7 @@ async def test_nothing_is_fetched_before_the_node_has_said_which_models_it_wants
         node.cluster.label_node(NODE, {labels.MODEL_SET: "none"})
         await _started(node, hub)
         await node.cluster_until(lambda: any(line["event"] == "started" for line in node.log()), "started")
-        await _page_says(node, 'warmslice_last_pass_timestamp_seconds{loop="cache"}')
+        await _page_says(node, "warmslice_cache_used_bytes ")
         assert [line for line in node.log() if line["event"] == "model"] == []
         assert hub.counters.requests == {}
 

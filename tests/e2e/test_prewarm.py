@@ -108,7 +108,7 @@ async def test_a_restart_takes_no_label_away_meanwhile(node: AgentNode, hub: Hub
     for _ in range(80):
         seen.add(state(node))
         await asyncio.sleep(0.05)
-    assert await last_pass(node)
+    assert "\nwarmslice_cache_used_bytes " in await node.page("/metrics")
     assert seen == {"ready"}
 
 

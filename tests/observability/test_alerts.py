@@ -32,10 +32,15 @@ def test_an_alert(tmp_path: Path, name: str, which: str) -> None:
     alone = "warmslice:" not in alerts()[name]["expr"]
     order = write_rules(tmp_path / "rules.yml", "warmslice.alerts" if alone else "")
     settings = {"evaluation_interval": every, "group_eval_order": order}
-    test = {"rule_files": ["rules.yml"], **settings, "tests": [_test(name, story[which], every)]}
+    tests = [_test(name, one, every) for one in _several(story[which])]
+    test = {"rule_files": ["rules.yml"], **settings, "tests": tests}
     (tmp_path / "test.yml").write_text(yaml.safe_dump(test), "utf-8")
     done = promtool_says("test", "rules", str(tmp_path / "test.yml"))
     assert done.returncode == 0, done.stderr or done.stdout
+
+
+def _several(stories: Story | list[Story]) -> list[Story]:
+    return stories if isinstance(stories, list) else [stories]
 
 
 def _test(name: str, story: Story, every: str) -> Story:

@@ -193,6 +193,24 @@ def test_a_slice_that_changes_hands_is_paid_by_who_has_it(tmp_path: Path) -> Non
     ask(tmp_path, series, {used: {after: 4, 'namespace="b", state="used"': 0}}, "20m")
 
 
+def test_of_a_lost_gpu_everything_is_lost(tmp_path: Path) -> None:
+    """Its slices may be told for a while yet, and pods hold them."""
+    series = {
+        f"warmslice_gpu_up{{{gpu('gpu-1', 0)}}}": "1x9 0x20",
+        f'warmslice_gpu_info{{{gpu("gpu-1", 0)}, model="m", mig="on"}}': "1x30",
+        f"warmslice_gpu_price_per_hour{{{gpu('gpu-1', 0)}}}": "8x30",
+        f"warmslice_slice_gpu_share_ratio{{{LARGE}, {CHAT}}}": "0.5x30",
+        f"warmslice_slice_info{{{LARGE}, {CHAT}}}": "1x30",
+        f"warmslice_slice_active_seconds_total{{{LARGE}, {CHAT}}}": "0+30x30",
+    }
+    answers: Answers = {
+        "warmslice:node_state:cost_per_hour > 0": {'node="gpu-1", state="lost"': 8},
+        "sum(warmslice:gpu_state:gpu_share)": {"": 1},
+        "warmslice:namespace_state:cost_per_hour": {},
+    }
+    ask(tmp_path, series, answers, "25m")
+
+
 def test_compute_instances_part_what_they_share(tmp_path: Path) -> None:
     """Each shows the memory and the load of its GPU instance; their shares are by width."""
     left, right = slice_("gpu-1", 0, "1c.3g.40gb", "MIG-l"), slice_("gpu-1", 0, "2c.3g.40gb", "MIG-r")
@@ -235,6 +253,38 @@ def test_what_is_held_and_idle_for_an_hour_is_what_scaling_to_zero_would_save(tm
         f"warmslice_slice_active_seconds_total{{{SHARED}, {SMALL_2}}}": "0+5x60",
     }
     ask(tmp_path, series, answers, "90m", every="4m")
+
+
+def test_what_was_quiet_only_since_its_agent_started_was_not_never_active(tmp_path: Path) -> None:
+    """The counter begins at 0 with the agent; the slice worked before."""
+    series = {
+        f"warmslice_gpu_up{{{gpu('gpu-1', 0)}}}": "1x90",
+        f"warmslice_gpu_price_per_hour{{{gpu('gpu-1', 0)}}}": "2x90",
+        f"warmslice_slice_gpu_share_ratio{{{LARGE}, {CHAT}}}": "0.5x90",
+        f"warmslice_slice_info{{{LARGE}, {CHAT}}}": "1x90",
+        f"warmslice_slice_active_seconds_total{{{LARGE}, {CHAT}}}": "0+100x30 0x60",
+    }
+    answers: Answers = {
+        "warmslice:namespace:idle1h_cost_per_hour": {'namespace="ml"': 1},
+        "warmslice:namespace:never_active_cost_per_hour": {'namespace="ml"': 0},
+    }
+    ask(tmp_path, series, answers, "300m", every="4m")
+
+
+def test_a_slice_that_answers_a_small_request_now_and_then_is_not_idle(tmp_path: Path) -> None:
+    """10 ms a minute."""
+    series = {
+        f"warmslice_gpu_up{{{gpu('gpu-1', 0)}}}": "1x60",
+        f"warmslice_gpu_price_per_hour{{{gpu('gpu-1', 0)}}}": "2x60",
+        f"warmslice_slice_gpu_share_ratio{{{LARGE}, {CHAT}}}": "0.5x60",
+        f"warmslice_slice_info{{{LARGE}, {CHAT}}}": "1x60",
+        f"warmslice_slice_active_seconds_total{{{LARGE}, {CHAT}}}": "0+0.04x60",
+    }
+    answers: Answers = {
+        "warmslice:namespace:idle1h_cost_per_hour": {'namespace="ml"': 0},
+        "warmslice:namespace:never_active_cost_per_hour": {'namespace="ml"': 0},
+    }
+    ask(tmp_path, series, answers, "200m", every="4m")
 
 
 def test_a_slice_that_never_used_its_memory_could_have_been_half_as_large(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from agent.model.page_cache import ModelInMemory, PageCacheReport
 from agent.model.report import PartitionReport, PodWorkload, WaitedFor
 from agent.model.revision import Going, RevisionKey
 from agent.model.scrub import ScrubReport
+from agent.model.steps import Refresh
 from agent.model.telemetry import Xid
 from agent.report import families
 from agent.report.metrics import Metrics
@@ -60,6 +61,8 @@ def series(metrics: Metrics, name: str) -> list[dict[str, str]]:
 def populated() -> Metrics:
     """Every family has at least one series: the list of families is held against it."""
     metrics = Metrics("1.2.3", lambda: NOW, PRICES)
+    metrics.expect("partition", 2400.0)
+    metrics.scrubs(8 * 86400.0)
     metrics.partition(_eventful())
     xids = {Xid(world.GPU, 0, 9, 43): 2}
     metrics.telemetry(world.looked(world.small(), world.large(), gpus=(world.cut(), world.whole()), xids=xids))
@@ -83,6 +86,7 @@ def _eventful() -> PartitionReport:
     assert report.status is not None
     return replace(
         report,
+        error="the driver is not loaded",
         status=replace(report.status, state="failed", reason="no-placement", drift=Drift(NOW - 60, NOW - 30)),
         pods=(WaitedFor("ml", "web-1", "ReplicaSet/web", "keep-web"),),
         operation=Operation("1", "4f2a9c01", "all-1g.10gb", "boot", NOW - 120, True, {}),
@@ -194,6 +198,37 @@ def test_a_wait_grows_until_it_is_over(metrics: Metrics) -> None:
 
     metrics.partition(world.report())
     assert series(metrics, "warmslice_blocked_seconds") == []
+
+
+def test_a_loop_fails_since_its_first_pass_that_did_until_one_ends_well(metrics: Metrics) -> None:
+    """Steps that are being taken are no pass yet: they may end as the last ones did."""
+    well = world.report()
+    for report in (
+        replace(well, finished=NOW - 700, error="no driver"),
+        replace(well, steps=(Refresh(),)),
+        replace(well, finished=NOW - 5, error="no answer"),
+    ):
+        metrics.partition(report)
+    assert value(metrics, "warmslice_failing_seconds", loop="partition") == 700
+
+    metrics.partition(well)
+    assert series(metrics, "warmslice_failing_seconds") == []
+
+
+def test_a_cache_fails_while_its_catalog_cannot_be_read(metrics: Metrics) -> None:
+    metrics.cache(replace(world.cached(), at_seconds=NOW - 60, refusal="model catalog: cannot be read"))
+    assert value(metrics, "warmslice_failing_seconds", loop="cache") == 60
+
+    metrics.cache(world.cached())
+    assert series(metrics, "warmslice_failing_seconds") == []
+
+
+def test_a_loop_whose_first_pass_never_ends_stands_still_at_its_beginning(metrics: Metrics) -> None:
+    assert series(metrics, "warmslice_last_pass_timestamp_seconds") == []
+    metrics.expect("partition", 2400.0)
+    metrics.partition(PartitionReport(0.0, (), (), None, steps=(Refresh(),)))
+    assert value(metrics, "warmslice_last_pass_timestamp_seconds", loop="partition") == NOW
+    assert value(metrics, "warmslice_pass_limit_seconds", loop="partition") == 2400
 
 
 def test_pods_that_are_waited_for_are_named_with_owner_and_budget(metrics: Metrics) -> None:

@@ -218,6 +218,24 @@ async def test_a_sample_that_failed_is_measured_against_nothing(node: Node) -> N
     assert after.active_seconds < 5
 
 
+async def test_what_was_heard_is_told_while_nobody_asks_the_driver(node: Node, tmp_path: Path) -> None:
+    """A count that went and came again would look like a new error."""
+    gpu = await node.gpu()
+    await node.telemetry.look()
+    node.gpus.run("xid", "--device", gpu.uuid, "--xid", "79")
+    heard = (await node.telemetry.look()).xids
+    assert heard == {Xid(gpu.uuid, 0, None, 79): 1}
+    await node.telemetry.pause()
+    await node.hardware.release()
+    assert (await node.telemetry.look()).xids == heard
+
+    hidden = (tmp_path / "simgpu.state").rename(tmp_path / "hidden")
+    node.telemetry.resume()
+    without = await node.telemetry.look()
+    assert (bool(without.error), without.xids) == (True, heard)
+    hidden.rename(tmp_path / "simgpu.state")
+
+
 async def test_who_listens_lets_go_of_it_for_a_driver_upgrade_and_listens_again(node: Node) -> None:
     gpu = await node.gpu()
     await node.telemetry.look()

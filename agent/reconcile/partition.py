@@ -167,7 +167,7 @@ class PartitionPass:
         self._period: InForce | None = None
         self._evictions = Evictions(hands, counts, now)
         self._rebooting = Rebooting(hands)
-        self._last_report = PartitionReport(0.0, (), (), None)
+        self._last_report = PartitionReport(0.0, (), (), None, owners_known=False)
         self._dry_run = DryRun(rules.policy, now)
 
     async def __call__(self) -> float:

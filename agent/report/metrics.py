@@ -68,7 +68,7 @@ class Metrics:
         if not report.steps:
             self._state.passed("partition", bool(report.error), report.finished)
         self._state.partition = report
-        self._state.holders_known |= report.owners_known and not report.error
+        self._state.holders_known |= report.owners_known
 
     def telemetry(self, snapshot: TelemetrySnapshot) -> None:
         """The last look at the slices."""

@@ -87,7 +87,10 @@ async def test_load_is_on_its_slice_and_pod_within_a_period_while_two_servers_an
             ]
             others = [asyncio.create_task(work) for work in (looking_on(node, seen), page_of(node, told))]
             try:
-                await asyncio.sleep(2 * PERIOD_SECONDS)
+                async with asyncio.timeout(30):
+                    # A server takes some seconds to learn its targets.
+                    while not all([await asyncio.to_thread(server.ask, BUSY) for server in both]):
+                        await asyncio.sleep(0.1)
                 node.gpus.run("util", "--device", busy, "--graphics", "0.8")
                 began = time.monotonic()
                 while not (found := await series(node, BUSY))[busy][1]:

@@ -223,7 +223,8 @@ def test_a_cache_fails_while_its_catalog_cannot_be_read(metrics: Metrics) -> Non
     assert series(metrics, "warmslice_failing_seconds") == []
 
 
-def test_a_loop_whose_first_pass_never_ends_stands_still_at_its_beginning(metrics: Metrics) -> None:
+def test_a_loop_whose_first_pass_never_ends_stands_still_at_its_beginning() -> None:
+    metrics = Metrics("1.2.3", lambda: NOW, PRICES)
     assert series(metrics, "warmslice_last_pass_timestamp_seconds") == []
     metrics.expect("partition", 2400.0)
     metrics.partition(PartitionReport(0.0, (), (), None, steps=(Refresh(),)))

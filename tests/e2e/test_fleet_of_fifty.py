@@ -40,6 +40,9 @@ class _Gpus(MemoryGpus):
     async def on_reader(self, about: str, function: Callable[[], object]) -> NoReturn:
         raise RetryError("no driver")
 
+    def before_closing(self, let_go: Callable[[], None]) -> None:
+        """There is no session either."""
+
 
 @dataclass
 class Record:

@@ -3,8 +3,9 @@ a GPU falls off the bus at each pass; and faults last longer than the agent's pa
 
 A fault that passes: the end is the old geometry or the new one, whole; the node is given back as it was found, and says which
 and why. One that lasts: the node is given back all the same, no other GPU suffers, and the wish comes true when it is over. The
-calls are those that a recording of each story makes, so a new call is in the matrix the day it is made. Of what lasts every
-eighth cell is played here; `python -m tests.faults list FOLDER` prints them all, and `play FOLDER` plays those that it reads.
+calls are those that a recording of each story makes, so a new call is in the matrix the day it is made. Of calls that
+change nothing, and of what lasts, some cells are played here; `python -m tests.faults list FOLDER` prints them all, and
+`play FOLDER` plays those that it reads.
 """
 
 from __future__ import annotations
@@ -64,11 +65,11 @@ def _play(cells: Cells, folder: Path, environment: dict[str, str]) -> Cells:
 
 
 KINDS = {
-    "fails once": (("once",), 1, 3),
+    "fails once": (("once",), 1, 5),
     "is the last act": (("killed before", "killed after"), 1, 1),
-    "hangs": (("hang",), 1, 1),
-    "loses its GPU": (("lost",), 1, 1),
-    "has a fault that lasts": (("lasting", "hang for ever"), 16, 16),
+    "hangs": (("hang",), 1, 2),
+    "loses its GPU": (("lost",), 1, 2),
+    "has a fault that lasts": (("lasting", "hang for ever"), 16, 24),
 }
 """Names of disturbances, which cells they are, and every which is played: of those of a change, and of the others."""
 CHANGES = re.compile("Create|Destroy|SetMig")

@@ -160,6 +160,7 @@ def test_the_page_has_them_where_it_is_set_and_a_scraper_reads_them(accept: str)
     parse = parse_openmetrics if accept else parse_text
     for hostname in ("", "gpu-1"):
         metrics = Metrics("1.2.3", lambda: 1_700_000_000.0, {}, hostname)
+        metrics.partition(world.report())
         metrics.telemetry(replace(world.looked(*SLICES), gpus=(CUT_GPU, WHOLE_GPU)))
         page = metrics.rendered(accept)[0].decode()
         names = {sample.name for family in parse(page) for sample in family.samples if sample.name.startswith("DCGM")}
@@ -169,5 +170,6 @@ def test_the_page_has_them_where_it_is_set_and_a_scraper_reads_them(accept: str)
 def test_what_the_agent_shows_an_agent_can_read() -> None:
     """The two sides of DCGM's names agree."""
     metrics = Metrics("1.2.3", lambda: 1_700_000_000.0, {}, "gpu-1")
+    metrics.partition(world.report())
     metrics.telemetry(TelemetrySnapshot(1_700_000_000.0, SLICES, gpus=(CUT_GPU,)))
     assert [one.utilization for one in loads_of(metrics.rendered("")[0])[world.GPU, 9]] == [LOAD]

@@ -65,11 +65,11 @@ def _play(cells: Cells, folder: Path, environment: dict[str, str]) -> Cells:
 
 
 KINDS = {
-    "fails once": (("once",), 1, 5),
+    "fails once": (("once",), 1, 8),
     "is the last act": (("killed before", "killed after"), 1, 1),
-    "hangs": (("hang",), 1, 2),
-    "loses its GPU": (("lost",), 1, 2),
-    "has a fault that lasts": (("lasting", "hang for ever"), 16, 24),
+    "hangs": (("hang",), 1, 3),
+    "loses its GPU": (("lost",), 1, 3),
+    "has a fault that lasts": (("lasting", "hang for ever"), 24, 48),
 }
 """Names of disturbances, which cells they are, and every which is played: of those of a change, and of the others."""
 CHANGES = re.compile("Create|Destroy|SetMig")

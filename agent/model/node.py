@@ -204,6 +204,11 @@ class DeviceOwner:
     claimed: tuple[str, ...] = ()
 
     @property
+    def uuids(self) -> tuple[str, ...]:
+        """The devices by UUID: that of a shared one is ``<uuid>::<replica>``."""
+        return tuple(device.partition("::")[0] for device in self.devices)
+
+    @property
     def of_gpus(self) -> bool:
         """Whether this speaks of GPUs; of other drivers' devices only their claims are of interest."""
         return self.resource.startswith("nvidia.com/") or self.resource == DRA_DRIVER

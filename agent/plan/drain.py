@@ -259,11 +259,11 @@ def _with_ties(pod: Pod, seen: Snapshot) -> str:
 
 
 def _owners_by_device(seen: Snapshot) -> dict[str, set[tuple[str, str]]]:
-    """Device id (``uuid::n`` without its replica) to the pods that have it."""
+    """UUID of a device to the pods that have it."""
     found: dict[str, set[tuple[str, str]]] = {}
     for owner in seen.owners or ():
-        for device in owner.devices:
-            found.setdefault(device.partition("::")[0], set()).add((owner.namespace, owner.name))
+        for uuid in owner.uuids:
+            found.setdefault(uuid, set()).add((owner.namespace, owner.name))
     return found
 
 

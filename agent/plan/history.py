@@ -162,8 +162,8 @@ def _by_device(owners: Iterable[DeviceOwner], workloads: Iterable[PodWorkload]) 
     found: dict[str, set[Holder]] = {}
     for owner in owners:
         holder = known.get((owner.namespace, owner.name)) or Holder(owner.namespace, "Pod", owner.name)
-        for device in owner.devices:
-            found.setdefault(device.partition("::")[0], set()).add(holder)
+        for uuid in owner.uuids:
+            found.setdefault(uuid, set()).add(holder)
     return found
 
 

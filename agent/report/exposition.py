@@ -27,7 +27,7 @@ def application(render: Render, overdue: Complaints, lacking: Complaints) -> web
     """The three routes. ``overdue`` and ``lacking`` run on the event loop and may not wait. See Note [Alive is not ready]."""
     pages = _Pages(render, overdue, lacking)
     app = web.Application()
-    app.on_cleanup.append(pages.close)
+    app.on_cleanup.append(pages.scrapes.close)
     app.add_routes(
         [
             web.get("/metrics", pages.metrics),
@@ -99,18 +99,14 @@ class Scrapes:
 
 class _Pages:
     def __init__(self, render: Render, overdue: Complaints, lacking: Complaints) -> None:
-        self._scrapes = Scrapes(render)
+        self.scrapes = Scrapes(render)
         self._overdue = overdue
         self._lacking = lacking
-
-    async def close(self, app: web.Application) -> None:
-        """Its thread ends."""
-        await self._scrapes.close(app)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """OpenMetrics where the scraper prefers it, compressed where it can read that."""
         compressed = _GZIP.search(request.headers.get("Accept-Encoding", "")) is not None
-        body, content_type = await self._scrapes.answer(request.headers.get("Accept", ""), compressed)
+        body, content_type = await self.scrapes.answer(request.headers.get("Accept", ""), compressed)
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         if compressed:
             headers["Content-Encoding"] = "gzip"

@@ -48,7 +48,7 @@ def gpu_families(gpus: Sequence[GpuSample], known: Mapping[str, tuple[Holder, ..
                 ecc.add_metric([*_labels(gpu), kind], count)
     yield from (family for family in (info, held, ecc) if family.samples)
     for declared, read in _HEALTH:
-        yield from _family(declared, gpus, read, lambda gpu: _labels(gpu))
+        yield from _family(declared, gpus, read, _labels)
     for declared, read in _MEASURED if known is not None else ():
         yield from _family(declared, gpus, read, lambda gpu: [*_labels(gpu), *only_holder(holders.get(gpu.uuid, ()))])
 

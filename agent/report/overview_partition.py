@@ -246,7 +246,7 @@ def _free(gpu: Gpu) -> Iterator[FreeRun]:
 
 
 def _fits(gpu: Gpu, run: Placement) -> str:
-    plain = [profile for profile in gpu.profiles if not profile.media and "+" not in profile.name]
+    plain = (profile for profile in gpu.profiles if profile.plain)
     fitting = [p for p in plain if any(run.start <= place.start and place.end <= run.end for place in p.placements)]
-    best = max(fitting, key=lambda profile: (profile.slices, profile.memory_mib), default=None)
+    best = max(fitting, key=lambda profile: profile.rank, default=None)
     return best.name if best is not None else ""

@@ -55,12 +55,10 @@ def slice_families(slices: Sequence[SliceSample], holders: Mapping[str, tuple[Ho
 
 
 def holders_by_slice(owners: Iterable[DeviceOwner]) -> Mapping[str, tuple[Holder, ...]]:
-    """UUID of a MIG device or a GPU to its holders. The device ids of a shared one are ``<uuid>::<replica>``; two replicas in one
-    container are one holder."""
+    """UUID of a MIG device or a GPU to its holders; two replicas of a shared one in one container are one holder."""
     found: dict[str, set[Holder]] = {}
     for owner in owners:
-        for device in owner.devices:
-            uuid = device.partition("::")[0]
+        for uuid in owner.uuids:
             found.setdefault(uuid, set()).add((owner.namespace, owner.name, owner.container))
     return {uuid: tuple(sorted(holders)) for uuid, holders in found.items()}
 

@@ -23,6 +23,7 @@ _PASSING = {
 }
 _AWAY = _PASSING | {pynvml.NVML_ERROR_GPU_IS_LOST}
 _SKIPPED = {pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NOT_FOUND}
+_UNSUPPORTED = _SKIPPED | {pynvml.NVML_ERROR_FUNCTION_NOT_FOUND}
 _PAST_THE_END = {pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH}
 _MEDIA_ENUMS = {7: "+me", 8: "+me", 13: "-me", 14: "-me", 15: "+me.all", 16: "+me.all"}
 _GRAPHICS_ENUMS = {10: "+gfx", 11: "+gfx", 12: "+gfx", 17: "+gfx"}
@@ -49,31 +50,25 @@ def translated(what: str, error: Any) -> AgentError:
 
 def optional(call: Callable[[], Any], default: Any) -> Any:
     """The call's value, or the default where this GPU or driver does not support the question."""
-    try:
-        return call()
-    except pynvml.NVMLError as error:
-        if error.value in _SKIPPED | {pynvml.NVML_ERROR_FUNCTION_NOT_FOUND}:
-            return default
-        raise
+    return _unless(lambda code: code in _UNSUPPORTED, call, default)
 
 
 def unless_gone(call: Callable[[], Any], default: Any) -> Any:
     """As ``optional``; the default too where what is asked about has gone since: the driver calls its id or handle invalid."""
-    try:
-        return optional(call, default)
-    except pynvml.NVMLError as error:
-        if error.value in _PAST_THE_END:
-            return default
-        raise
+    return _unless(lambda code: code in _UNSUPPORTED | _PAST_THE_END, call, default)
 
 
 def unless_lost(call: Callable[[], Any], default: Any) -> Any:
     """The call's value, or the default whatever keeps this one question from being answered (a right that is missing, another
     version of a struct). Only what says that the GPU or the driver is away is raised."""
+    return _unless(lambda code: code not in _AWAY, call, default)
+
+
+def _unless(passed_over: Callable[[int], bool], call: Callable[[], Any], default: Any) -> Any:
     try:
         return call()
     except pynvml.NVMLError as error:
-        if error.value in _AWAY:
+        if not passed_over(error.value):
             raise
         return default
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,8 @@ from agent.adapters import clock
 from agent.adapters.boot import this_boot
 from agent.adapters.demand import DemandMap, WorkloadView
 from agent.adapters.files import TextFile, token_reader
-from agent.adapters.kube import Kube
 from agent.adapters.leases import Leases
 from agent.adapters.memory import Memory
-from agent.adapters.watch import Watch
 from agent.execute.fetch import FetchSupervisor
 from agent.execute.fleet import LeaderHands
 from agent.execute.gate import GateHands
@@ -38,15 +36,13 @@ from agent.reconcile.cold_starts import ColdStarts
 from agent.reconcile.demand import DemandRules, NodeDemand
 from agent.reconcile.fits import SliceFits
 from agent.reconcile.gate import GateKeeper, GateSight, in_this_boot
-from agent.reconcile.own_node import OwnNode
 from agent.reconcile.page_cache import PageCache
 from agent.reconcile.publishing import PublishingPass, kept_whatever_it_is
 from agent.reconcile.room import RoomKeeper, RoomRules
 from agent.reconcile.scrub import Scrub
 from agent.reconcile.servings import PodServings
-from agent.reconcile.telling import CacheNews, CountedEvents
-from agent.report.metrics import Metrics
-from agent.settings import Settings
+from agent.reconcile.telling import CacheNews
+from agent.shared import Shared
 
 log = logging.getLogger("warmslice.cache")
 
@@ -54,24 +50,6 @@ _DAY_SECONDS = 86400.0
 _NODE_LOOK_SECONDS = 5.0
 _DEMAND_SECONDS = 60.0
 """So long what workloads want is waited for: where nobody may read it, or the API server is away, the catalog has to do."""
-
-Pass = Callable[[], Awaitable[float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What the roles of one process share. ``start`` begins a task that ends with the agent; ``loop`` begins one that passes
-    until the agent is told to go, and returns what wakes it."""
-
-    settings: Settings
-    kube: Kube
-    node: Watch
-    pods: Watch
-    events: CountedEvents
-    metrics: Metrics
-    start: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
-    loop: Callable[[str, Pass, asyncio.Event], None]
-    own: OwnNode
 
 
 @dataclass(slots=True)

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from agent.adapters.kube import Kube
-from agent.daemon import Agent, Machine
+from agent.daemon import Agent
+from agent.partition_role import Machine
 from agent.settings import Settings
 from tests.fakes.devcluster import DevCluster
 

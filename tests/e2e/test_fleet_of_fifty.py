@@ -15,10 +15,10 @@ import msgspec
 
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
-from agent.daemon import Machine
 from agent.model import labels
 from agent.model.errors import RetryError
 from agent.model.fleet import LEADER, SLOT_PREFIX
+from agent.partition_role import Machine
 from agent.settings import Settings
 from hack.devcluster import kinds
 from hack.devcluster.objects import Object, dig, name_of, uid_of

@@ -15,9 +15,9 @@ import msgspec
 
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
-from agent.daemon import Machine
 from agent.model import labels
 from agent.model.demand_map import KEY, MOST_BYTES, NAME, read
+from agent.partition_role import Machine
 from agent.settings import Settings
 from hack.devcluster import kinds
 from hack.devcluster.kinds import Kind

@@ -138,7 +138,7 @@ def test_missing_pieces_and_finished_grains_are_the_whole_file(size: int, done: 
 PIECES = [memoryview(CONTENT)[grain * GRAIN_BYTES :][:GRAIN_BYTES] for grain in range(4)]
 
 
-@settings(deadline=None, max_examples=25)  # a grain that is let go was waited for
+@settings(max_examples=25)  # a grain that is let go was waited for
 @given(order=st.permutations(range(4)), most_kept=st.integers(1, 4), earlier=st.integers(0, 3))
 def test_in_whatever_order_grains_come_the_hash_is_that_of_the_content(
     order: list[int], most_kept: int, earlier: int

@@ -52,7 +52,7 @@ def _shown(schedule: Schedule, moment: datetime) -> datetime:
     return moment.astimezone(schedule.zone).replace(tzinfo=None)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(schedules(), MOMENTS)
 def test_the_period_of_now_is_that_whose_time_the_clock_on_the_wall_showed_last(
     schedule: Schedule, now: datetime

@@ -57,10 +57,10 @@ class Kill:
     moment: Moment
 
 
-@dataclass
+@dataclass(eq=False)
 class Fault:
     """The next ``times`` effects of these names fail with such an error; after they have happened, their answer is lost.
-    ``first``: those before that number do not."""
+    ``first``: those before that number do not. Two that say the same are still two: each is used up by itself."""
 
     names: frozenset[str]
     error: type[AgentError]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.model.errors import RetryError
@@ -85,7 +85,6 @@ def test_series_of_a_slice_that_pods_share_are_one_and_contradictions_are_none()
     assert loads_of("\n".join(differ).encode())[GPU, 9] == (ExporterLoad("1g.10gb", NOTHING),)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.text(max_size=80), st.text(max_size=20))
 def test_no_answer_of_a_stranger_is_an_error(noise: bytes, labels: str, value: str) -> None:
     loads_of(noise)
@@ -285,7 +284,6 @@ class Cut:
     seen: bool
 
 
-@settings(deadline=None)
 @given(
     cuts=st.lists(st.builds(Cut, st.integers(0, 60), st.booleans()), max_size=4, unique_by=lambda cut: cut.at),
     interval=st.integers(1, 8),

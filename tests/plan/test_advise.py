@@ -159,7 +159,7 @@ def test_a_load_that_was_known_for_a_part_of_the_time_is_not_known() -> None:
     assert (found.compute, found.peak_load, found.mean_load) == ("unknown", None, None)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(gpus(), st.floats(0.01, 100), st.one_of(st.none(), st.floats(0, 1)), st.data())
 def test_what_is_advised_holds_what_was_used_and_nothing_smaller_does(
     gpu: Gpu, peak: float, load: float | None, data: st.DataObject
@@ -262,7 +262,7 @@ def test_what_frees_most_comes_first() -> None:
 # -- geometry ----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(gpus(), st.data())
 def test_no_other_places_of_the_same_slices_free_a_larger_profile_and_none_as_good_moves_fewer(
     gpu: Gpu, data: st.DataObject
@@ -399,7 +399,7 @@ def test_fragmentation_is_what_the_places_of_slices_cost_and_not_what_the_hardwa
     assert (found.free_memory_slices, found.unusable, found.largest_free, found.fragmentation) == lies
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(gpus())
 def test_a_free_memory_slice_is_unusable_where_no_layout_that_keeps_the_slices_has_it(gpu: Gpu) -> None:
     there = set(gpu.layout)

@@ -37,7 +37,7 @@ def cases(draw: st.DrawFn) -> tuple[Gpu, tuple[Shape, ...], frozenset[Part]]:
     return gpu, tuple(sorted(shapes)), draw(fixed_slices(gpu))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cases())
 def test_a_change_keeps_the_fixed_slices_and_destroys_as_few_as_any_way_would(
     case: tuple[Gpu, tuple[Shape, ...], frozenset[Part]],
@@ -62,7 +62,7 @@ def test_a_change_keeps_the_fixed_slices_and_destroys_as_few_as_any_way_would(
     assert {placement for placement, _ in change.remove} == {slot.placement for slot in current - result}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(gpus(), st.data())
 def test_no_way_moves_fewer_pods(gpu: Gpu, data: st.DataObject) -> None:
     wish = data.draw(layouts(gpu))
@@ -80,7 +80,7 @@ def test_no_way_moves_fewer_pods(gpu: Gpu, data: st.DataObject) -> None:
     assert len(moves(change, tenants)) == fewest
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(gpus(), st.data())
 def test_a_way_that_was_begun_is_gone_to_its_end(gpu: Gpu, data: st.DataObject) -> None:
     """Killed after any number of calls, planning anew needs no call that undoes one."""
@@ -115,7 +115,7 @@ def _splits(board: Gpu, slot: Slot) -> list[Slot]:
     return [Slot(slot.placement, Shape(profile.name, widths)) for widths in found]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(held_layouts())
 def test_beside_held_slices_the_maximal_geometries_are_those_that_trying_everything_finds(
     case: tuple[Gpu, Layout],
@@ -143,7 +143,7 @@ def _maximal_by_trying(model: str, held: Layout) -> set[tuple[Shape, ...]]:
     return {key for key, alone in full.items() if alone}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(held_layouts())
 def test_every_geometry_listed_is_one_that_the_agent_makes_without_touching_what_is_held(
     case: tuple[Gpu, Layout],

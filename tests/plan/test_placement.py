@@ -76,7 +76,7 @@ def _chosen(asks: list[Ask], choice: Choice) -> list[Layout]:
     return [found[ask.gpu.uuid] for ask in asks]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(nodes())
 def test_no_combination_of_layouts_costs_less(asks: list[Ask]) -> None:
     choice = choose(asks)
@@ -87,7 +87,7 @@ def test_no_combination_of_layouts_costs_less(asks: list[Ask]) -> None:
     assert _price(possible, _chosen(possible, choice)) == cheapest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(nodes())
 def test_one_by_one_is_legal_and_says_so(asks: list[Ask]) -> None:
     together, alone = choose(asks), choose(asks, most_joined=0)
@@ -152,7 +152,7 @@ def _splits(slices: int) -> list[tuple[int, ...]]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(splits(), splits(), st.data())
 def test_another_split_costs_no_more_slices_and_pods_than_it_must(
     now: Layout, wish: Layout, data: st.DataObject

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.model.cache import ModelState
@@ -80,7 +80,6 @@ def rewritten(value: Any, text: Callable[[], str], field: str = "") -> Any:
             return value
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_whatever_strangers_write_stays_text(data: st.DataObject) -> None:
     values = rewritten(msgspec.to_builtins(whole()), lambda: data.draw(_TEXTS))

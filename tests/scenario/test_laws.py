@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, event, given, note, settings
 from tests.scenario.laws.story import Story, stories, told
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
 @given(stories())
 def test_every_story_ends_right(story: Story) -> None:
     """How many stories have which end: ``--hypothesis-show-statistics``."""

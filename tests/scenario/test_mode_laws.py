@@ -21,7 +21,7 @@ EVENTS = st.sampled_from([*WISHES, "reboot", "restart", "write"])
 
 
 @example(events=[("reboot", 1), ("halves", 2), ("whole", 1)], commanded=True, memory="stubborn", goes=True)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     events=st.lists(st.tuples(EVENTS, st.integers(1, 12)), max_size=6),
     commanded=st.booleans(),

@@ -182,7 +182,7 @@ async def test_what_nobody_allows_is_neither_published_nor_lost_sight_of(board: 
     assert agent.reports[-1] is None
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(st.sampled_from(("kill", "stop", "start", "want", "drop", "away")), st.floats(0, 40)), max_size=12

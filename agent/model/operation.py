@@ -52,7 +52,7 @@ class Operation:
     operation ends without, by UUID with the reason: no other GPU has to wait for them. ``shares`` counts how often the device
     plugin's configuration was chosen. ``prepared`` is the boot in which the host's services let go of the GPUs for it, "" when
     they have not, or may have them again. ``plugin``: NVIDIA's device plugin ran, or was to run, when it began: that its pod is
-    being replaced just now does not mean that there is none.
+    being replaced just now does not mean that there is none; ``driver`` says the same of NVIDIA's DRA driver.
     """
 
     id: str
@@ -77,6 +77,7 @@ class Operation:
     shares: int = 0
     prepared: str = ""
     plugin: bool = False
+    driver: bool = False
 
     @property
     def begun_for(self) -> str:

@@ -10,6 +10,7 @@ from agent.model.desired import Desired
 from agent.model.labels import CLIENTS, DEVICE_PLUGIN, PLUGIN_CONFIG, STRATEGY
 from agent.model.mig import Gpu, GpuWish, Layout
 from agent.model.node import Node, Offers, Pod
+from agent.model.operation import Operation
 from agent.model.sharing import Sharing, named_by
 from agent.model.snapshot import Snapshot
 
@@ -19,26 +20,34 @@ _SLICING = ["mixed", "single"]
 _PLUGIN_APPS = next(client.apps for client in CLIENTS if client.label == DEVICE_PLUGIN)
 
 
-def applied(seen: Snapshot) -> str:
+def applied(seen: Snapshot, operation: Operation | None = None) -> str:
     """Whose word an applied layout has."""
-    if has_plugin(seen) or _has_driver(seen):
+    if _plugin_belongs(seen, operation) or _driver_belongs(seen, operation):
         return "applied"
     return "applied; neither a device plugin nor a DRA driver runs here, so the hardware's word alone counts"
 
 
-def not_shown(seen: Snapshot, word: Word, plugin: bool = False) -> str:
-    """In words how what is advertised here differs from the layout; empty where it does not, or nobody advertises. ``plugin``:
-    the device plugin is known to belong here though nothing shows it now."""
-    by_plugin = difference(seen.node, seen.gpus, word) if plugin or has_plugin(seen) else ""
-    by_driver = not_offered(seen.offers, seen.gpus) if _has_driver(seen) else ""
+def not_shown(seen: Snapshot, word: Word, operation: Operation | None = None) -> str:
+    """In words how what is advertised here differs from the layout; empty where it does not, or nobody advertises. The
+    ``operation`` knows who belongs here though nothing shows it now."""
+    by_plugin = difference(seen.node, seen.gpus, word) if _plugin_belongs(seen, operation) else ""
+    by_driver = not_offered(seen.offers, seen.gpus) if _driver_belongs(seen, operation) else ""
     wrong = "; ".join(filter(None, (by_plugin, by_driver)))
     return wrong if not wrong or has_known_advertiser(seen) else f"{wrong} ({_NO_POD})"
+
+
+def _plugin_belongs(seen: Snapshot, operation: Operation | None) -> bool:
+    return has_plugin(seen) or (operation is not None and operation.plugin)
+
+
+def _driver_belongs(seen: Snapshot, operation: Operation | None) -> bool:
+    return has_driver(seen) or (operation is not None and operation.driver)
 
 
 def has_known_advertiser(seen: Snapshot) -> bool:
     """Whether what advertises here has a pod that can be started anew, or is going to have one."""
     asked = seen.node.labels.get(DEVICE_PLUGIN, "false") != "false"
-    return asked or any(is_plugin(pod) for pod in seen.pods) or _has_driver(seen)
+    return asked or any(is_plugin(pod) for pod in seen.pods) or has_driver(seen)
 
 
 def is_advertised(node: Node) -> bool:
@@ -52,10 +61,10 @@ def has_plugin(seen: Snapshot) -> bool:
     asked = seen.node.labels.get(DEVICE_PLUGIN, "false") != "false"
     if asked or any(is_plugin(pod) for pod in seen.pods):
         return True
-    return any(_ours(name) and (count or not _has_driver(seen)) for name, count in seen.node.capacity.items())
+    return any(_ours(name) and (count or not has_driver(seen)) for name, count in seen.node.capacity.items())
 
 
-def _has_driver(seen: Snapshot) -> bool:
+def has_driver(seen: Snapshot) -> bool:
     """Whether NVIDIA's DRA driver offers GPUs here, or is about to."""
     return any(pod.dra_driver for pod in seen.pods) or bool(seen.offers is not None and seen.offers.devices)
 

@@ -241,7 +241,7 @@ def _share(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
 def _advertised(wish: Wish, seen: Snapshot, policy: Policy, memory: Memory, operation: Operation) -> Outcome | None:
     """None once the node shows what it has, or after the way back has waited long enough for that."""
     waited = memory.waited("not-advertised", DISCOVERY_SECONDS, seen.now)
-    wrong = advertise.not_shown(seen, word(operation, seen.node, waited), operation.plugin)
+    wrong = advertise.not_shown(seen, word(operation, seen.node, waited), operation)
     if not wrong:
         return None
     wrong += hint(seen.node)
@@ -271,7 +271,9 @@ def _verdict(wish: Wish, seen: Snapshot, operation: Operation, last: NodeStatus 
             reason, why = operation.failure_reason, operation.failure
         case Desired():
             lost = failed_since_boot(seen, operation, last)
-            return _end(seen, operation, "success", "applied", f"{wish.layout!r} {advertise.applied(seen)}{lost}")
+            return _end(
+                seen, operation, "success", "applied", f"{wish.layout!r} {advertise.applied(seen, operation)}{lost}"
+            )
         case Refusal():
             reason, why, back = wish.reason, wish.message, ""
         case Unasked():

@@ -192,6 +192,7 @@ def _operation(wish: Desired, seen: Snapshot, policy: Policy, change: Change, la
         clients=tuple(sorted(pod.ref.uid for pod in client_pods(seen, mode))),
         plugin_config=config_on(seen.node),
         plugin=advertise.has_plugin(seen),
+        driver=advertise.has_driver(seen),
         reboot=reboot.remembered(wish, last),
         strangers={
             gpu.uuid: tuple(sorted(there))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hack.devcluster import kinds, nvidia_dra_driver
+from hack.devcluster.kubelet.dra_driver import DRIVER_POD_LABEL
 from hack.devcluster.objects import Object, dig, uid_of
 from tests.e2e.agent_node import NODE, AgentNode, agent_node
 from tests.fakes.devcluster import is_running
@@ -18,6 +19,12 @@ def _offered(node: AgentNode) -> list[str]:
         device for item in node.cluster.api.all(kinds.RESOURCE_SLICES) for device in dig(item, "spec.devices") or []
     ]
     return sorted(str(dig(device, "attributes.profile.string")) for device in devices)
+
+
+def _is_driver(pod: Object) -> bool:
+    """Before it is there, the hardware's word alone counts."""
+    key, value = DRIVER_POD_LABEL
+    return is_running(pod) and (pod["metadata"].get("labels") or {}).get(key) == value
 
 
 def _claiming(name: str, template: str) -> Object:
@@ -46,6 +53,7 @@ async def test_pods_with_claims_keep_their_slices_or_make_room_and_the_new_ones_
     async with agent_node(tmp_path, device_plugin=False, **settings) as node:
         nvidia_dra_driver.install(node.cluster.api)
         node.cluster.label_node(NODE, {"nvidia.com/gpu.present": "true"})
+        await node.cluster_until(lambda: any(map(_is_driver, node.cluster.api.all(kinds.PODS))), "the driver runs")
         await node.start()
         node.wish("small")
         await node.until("success", "small")

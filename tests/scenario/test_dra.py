@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.model.node import DeviceOwner
-from agent.model.steps import Begin, Evict
+from agent.model.steps import Begin, Evict, RestartClient
 from tests.fakes.world import NodeWorld, h100
 from tests.scenario.story import SEVEN, Story, drained, mode_on
 
@@ -51,6 +51,22 @@ async def test_a_layout_that_is_there_and_not_offered_has_the_driver_started_ane
     assert "ResourceSlices offer 0 of 7 devices of the layout" in story.status["message"]
     await story.turns(400)
     assert story.verdict == ("success", "applied")
+    assert world.advertises_what_is_there()
+
+
+async def test_a_driver_whose_pod_is_being_replaced_just_now_belongs_here_all_the_same() -> None:
+    """Between the old pod and the new one nothing offers and nothing runs: the hardware's word is not enough then."""
+    world = NodeWorld(h100(), dra=True)
+    world.label(value="7x1g.10gb")
+    story = Story(world)
+    while not any(isinstance(step, RestartClient) for step in story.hands.taken):
+        await story.turns(1)
+    world.restart_driver()
+    await story.partition()
+    assert story.verdict[0] == "pending"
+    await story.settled()
+    assert story.verdict == ("success", "applied")
+    assert "word alone" not in story.status["message"]
     assert world.advertises_what_is_there()
 
 

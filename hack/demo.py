@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import urllib.request
@@ -19,10 +20,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 from hack import prometheus, simgpu
 from hack.check_dashboards import complaints
 from hack.processes import Children
 
+ROOT = Path(__file__).resolve().parents[1]
 NODE = "gpu-1"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 MODEL_LABEL = "models.warmslice.dev/sentence-transformers--all-MiniLM-L6-v2"
@@ -66,18 +70,18 @@ class Broken(Exception):  # noqa: N818 - the story did not go as told
 class Story:
     """Says what happens, and waits for it."""
 
-    def __init__(self, kubectl: str, folder: Path) -> None:
+    def __init__(self, kubectl: str, folder: Path, as_daemon_set: bool) -> None:
         self.folder = folder
         self.children = Children(folder)
         self._kubectl = kubectl
         self._began = time.monotonic()
-        self._gpus = simgpu.build()
-        self.port = _free_port()
+        self.simulated = simgpu.build()
+        self.agent: AsProcess | AsDaemonSet = AsDaemonSet(folder) if as_daemon_set else AsProcess(folder)
         self._hub = ""
         self._open = ExitStack()
         self.server: prometheus.Prometheus | None = None
         self.environment = {
-            "SIMGPU_STATE": str(folder / "gpus.state"),
+            "SIMGPU_STATE": str(folder / "simulated" / "gpus.state"),
             "KUBECONFIG": str(folder / "kubeconfig"),
         }
 
@@ -162,7 +166,7 @@ class Story:
     def gpus(self, *arguments: str) -> str:
         """The simulated GPUs' control program."""
         done = subprocess.run(
-            [str(self._gpus.simgpu), *arguments],
+            [str(self.simulated.simgpu), *arguments],
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
@@ -188,25 +192,32 @@ class Story:
 
     def metrics(self) -> list[str]:
         """Lines of /metrics."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as page:
-            return str(page.read().decode()).splitlines()
+        return [line for port in self.agent.ports for line in _page(f"http://127.0.0.1:{port}/metrics").splitlines()]
 
     # -- the machines ---------------------------------------------------------------------------------------------
 
     def set_up(self) -> None:
         """Two GPUs, one node, one hub, one agent."""
         self.chapter("A node with two H100-80GB, a hub, and the agent (both roles)")
+        (self.folder / "simulated").mkdir()
         self.gpus("init", "--gpu", "H100-80GB-SXM:2")
         self.say("two simulated H100-80GB, MIG off as after a boot")
         self._start_cluster()
         hub = self._start_hub()
         self._hub = hub
-        self._start_agent(hub)
+        self.agent.start(self, hub)
+        self.until("agent is ready", lambda: all(_answers(f"http://127.0.0.1:{p}/readyz") for p in self.agent.ports))
 
     def _start_cluster(self) -> None:
         deploy = [f"--label=nvidia.com/gpu.deploy.{name}=true" for name in ("device-plugin", "dcgm-exporter")]
+        deploy.append("--label=nvidia.com/gpu.present=true")
         command = [sys.executable, "-m", "hack.devcluster", "--nodes", NODE, "--run-dir", str(self.folder)]
-        command += ["--simgpu-dir", str(self._gpus.simgpu.parent), "--simgpu-state", self.environment["SIMGPU_STATE"]]
+        command += [
+            "--simgpu-dir",
+            str(self.simulated.simgpu.parent),
+            "--simgpu-state",
+            self.environment["SIMGPU_STATE"],
+        ]
         command += ["--status-interval", "0.5", "--pod-start", "0.2", "--pod-stop", "0.3", *deploy]
         command += ["--plugin-config", PLUGIN_CONFIG]
         self.children.start("cluster", command)
@@ -241,26 +252,6 @@ class Story:
         self.children.start("hub", command)
         self.until("hub answers", lambda: _listening(port))
         return f"http://127.0.0.1:{port}"
-
-    def _start_agent(self, hub: str) -> None:
-        (self.folder / "catalog.yaml").write_text(CATALOG, "utf-8")
-        socket_file = self.folder / NODE / "pod-resources" / "kubelet.sock"
-        command = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
-        command += [f"--layouts-file={self.folder / 'layouts.yaml'}", f"--catalog-file={self.folder / 'catalog.yaml'}"]
-        command += [f"--pod-resources-socket={socket_file}", f"--proc-directory={self.folder / NODE / 'proc'}"]
-        command += [f"--state-directory={self.folder / NODE / 'state'}"]
-        command += [f"--cache-directory={self.folder / 'hub-cache'}"]
-        command += [f"--hub-endpoint={hub}", f"--partition-listen=127.0.0.1:{self.port}"]
-        # A machine that is nearly full shall be able to show the story too.
-        command += ["--telemetry-period-seconds=0.5", "--cache-reserve-ratio=0"]
-        command += ['--gpu-prices={"NVIDIA H100*": 2.5}']
-        command += ["--namespace=default", "--prewarm=auto", '--prewarm-allow={default: ["acme/*"]}']
-        paths = {
-            "LD_LIBRARY_PATH": str(self._gpus.library.parent),
-            "PATH": f"{self._gpus.nvidia_smi.parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        }
-        self.children.start("agent", command, {**self.environment, **paths})
-        self.until("agent is ready", lambda: _answers(f"http://127.0.0.1:{self.port}/readyz"))
 
     # -- the chapters ---------------------------------------------------------------------------------------------
 
@@ -351,7 +342,7 @@ class Story:
         started = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", _READ_BACK, MODEL],
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(self.folder / "hub-cache")},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(self.agent.cache)},
             capture_output=True,
             text=True,
             check=False,
@@ -365,7 +356,7 @@ class Story:
         rate = f"{CONNECTION_RATE / 1e6:.0f} MB/s a connection"
         self.chapter(f"6. A Deployment scaled to zero names a model; another comes without warning (hub: {rate})")
         label = f"models.warmslice.dev/{EARLY.replace('/', '--')}"
-        cache = {"HF_HUB_CACHE": str(self.folder / "hub-cache"), "HF_HUB_OFFLINE": "1"}
+        cache = {"HF_HUB_CACHE": str(self.agent.cache), "HF_HUB_OFFLINE": "1"}
         self.apply(self._server("early", EARLY, 0, cache))
         self.until(f"{label}=ready", lambda: self.node()["metadata"]["labels"].get(label) == "ready")
         began = time.monotonic()
@@ -436,7 +427,7 @@ class Story:
             self.chapter("8. No Prometheus here (./hack/test unpacks one): left out")
             return
         self.chapter("8. A real Prometheus scrapes; every panel of the dashboards and every rule has an answer")
-        agents = {NODE: [f"127.0.0.1:{self.port}"]}
+        agents = {NODE: [f"127.0.0.1:{port}" for port in self.agent.ports]}
         self.server = self._open.enter_context(prometheus.serving(binary, self.folder / "prometheus", agents))
         url = self.server.url
         try:
@@ -470,6 +461,105 @@ class Story:
             "profile": named["profile"],
             "start": int(named["placement"].partition(":")[0]),
         }
+
+
+class AsProcess:
+    """The agent as one process with both roles."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ports = [_free_port()]
+        self.cache = folder / "hub-cache"
+
+    def start(self, story: Story, hub: str) -> None:
+        """It has not done anything yet."""
+        (story.folder / "catalog.yaml").write_text(CATALOG, "utf-8")
+        node = story.folder / NODE
+        command = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
+        command += [
+            f"--layouts-file={story.folder / 'layouts.yaml'}",
+            f"--catalog-file={story.folder / 'catalog.yaml'}",
+        ]
+        command += [f"--pod-resources-socket={node / 'pod-resources' / 'kubelet.sock'}"]
+        command += [f"--proc-directory={node / 'proc'}", f"--state-directory={node / 'state'}"]
+        command += [f"--cache-directory={self.cache}", f"--partition-listen=127.0.0.1:{self.ports[0]}"]
+        command += ["--namespace=default"]
+        command += [f"--{name.replace('_', '-')}={_flag(value)}" for name, value in _settings(hub).items()]
+        paths = {
+            "LD_LIBRARY_PATH": str(story.simulated.library.parent),
+            "PATH": f"{story.simulated.nvidia_smi.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+        story.children.start("agent", command, {**story.environment, **paths})
+
+
+class AsDaemonSet:
+    """run the agent as manifests/base has it: its DaemonSet's commands, environment and mounts, with the token of its pod"""
+
+    ports = (9470, 9471)
+
+    def __init__(self, folder: Path) -> None:
+        self._host = folder / "host"
+        self.cache = self._host / "var/lib/warmslice/hub"
+
+    def start(self, story: Story, hub: str) -> None:
+        """It has not done anything yet."""
+        self._lay_out_the_host(story)
+        self._apply(story, hub)
+        folder, api = story.folder, [f"--kubeconfig={story.environment['KUBECONFIG']}", f"--node={NODE}"]
+        command = [sys.executable, "-m", "hack.containers.pod", *api, f"--host={self._host}"]
+        command += [f"--kubelet={folder / NODE}", f"--run={folder / 'pod'}"]
+        # As the runtime class does it: the driver's library and program, at their places.
+        libraries = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"
+        command += [f"--bind={story.simulated.library}:{libraries}/libnvidia-ml.so.1"]
+        command += [f"--bind={story.simulated.nvidia_smi}:/usr/bin/nvidia-smi"]
+        # The GPUs, and the processes of pods, are simulated.
+        command += [f"--bind={folder / 'simulated'}:/simulated", "--env=SIMGPU_STATE=/simulated/gpus.state"]
+        command += [f"--bind={folder / NODE / 'proc'}:/simulated-proc"]
+        story.children.start("pod", command)
+
+    def _lay_out_the_host(self, story: Story) -> None:
+        """The kubelet's folder; the others come with the pod, as its volumes say."""
+        (self._host / "var/lib").mkdir(parents=True)
+        (story.folder / NODE / "proc").mkdir(exist_ok=True)
+        (self._host / "var/lib/kubelet").symlink_to(story.folder / NODE)
+
+    def _apply(self, story: Story, hub: str) -> None:
+        """The base, with the files that an administrator writes."""
+        overlay = story.folder / "overlay"
+        overlay.mkdir()
+        base = (ROOT / "manifests/base/settings.yaml").read_text("utf-8")
+        settings = {**_settings(hub), "proc_directory": "/simulated-proc"}
+        (overlay / "settings.yaml").write_text(base + yaml.safe_dump(settings), "utf-8")
+        (overlay / "layouts.yaml").write_text(LAYOUTS, "utf-8")
+        (overlay / "catalog.yaml").write_text(CATALOG, "utf-8")
+        generated = [
+            {"name": f"warmslice-{name}", "namespace": "warmslice", "behavior": "replace", "files": [f"{name}.yaml"]}
+            for name in ("settings", "layouts", "catalog")
+        ]
+        kustomization = {
+            "resources": [os.path.relpath(ROOT / "manifests/base", overlay.resolve())],
+            "configMapGenerator": generated,
+            "generatorOptions": {"disableNameSuffixHash": True},
+        }
+        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), "utf-8")
+        story.kubectl("apply", "-k", str(overlay), show=False)
+        story.say("$ kubectl apply -k overlay    # manifests/base, with these settings, layouts and models")
+        story.kubectl("apply", "-f", str(ROOT / "manifests/components/prewarm/rbac.yaml"), show=False)
+
+
+def _settings(hub: str) -> dict[str, Any]:
+    return {
+        "hub_endpoint": hub,
+        "telemetry_period_seconds": 0.5,
+        # A machine that is nearly full shall be able to show the story too.
+        "cache_reserve_ratio": 0.0,
+        "gpu_prices": {"NVIDIA H100*": 2.5},
+        "prewarm": "auto",
+        "prewarm_allow": {"default": ["acme/*"]},
+    }
+
+
+def _flag(value: object) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 _READ_BACK = """
@@ -527,6 +617,11 @@ def _listening(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
+def _page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as page:
+        return str(page.read().decode())
+
+
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as page:
@@ -539,7 +634,7 @@ def _stay(story: Story) -> None:
     story.chapter("Still up. Ctrl-C ends everything.")
     print(f"  export KUBECONFIG={story.environment['KUBECONFIG']}")
     print(f"  kubectl label node {NODE} nvidia.com/mig.config=7x1g.10gb --overwrite")
-    print(f"  http://127.0.0.1:{story.port}/          the status page; also /metrics and /api/v1/status")
+    print(f"  http://127.0.0.1:{story.agent.ports[0]}/          the status page; also /metrics and /api/v1/status")
     if story.server is not None:
         print(f"  {story.server.url}/graph     Prometheus")
     print(f"  export SIMGPU_STATE={story.environment['SIMGPU_STATE']}; build/simgpu/simgpu show")
@@ -559,13 +654,14 @@ def main() -> int:
     """Tell the story; exit code 0 when it went as told."""
     parser = argparse.ArgumentParser(prog="./hack/demo", description=__doc__)
     parser.add_argument("--kubectl", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--daemonset", action="store_true", help=AsDaemonSet.__doc__)
     parser.add_argument("--keep", action="store_true", help="stay up afterwards, until Ctrl-C")
     options = parser.parse_args()
     # SIGINT too: a shell that starts this in the background has it ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     folder = Path(tempfile.mkdtemp(prefix="warmslice-demo-"))
-    story = Story(options.kubectl, folder)
+    story = Story(options.kubectl, folder, options.daemonset)
     began = time.monotonic()
     told = False
     try:

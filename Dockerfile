@@ -48,8 +48,10 @@ LABEL org.opencontainers.image.title="warmslice" \
       org.opencontainers.image.description="Node agent: MIG layouts, warm model weights, slice metrics" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/warmslice /opt/warmslice
-# Errors must be in the log before the process is killed, and nothing may be written beside the code.
+# Errors must be in the log before the process is killed, and nothing may be written beside the code. Libraries ask for a home,
+# which a user without an entry in /etc/passwd has only where the runtime makes one up.
 ENV PATH=/opt/warmslice/bin:$PATH \
+    HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 # Nobody by default; the partition role alone needs root, and its container says so.

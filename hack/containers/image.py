@@ -15,11 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hack.containers.dockerfile import Instruction, Stage, stages
-from hack.containers.mounts import Process
+from hack.containers.mounts import BASE_ENVIRONMENT, Process
 
 ROOT = Path(__file__).resolve().parents[2]
 _UV_IMAGE = "ghcr.io/astral-sh/uv"
-_PATH = os.environ.get("PATH", "/usr/bin:/bin")
 _OF_THE_NETWORK = (
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -88,7 +87,7 @@ class Builder:
 
     def _base(self, stage: Stage) -> Image:
         named = [number for number, one in enumerate(self._stages) if one.name and one.name == stage.base]
-        return self._stage(named[0]) if named else Image(environment={"PATH": _PATH})
+        return self._stage(named[0]) if named else Image(environment=BASE_ENVIRONMENT)
 
     def _done(self, image: Image, instruction: Instruction, folder: Path) -> Image:
         value = instruction.value

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import msgspec
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 
 @dataclass(frozen=True, slots=True)
 class Bind:
@@ -26,6 +24,14 @@ class Bind:
     source: str
     target: str
     is_read_only: bool = False
+
+
+BASE = Bind(sys.base_prefix, "/opt/python", is_read_only=True)
+"""The base image's Python is this machine's, at a place that everybody may enter."""
+BASE_ENVIRONMENT = {
+    "PATH": "/opt/python/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LD_LIBRARY_PATH": "/opt/python/lib",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +102,15 @@ def enter(process: Process) -> None:
     _mount("-t", "overlay", "overlay", "-o", options, str(root))
     for name in ("proc", "sys", "dev"):
         _mount("--rbind", f"/{name}", str(root / name))
-    for bind in process.binds:
+    for bind in (BASE, *process.binds):
         _bind(root, bind)
     if process.is_root_read_only:
         _mount("-o", "remount,bind,ro", str(root))
     os.chroot(root)
     os.chdir(process.directory)
-    os.execvpe("setpriv", [*_privileges(process), "--", *process.arguments], {"PATH": _PATH, **process.environment})
+    os.execvpe(
+        "setpriv", [*_privileges(process), "--", *process.arguments], {**BASE_ENVIRONMENT, **process.environment}
+    )
 
 
 def _privileges(process: Process) -> list[str]:

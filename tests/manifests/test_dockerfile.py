@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +19,15 @@ def instructions(name: str) -> list[str]:
     return re.findall(rf"^{name} (.+)$", DOCKERFILE, flags=re.MULTILINE)
 
 
+def test_a_linter_has_nothing_to_say_of_it() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_every_base_image_has_a_tag_and_none_brings_cuda_or_musl() -> None:
-    for image in (line.split()[0] for line in instructions("FROM")):
+    stages = {line.split(" AS ")[1] for line in instructions("FROM") if " AS " in line}
+    for image in {line.split()[0] for line in instructions("FROM")} - stages - {"scratch"}:
         _, colon, tag = image.partition(":")
         assert colon, image
         assert tag != "latest"

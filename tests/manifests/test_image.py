@@ -1,0 +1,93 @@
+"""The image, built here by the steps of its recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hack.containers.image import ROOT, Builder, Image, copy, uv_program
+from hack.containers.mounts import Process
+
+NOBODY = 65532
+_IMPORT_ALL = """
+import importlib, os, pkgutil
+import agent
+names = [one.name for one in pkgutil.walk_packages(agent.__path__, "agent.") if not one.name.endswith("__main__")]
+for name in names:
+    importlib.import_module(name)
+print(len(names), os.getuid())
+"""
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    return _builder(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="module")
+def image(builder: Builder) -> Image:
+    return builder.build()
+
+
+def _builder(folder: Path) -> Builder:
+    return Builder(ROOT, folder / "built", uv_program(), lambda _: None)
+
+
+def _run(image: Image, folder: Path, *arguments: str) -> str:
+    """As the image's user, without a privilege, on a root that is read only."""
+    copy(image, folder / "layer", is_read_only=True)
+    for name in ("work", "root"):
+        (folder / name).mkdir()
+    process = Process(
+        arguments=(*image.entrypoint, *arguments) if arguments[0] != "python" else arguments,
+        environment=image.environment,
+        layer=str(folder / "layer"),
+        work=str(folder / "work"),
+        root=str(folder / "root"),
+        user=int(image.user),
+        keeps=(),
+        may_gain=False,
+        is_root_read_only=True,
+    )
+    command = process.command(folder / "process.json")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_nobody_can_start_the_agent_and_import_every_module_of_it(image: Image, tmp_path: Path) -> None:
+    modules = [path for path in (ROOT / "agent").rglob("*.py") if path.name not in ("__main__.py", "__init__.py")]
+    assert _run(image, tmp_path / "version", "--version").startswith("warmslice ")
+    imported, user = map(int, _run(image, tmp_path / "imports", "python", "-c", _IMPORT_ALL).split())
+    assert imported >= len(modules)
+    assert user == NOBODY
+
+
+def test_it_has_what_the_lock_file_has_and_the_bill_of_materials_says_so(builder: Builder, image: Image) -> None:
+    listed = json.loads(builder.build("sbom").inside("/warmslice.cdx.json").read_text())
+    installed = {_normal(path.name.split("-")[0]) for path in image.inside("/opt/warmslice").rglob("*.dist-info")}
+    components = {_normal(one["name"]) for one in listed["components"]}
+    assert installed - {"warmslice"} <= components
+    assert {"kubernetes", "nvidia-ml-py", "huggingface-hub"} <= installed
+    assert not installed & {"pytest", "mypy", "playwright"}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_two_builds_of_one_lock_file_have_the_same_bytes(image: Image, tmp_path: Path) -> None:
+    assert list(_digests(image)) == list(_digests(_builder(tmp_path).build()))
+
+
+def _digests(image: Image) -> Iterator[tuple[str, str]]:
+    root = image.inside("/")
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            yield str(path.relative_to(root)), hashlib.sha256(path.read_bytes()).hexdigest()

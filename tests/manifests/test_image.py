@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hack.containers.image import ROOT, Builder, Image, copy, uv_program
-from hack.containers.mounts import Process
+from hack.containers.mounts import Bind, Process
 
 NOBODY = 65532
 _IMPORT_ALL = """
@@ -40,16 +40,20 @@ def _builder(folder: Path) -> Builder:
 
 
 def _run(image: Image, folder: Path, *arguments: str) -> str:
-    """As the image's user, without a privilege, on a root that is read only."""
+    """As the image's user, without a privilege, on a root that is read only, with a /tmp of its own."""
     copy(image, folder / "layer", is_read_only=True)
     for name in ("work", "root"):
         (folder / name).mkdir()
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    scratch.chmod(0o777)
     process = Process(
         arguments=(*image.entrypoint, *arguments) if arguments[0] != "python" else arguments,
         environment=image.environment,
         layer=str(folder / "layer"),
         work=str(folder / "work"),
         root=str(folder / "root"),
+        binds=(Bind(str(scratch), "/tmp"),),
         user=int(image.user),
         keeps=(),
         may_gain=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from pathlib import Path
@@ -9,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from agent import cli, settings
+from agent.adapters.command import reset_gpus
 from agent.desired.catalog import read_catalog
 from agent.desired.layout_file import parse_layouts
 from agent.model.catalog import Catalog
 from tests.manifests.sources import BASE, MANIFESTS, OBSERVABILITY, configured, containers, only, rendered
-
-_NEEDS_A_REASON = re.compile(r"^\s*(privileged: true|runAsUser: 0|hostPID: true|hostNetwork: |hostPath:)")
 
 
 def test_the_base_needs_no_resource_types_of_others() -> None:
@@ -59,22 +59,6 @@ def test_the_agent_may_do_what_its_code_does_and_nothing_more() -> None:
     assert not any("*" in part for rule in rules for part in (*rule["apiGroups"], *rule["resources"], *rule["verbs"]))
 
 
-def test_every_privilege_has_its_reason_in_the_line_above() -> None:
-    lines = (BASE / "daemonset.yaml").read_text().splitlines()
-    privileged = [number for number, line in enumerate(lines) if _NEEDS_A_REASON.match(line)]
-    assert len(privileged) == 7
-    for number in privileged:
-        assert "# Reason:" in _comment_above(lines, number), lines[number].strip()
-
-
-def _comment_above(lines: list[str], number: int) -> str:
-    comment = ""
-    while lines[number - 1].lstrip().startswith("#"):
-        number -= 1
-        comment = lines[number] + comment
-    return comment
-
-
 def test_one_container_changes_gpus_and_the_other_has_no_privilege() -> None:
     partition, cache = containers()["partition"], containers()["cache"]
     assert partition["args"] == ["run", "--role=partition"]
@@ -93,7 +77,9 @@ def test_the_pod_outlives_pressure_and_leaves_in_order() -> None:
     daemon_set = only("DaemonSet")["spec"]
     pod = daemon_set["template"]["spec"]
     assert pod["priorityClassName"] == "system-node-critical"
-    assert pod["terminationGracePeriodSeconds"] >= 120
+    reset_seconds = inspect.signature(reset_gpus).parameters["seconds"].default
+    longest_step_seconds = reset_seconds + settings.Settings().command_timeout_seconds
+    assert pod["terminationGracePeriodSeconds"] > longest_step_seconds
     assert daemon_set["updateStrategy"]["rollingUpdate"]["maxUnavailable"] == "10%"
     assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
     assert only("Namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
@@ -150,12 +136,6 @@ def test_no_directory_of_the_host_that_the_privileged_container_uses_is_in_reach
 
 def _mounts(name: str) -> set[str]:
     return {mount["mountPath"] for mount in containers()[name]["volumeMounts"]}
-
-
-def test_images_are_pinned_by_tag() -> None:
-    for container in containers().values():
-        _, _, tag = container["image"].rpartition(":")
-        assert re.fullmatch(r"\d+\.\d+\.\d+", tag), container["image"]
 
 
 def test_the_configuration_is_read_by_the_agents_own_parsers() -> None:

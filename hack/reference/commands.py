@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from agent.cli import command_line
 from hack.reference.words import code, made_by, table
 
-ABOUT = "Exit code 0: done, 1: refused or not so, 2: bad input; what else a command may answer stands with it."
+ABOUT = (
+    "Exit code 0: done, 1: refused or not so, 2: bad input; what else a command may answer stands with it.",
+    "The wheel brings a man page and completions of bash and zsh, in `share/` below the place that it is installed to (`man/man1/`, "
+    "`bash-completion/completions/`, `zsh/site-functions/`).",
+)
 _SETTING = "setting_"
 
 
@@ -77,7 +81,7 @@ def _values(action: argparse.Action) -> Iterator[str]:
 
 def page() -> str:
     """A section for each command."""
-    return "\n".join([*made_by("The command line", ABOUT), *_sections()]).rstrip() + "\n"
+    return "\n".join([*made_by("The command line", *ABOUT), *_sections()]).rstrip() + "\n"
 
 
 def _sections() -> Iterator[str]:

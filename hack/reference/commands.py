@@ -11,8 +11,8 @@ from hack.reference.words import code, made_by, table
 
 ABOUT = (
     "Exit code 0: done, 1: refused or not so, 2: bad input; what else a command may answer stands with it.",
-    "The wheel brings a man page and completions of bash and zsh, in `share/` below the place that it is installed to (`man/man1/`, "
-    "`bash-completion/completions/`, `zsh/site-functions/`).",
+    "The wheel brings a man page and completions of bash and zsh, in `share/` below the place that it is installed to "
+    "(`man/man1/`, `bash-completion/completions/`, `zsh/site-functions/`).",
 )
 _SETTING = "setting_"
 

@@ -40,7 +40,7 @@ _PLACES_BY_HAND = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. A mistake of the caller is one sentence on stderr."""
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     try:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Every command with its options. Reference page, man page and shell completion are made from it."""
     parser = argparse.ArgumentParser(
         prog="warmslice", description="MIG layouts by node label, warm weights, slice metrics."
     )

@@ -1,10 +1,10 @@
 """Whether a Prometheus has an answer for everything that is shipped.
 
-    python -m hack.check_dashboards [--readme] http://prometheus:9090
+    python -m hack.check_dashboards [--docs] http://prometheus:9090
 
-Every query of every panel, with what its variables offer there, and every recording rule; with --readme the questions there
-too, some of which have an answer only where something is wrong. One line for each that fails or answers nothing, and exit
-code 1.
+Every query of every panel, with what its variables offer there, and every recording rule; with --docs the questions of
+docs/observability.md too, some of which have an answer only where something is wrong. One line for each that fails or answers
+nothing, and exit code 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from hack.prometheus import ROOT, Prometheus
 
 DASHBOARDS = ROOT / "manifests" / "observability" / "dashboards"
-README = ROOT / "README.md"
+QUESTIONS = ROOT / "docs" / "observability.md"
 RANGE = "1m"
 _OFFERED = re.compile(r"label_values\((?P<metric>.+), (?P<label>\w+)\)")
 
@@ -34,10 +34,10 @@ class Asked:
     query: str
 
 
-def complaints(url: str, readme: bool = False) -> list[str]:
+def complaints(url: str, docs: bool = False) -> list[str]:
     """A line for each query that cannot be, or answers nothing; empty when all is well."""
     server = Prometheus(url)
-    asked = [*of_dashboards(server), *of_rules(server), *(questions(README) if readme else ())]
+    asked = [*of_dashboards(server), *of_rules(server), *(questions(QUESTIONS) if docs else ())]
     return [*without_answer(server, asked), *_broken_rules(server)]
 
 
@@ -86,11 +86,11 @@ def substituted(query: str, chosen: dict[str, str]) -> str:
     return query
 
 
-def questions(readme: Path) -> Iterator[Asked]:
+def questions(page: Path) -> Iterator[Asked]:
     """Queries in blocks marked ``promql``, apart by empty lines; lines with # say what is asked."""
-    for block in re.findall(r"^```promql\n(.*?)^```$", readme.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```promql\n(.*?)^```$", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL):
         for query in block.strip().split("\n\n"):
-            yield Asked("README.md", query)
+            yield Asked(page.name, query)
 
 
 def without_answer(server: Prometheus, asked: Iterable[Asked]) -> Iterator[str]:
@@ -114,10 +114,10 @@ def _broken_rules(server: Prometheus) -> Iterator[str]:
 def main() -> int:
     """Exit code 1 where anything has no answer."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--readme", action="store_true", help="ask the questions in README too")
+    parser.add_argument("--docs", action="store_true", help="ask the questions of docs/observability.md too")
     parser.add_argument("url")
     options = parser.parse_args()
-    found = complaints(options.url, options.readme)
+    found = complaints(options.url, options.docs)
     for line in found:
         print(line)
     return 1 if found else 0

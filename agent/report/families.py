@@ -1,5 +1,5 @@
-"""Every metric: its name, type, labels and words. README's table is made from this list, and nothing else is exposed but, where
-that is set, what stands in dcgm_names.py under NVIDIA's names.
+"""Every metric: its name, type, labels and words. docs/reference/metrics.md is made from this list, and nothing else is exposed
+but, where that is set, what stands in dcgm_names.py under NVIDIA's names.
 
 A counter's name is without ``_total``, which the exposition adds.
 """

@@ -116,7 +116,7 @@ NOW = Row(
         Panel(
             "table",
             "Alerts, pending and firing",
-            "The runbook of each stands in README.",
+            "The runbook of each stands in docs/runbooks.md.",
             [Query('count by (alertname, severity, alertstate, node) (ALERTS{alertname=~"WarmSlice.+"}) or vector(0)')],
             columns={"alertname": "Alert", "severity": "Severity", "alertstate": "State", "node": "Node"},
             width=10,
@@ -411,7 +411,7 @@ MODELS = Row(
         Panel(
             "bargauge",
             "Not ready, by reason",
-            "Nodes and models; README says what each reason means, and who acts.",
+            "Nodes and models; docs/cache.md says what each reason means, and who acts.",
             [Query("sum by (reason) (warmslice:model_reason:nodes_not_ready > 0) or vector(0)", "{{reason}}")],
             width=5,
             height=4,

@@ -55,7 +55,7 @@ LAYOUT = Row(
         Panel(
             "stat",
             "Waits",
-            "How long the layout has been waiting. The table beside says for whom, and README what to do about the reason.",
+            "How long the layout has been waiting. The table beside says for whom, and docs/operations.md what to do.",
             [Query(f"max by (reason) (warmslice_blocked_seconds{{{_ON}}}) or vector(0)", "{{reason}}")],
             unit="s",
             width=6,

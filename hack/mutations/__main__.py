@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hack.mutations import ROOT, Mutation, mutations, parts
 
-COPIED = ("agent", "hack", "tests", "manifests", "pyproject.toml", "README.md")
+COPIED = ("agent", "hack", "tests", "manifests", "docs", "pyproject.toml", "README.md", "CONTRIBUTING.md")
 TIMEOUT_SECONDS = 180
 
 

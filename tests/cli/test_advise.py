@@ -20,7 +20,6 @@ from agent.report.advise import advice_drawn, lasting
 from tests.fakes.simgpu import SimulatedGpus
 from tests.fakes.world import h100
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 DAY = 86400.0
 NOW = 20_780 * DAY
 GIB = 1 << 30
@@ -67,7 +66,6 @@ def _told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_it_is_said_for_people_in_lines_that_fit_a_terminal(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = _told(capsys, "--history", str(file))
     assert max(map(len, said.splitlines())) <= 100
-    assert f"$ warmslice advise --history history.json\n{said}```" in README.read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
 
 from agent.cli import main
-
-README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def test_a_plan_on_paper_keeps_four_destroys_three_and_creates_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,14 +19,6 @@ def test_a_plan_on_paper_keeps_four_destroys_three_and_creates_one(capsys: pytes
     assert gpu["keep"] == [f"1g.10gb@{start}:1" for start in range(4)]
     assert gpu["destroy"] == [f"1g.10gb@{start}:1" for start in (4, 5, 6)]
     assert gpu["create"] == ["3g.40gb@4:4"]
-
-
-@pytest.mark.parametrize("word", ["plan", "layouts"])
-def test_readme_shows_what_the_command_prints(word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    block = README.read_text("utf-8").split(f"$ warmslice {word} ")[1].split("```")[0]
-    command, _, shown = block.partition("\n")
-    assert main([word, *shlex.split(command)]) == 0
-    assert capsys.readouterr().out.strip() == shown.strip()
 
 
 @pytest.mark.parametrize(

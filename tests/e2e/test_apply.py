@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.host_node import HostNode
+from tests.docs.blocks import shown
 from tests.fakes.simgpu import SimulatedGpus
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 SEVEN = [f"1g.10gb@{start}" for start in range(7)]
 MIXED = [*SEVEN[:4], "3g.40gb@4"]
 DESTROY, CREATE = "nvmlGpuInstanceDestroy", "nvmlDeviceCreateGpuInstanceWithPlacement"
@@ -72,7 +72,7 @@ def test_only_what_is_in_the_way_goes_and_every_step_is_said(host: HostMachine) 
     kept = host.gpus.mig_uuids()[:4]
     code, said = host.apply("1x3g.40gb_4x1g.10gb")
     assert (code, [line.split()[0] for line in said]) == (0, ["begun:", *["destroyed"] * 3, "created", "done:"])
-    assert "\n".join(["$ warmslice apply 1x3g.40gb_4x1g.10gb", *said, "```"]) in README.read_text("utf-8")
+    assert said == shown("docs/layouts.md", "warmslice apply 1x3g.40gb_4x1g.10gb").splitlines()
     assert host.slices() == MIXED
     assert host.gpus.mig_uuids()[:4] == kept
     before = host.mutations()

@@ -11,10 +11,11 @@ import pytest
 from agent.model import labels
 from hack.devcluster import kinds
 from hack.kubectl import NoKubectlError, carried
+from tests.docs.blocks import ROOT, blocks, commands, looks_like
 from tests.e2e.agent_node import NODE, AgentNode, agent_node
 from tests.fakes.devcluster import is_running, simple_pod
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = "docs/operations.md"
 
 
 async def _kubectl(node: AgentNode, command: str) -> str:
@@ -31,7 +32,7 @@ async def _kubectl(node: AgentNode, command: str) -> str:
     return output.decode()
 
 
-async def test_readme_shows_what_kubectl_prints_of_a_blocked_change(tmp_path: Path) -> None:
+async def test_the_documentation_shows_what_kubectl_prints_of_a_blocked_change(tmp_path: Path) -> None:
     async with agent_node(tmp_path) as node:
         await node.start()
         node.wish("7x1g.10gb")
@@ -43,8 +44,9 @@ async def test_readme_shows_what_kubectl_prints_of_a_blocked_change(tmp_path: Pa
         await node.until("pending", "1x7g.80gb")
         node.cluster.merge(kinds.PODS, "train-0", {"metadata": {"annotations": {labels.EVICT: "true"}}}, "default")
         await node.until("success", "1x7g.80gb")
-        shown = README.read_text("utf-8").split("$ kubectl get events ")[1].split("```")[0]
-        command, _, table = shown.partition("\n")
-        printed = await _kubectl(node, f"get events {command}")
-    assert NODE in command
-    assert table.strip().splitlines() == [line.rstrip() for line in printed.strip().splitlines()]
+        (block,) = (one for one in blocks(ROOT / PAGE) if "kubectl get events" in one.text)
+        (command,) = commands(block)
+        printed = await _kubectl(node, command.text.removeprefix("kubectl "))
+    assert NODE in command.text
+    assert command.shown is not None
+    assert looks_like(command.shown, printed)

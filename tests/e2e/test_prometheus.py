@@ -163,7 +163,7 @@ async def test_prometheus_has_an_answer_for_every_panel_rule_and_question(scene:
     # What an agent has counted before the first scrape is no news.
     await until(lambda: server.ask('warmslice_pass_limit_seconds{loop="telemetry"}'), lambda: "nothing is scraped")
     node.gpus.run("xid", "--device", node.gpus.gpu_uuids()[0], "--xid", "79")
-    await until(lambda: not complaints(server.url, readme=True), lambda: "\n".join(complaints(server.url, readme=True)))
+    await until(lambda: not complaints(server.url, docs=True), lambda: "\n".join(complaints(server.url, docs=True)))
     nothing, wrong = without_answer(server, [Asked("here", "warmslice_nothing"), Asked("there", "sum(")])
     assert nothing == "here: no data: warmslice_nothing"
     assert wrong.startswith("there: ")

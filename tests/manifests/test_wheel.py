@@ -46,7 +46,7 @@ def test_a_small_wheel_brings_the_agent_its_tables_and_the_command(tmp_path: Pat
 
     assert wheel.stat().st_size < MEGABYTE
     assert "agent/data/mig_geometry.json" in names
-    assert not [name for name in names if name.startswith(("hack/", "tests/"))]
+    assert not [name for name in names if name.startswith(("hack/", "tests/", "agent/data/share/"))]
 
     clean = tmp_path / "clean"
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -55,6 +55,8 @@ def test_a_small_wheel_brings_the_agent_its_tables_and_the_command(tmp_path: Pat
     run(uv(), "pip", "install", "--quiet", "--no-deps", "--python", str(clean / "bin" / "python"), str(wheel))
     assert (clean / "lib" / f"python{python}" / "site-packages" / "agent").is_dir()
     assert run(str(clean / "bin" / "warmslice"), "--version").startswith("warmslice ")
+    for page in ("man/man1/warmslice.1", "bash-completion/completions/warmslice", "zsh/site-functions/_warmslice"):
+        assert (clean / "share" / page).is_file()
     planned = run(
         str(clean / "bin" / "warmslice"), "plan", "--gpu", "H100-80GB-SXM", "--to", "1x3g.40gb_4x1g.10gb", "--json"
     )

@@ -1,4 +1,4 @@
-"""Every reason that a status can give stands in README, so that whoever reads one at night finds it."""
+"""Every reason that a status can give is explained in docs/, so that whoever reads one at night finds it."""
 
 from __future__ import annotations
 
@@ -32,11 +32,16 @@ def _reasons() -> set[str]:
     return {reason for text in texts for pattern in (SAID, FAILING, GIVEN_UP) for reason in pattern.findall(text)}
 
 
+def _section(page: str, title: str) -> str:
+    _, found, rest = (ROOT / "docs" / page).read_text("utf-8").partition(f"\n## {title}\n")
+    assert found, f"{page} has no section {title!r}"
+    return rest.partition("\n## ")[0]
+
+
 def test_every_reason_is_explained() -> None:
     reasons = _reasons() - {"back-off", "conflict"}  # never written: the last word stays
     assert len(reasons) > 20
-    readme = (ROOT / "README.md").read_text("utf-8")
-    table = readme[readme.index("| state | reason |") : readme.index("`/metrics`, `/healthz`")]
+    table = _section("operations.md", "States and reasons")
     assert {reason for reason in reasons if f"`{reason}`" not in table} == set()
 
 
@@ -49,14 +54,12 @@ def test_every_reason_of_a_model_is_explained() -> None:
     texts = [path.read_text("utf-8") for path in sorted((ROOT / "agent").rglob("*.py"))]
     reasons = {reason for text in texts for reason in OF_MODELS.findall(text)}
     assert len(reasons) > 20
-    readme = (ROOT / "README.md").read_text("utf-8")
-    table = readme[readme.index("**Why a model is not ready.**") : readme.index("**Room for models.**")]
+    table = _section("cache.md", "Why a model is not ready")
     assert {reason for reason in reasons if f"`{reason}`" not in table} == set()
 
 
 def test_every_reason_of_the_start_up_gate_is_explained() -> None:
     reasons = set(re.findall(r'Lack\("([a-z]+)"', (ROOT / "agent/plan/gate.py").read_text("utf-8")))
     assert len(reasons) == 4
-    readme = (ROOT / "README.md").read_text("utf-8")
-    table = readme[readme.index("**A node that starts**") : readme.index("*Tolerations.*")]
+    table = _section("starting.md", "The start-up taint")
     assert {reason for reason in reasons if f"| `{reason}` |" not in table} == set()

@@ -1,4 +1,4 @@
-"""Who is on the GPUs when a story begins, and which of them may be moved, as the README has it."""
+"""Who is on the GPUs when a story begins, and which of them may be moved, as docs/concepts.md has it."""
 
 from __future__ import annotations
 

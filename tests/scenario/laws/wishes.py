@@ -1,4 +1,4 @@
-"""Wishes: the labels that ask, and what they mean on each GPU by the README, worked out without the agent."""
+"""Wishes: the labels that ask, and what they mean on each GPU by docs/layouts.md, worked out without the agent."""
 
 from __future__ import annotations
 

@@ -175,9 +175,6 @@ def test_settings_layouts_and_catalog_are_what_the_agent_reads(tmp_path: Path) -
     values = {
         "settings": {"max_unavailable": "10%", "prewarm": "auto", "prewarm_allow": {"*": ["acme/*"]}},
         "layouts": {"version": "v1", "mig-configs": {"small": [{"devices": "all", "mig-enabled": False}]}},
-            "version": "v1",
-            "mig-configs": {"small": [{"devices": "all", "mig-enabled": True, "mig-devices": {"1g.10gb": 7}}]},
-        },
         "catalog": {"models": [{"repository": "acme/tiny"}]},
     }
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))

@@ -61,7 +61,13 @@ CMD ["run"]
 
 FROM agent AS dev
 COPY --from=simgpu /opt/simgpu /opt/simgpu
+# The device plugin of manifests/overlays/dev.
+COPY hack/__init__.py /opt/dev/hack/
+COPY hack/devcluster/__init__.py /opt/dev/hack/devcluster/
+COPY hack/devcluster/kubelet/__init__.py hack/devcluster/kubelet/enumerate_gpus.py /opt/dev/hack/devcluster/kubelet/
+COPY hack/dev_device_plugin /opt/dev/hack/dev_device_plugin
 ENV LD_LIBRARY_PATH=/opt/simgpu \
-    PATH=/opt/simgpu:$PATH
+    PATH=/opt/simgpu:$PATH \
+    PYTHONPATH=/opt/dev
 
 FROM agent

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def _builder(folder: Path) -> Builder:
 
 
 def _run(image: Image, folder: Path, *arguments: str) -> str:
-    """As the image's user, without a privilege, on a root that is read only, with a /tmp of its own."""
+    """Without a privilege, on a root that is read only, with a /tmp of its own; options go to the entry point."""
     copy(image, folder / "layer", is_read_only=True)
     for name in ("work", "root"):
         (folder / name).mkdir()
@@ -48,7 +49,7 @@ def _run(image: Image, folder: Path, *arguments: str) -> str:
     scratch.mkdir()
     scratch.chmod(0o777)
     process = Process(
-        arguments=(*image.entrypoint, *arguments) if arguments[0] != "python" else arguments,
+        arguments=(*image.entrypoint, *arguments) if arguments[0].startswith("-") else arguments,
         environment=image.environment,
         layer=str(folder / "layer"),
         work=str(folder / "work"),
@@ -84,6 +85,21 @@ def test_it_has_what_the_lock_file_has_and_the_bill_of_materials_says_so(builder
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_image_for_clusters_without_gpus_has_some_and_what_advertises_them(
+    builder: Builder, tmp_path: Path
+) -> None:
+    """As root, which its containers are."""
+    script = (
+        "simgpu init --gpu H100-80GB-SXM:2 && nvidia-smi -L && python -m hack.dev_device_plugin --help | head -1 "
+        "&& warmslice plan --here --to 7x1g.10gb --json | head -1"
+    )
+    dev = replace(builder.build("dev"), user="0")
+    dev.environment["SIMGPU_STATE"] = "/tmp/gpus.state"
+    said = _run(dev, tmp_path / "dev", "sh", "-c", script)
+    assert said.count("NVIDIA H100 80GB HBM3") == 2
+    assert "usage: python -m hack.dev_device_plugin" in said
 
 
 def test_two_builds_of_one_lock_file_have_the_same_bytes(image: Image, tmp_path: Path) -> None:

@@ -24,16 +24,17 @@ _MEDIA_EXTENSIONS = frozenset({7, 8})
 def main() -> int:
     pynvml.nvmlInit()
     try:
-        gpus = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        print(json.dumps(_by_strategy(sys.argv[1] if len(sys.argv) > 1 else "mixed", gpus)), flush=True)
+        print(json.dumps(devices_of(sys.argv[1] if len(sys.argv) > 1 else "mixed")), flush=True)
         sys.stdin.read()
     finally:
         pynvml.nvmlShutdown()
     return 0
 
 
-def _by_strategy(strategy: str, gpus: list[Any]) -> dict[str, list[str]]:
-    """ValueError where ``single`` meets GPUs that are not cut alike; the plugin's pod then crashes and is started again."""
+def devices_of(strategy: str) -> dict[str, list[str]]:
+    """Of an open NVML. ValueError where ``single`` meets GPUs that are not cut alike; the plugin's pod then crashes and is
+    started again."""
+    gpus = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
     if strategy == "none":
         return {_WHOLE: [str(pynvml.nvmlDeviceGetUUID(gpu)) for gpu in gpus]}
     devices: dict[str, list[str]] = {}

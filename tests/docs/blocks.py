@@ -15,7 +15,7 @@ from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = frozenset({"sh", "console", "bash", "shell"})
-NEEDS = frozenset({"cluster", "docker", "gpu", "internet", "node", "helm", "minutes"})
+NEEDS = frozenset({"cluster", "docker", "gpu", "internet", "node", "minutes"})
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^`]*)$")
 _MARK = re.compile(r"<!-- (?P<what>[a-z ]+): (?P<value>.+?) -->")
 _EXIT_CODE = re.compile(r"\s+# exit code (\d+)$")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hack.kubectl import NoKubectlError, kubectl
+from hack.kubectl import NoKubectlError, carried, kubectl
 from tests.cli.test_advise import HISTORY
 from tests.docs.blocks import COMMANDS, NEEDS, ROOT, Block, Command, blocks, commands, looks_like, pages
 
@@ -71,7 +71,7 @@ def _run(block: Block, command: Command, folder: Path) -> None:
 def _environment(folder: Path) -> dict[str, str]:
     """No cluster, no GPU, no home, and the programs of the environment that these tests run in."""
     try:
-        tools = [str(kubectl().parent)]
+        tools = [str(kubectl().parent), str(carried("helm").parent)]
     except NoKubectlError:
         tools = []
     path = os.pathsep.join([str(Path(sys.executable).parent), *tools, "/usr/local/bin", "/usr/bin", "/bin"])

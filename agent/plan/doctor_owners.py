@@ -66,7 +66,7 @@ def _second_owners(view: ClusterView, node: Node) -> Iterator[Finding]:
             continue
         sentence = second_owner(_snapshot(view, node, (one,)))
         if sentence:
-            what, _, fix = sentence.partition("; ")
+            what, _, fix = sentence.removeprefix(f"pod {one.pod.ref} ").partition("; ")
             yield Finding(Code.SECOND_OWNER, f"pod {one.pod.ref}", what, fix, node.name)
 
 

@@ -42,7 +42,7 @@ def _finding(one: Finding, place: str) -> Iterator[str]:
 
 
 def _wrapped(text: str, first: str, rest: str) -> list[str]:
-    glued = re.sub(r"`[^`]*`", lambda match: match[0].replace(" ", _GLUE), text)
+    glued = re.sub(r"(^fix: )?`[^`]*`", lambda match: match[0].replace(" ", _GLUE), text)
     lines = textwrap.wrap(
         glued,
         _WIDTH,

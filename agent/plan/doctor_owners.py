@@ -16,6 +16,7 @@ from agent.plan.host_plugin import host_plugin, is_gke_plugin
 from agent.plan.owners import second_owner
 
 MIG_MANAGER = "nvidia-mig-manager"
+_DEPLOY_MIG_MANAGER = f"{labels.DEPLOY_PREFIX}mig-manager"
 _STRATEGY_ENV = "MIG_STRATEGY"
 _STRATEGY_FLAG = "--mig-strategy="
 _PLUGIN_CONTAINER = "nvidia-device-plugin"
@@ -72,8 +73,12 @@ def _second_owners(view: ClusterView, node: Node) -> Iterator[Finding]:
 
 def _without_mig_manager(view: ClusterView, one: SeenPod, node: Node) -> str:
     if view.policies:
-        alone = f"`kubectl label node {node.name} {labels.DEPLOY_PREFIX}mig-manager=false --overwrite`"
-        return f"{_turn_off(view.policies[0].name)}, or for this node alone {alone}"
+        off = _turn_off(view.policies[0].name)
+        if any(key == _DEPLOY_MIG_MANAGER for each in view.agents or () for key, _ in each.place.selector):
+            # Agents that run where that label says so would go with it.
+            return off
+        alone = f"`kubectl label node {node.name} {_DEPLOY_MIG_MANAGER}=false --overwrite`"
+        return f"{off}, or for this node alone {alone}"
     name = one.daemon_set.partition("/")[2] or MIG_MANAGER
     return f"`kubectl -n {one.pod.ref.namespace} delete daemonset {name}`"
 

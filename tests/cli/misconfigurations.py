@@ -36,7 +36,7 @@ from tests.cli.planting import (
     void,
 )
 from tests.fakes.devcluster import bare_node
-from tests.fakes.furnished import AGENTS, CATALOG, LARGE, LAYOUTS, PLUGIN_CONFIG, SETTINGS, SLICE
+from tests.fakes.furnished import AGENTS, CATALOG, LARGE, LAYOUTS, PLUGIN_CONFIG, PREWARMING, SETTINGS, SLICE
 
 OPERATION = Operation("r1-1", "r1", "day", "boot", 1.0, True, {}).to_json()
 HUB: Object = {
@@ -247,7 +247,7 @@ CASES = (
     ),
     Case(
         Code.PREWARM_RIGHT_MISSING,
-        gone(kinds.CLUSTER_ROLE_BINDINGS, "warmslice-prewarm"),
+        both(file("settings", PREWARMING), gone(kinds.CLUSTER_ROLE_BINDINGS, "warmslice-prewarm")),
         "may not list deployments.apps",
         "kubectl apply -f manifests/components/prewarm/rbac.yaml",
     ),

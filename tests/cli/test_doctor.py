@@ -33,6 +33,7 @@ from tests.cli.planting import (
     annotated,
     both,
     budget,
+    file,
     gone,
     labelled,
     merged,
@@ -42,7 +43,7 @@ from tests.cli.planting import (
     void,
 )
 from tests.fakes.devcluster import DevCluster, bare_node
-from tests.fakes.furnished import LARGE, SLICE, furnished
+from tests.fakes.furnished import AGENTS, CATALOG, LARGE, PREWARMING, SETTINGS, SLICE, furnished
 from tests.manifests.sources import MANIFESTS, Object, only, rendered
 
 
@@ -97,6 +98,7 @@ HARMLESS: dict[str, Plant] = {
         ),
         of_daemon_set("nvidia-mig-manager", {"app": "nvidia-mig-manager"}, "gpu-operator", node="gpu-9"),
     ),
+    "prewarming with its rights": file("settings", PREWARMING),
     "a node that somebody cordoned": annotated({}, cordoned=True),
     "a pod that failed by itself": pod("job", {"phase": "Failed", "reason": "Error"}, resources={SLICE: 1}),
     "a failed pod without a GPU": pod("plain", {"phase": "Failed", "reason": "NodeShutdown"}),
@@ -158,6 +160,28 @@ async def test_who_may_see_nothing_is_told_so_and_not_that_all_is_well(tmp_path:
     assert text.splitlines()[-1].startswith("looked at 0 nodes, 0 pods")
 
 
+async def test_the_documented_role_is_enough_to_look_at_everything(tmp_path: Path) -> None:
+    """Also where a token of the catalog has to be looked for."""
+    role = yaml.safe_load(doctor_table.PAGE.read_text("utf-8").split("```yaml\n")[1].split("```")[0])
+    name = role["metadata"]["name"]
+    async with furnished(tmp_path, time.time()) as cluster:
+        cluster.create(kinds.CLUSTER_ROLES, role)
+        reference = {"apiGroup": kinds.RBAC, "kind": "ClusterRole", "name": name}
+        subjects = [{"apiGroup": kinds.RBAC, "kind": "User", "name": "reader"}]
+        binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": subjects}
+        cluster.create(kinds.CLUSTER_ROLE_BINDINGS, binding)
+        file("settings", f"{SETTINGS}hub_tokens_directory: /etc/warmslice-hub\n")(cluster)
+        file("catalog", CATALOG.replace("name: embed", "name: embed, token: acme"))(cluster)
+        cluster.create(kinds.SECRETS, {"metadata": {"name": "warmslice-hub-token"}}, AGENTS)
+        token = cluster.control_plane.server.gate.authenticator.give_token(User("reader", ("system:authenticated",)))
+        write_kubeconfig(tmp_path / "reader", cluster.control_plane.access(token))
+        code, text = await command("--kubeconfig", str(tmp_path / "reader"))
+    assert (code, text) == (
+        0,
+        "looked at 3 nodes, 5 pods, 2 DaemonSets of interest, 1 PodDisruptionBudgets: nothing found\n",
+    )
+
+
 async def test_where_one_list_is_refused_the_rest_is_looked_at(tmp_path: Path) -> None:
     """Without pods nobody knows which agents run: they are not called missing."""
     async with furnished(tmp_path, time.time()) as cluster:
@@ -197,7 +221,8 @@ async def test_text_and_json_say_the_same(tmp_path: Path) -> None:
     patch = '{"spec":{"migManager":{"enabled":false}}}'
     fix = f"`kubectl patch clusterpolicies.nvidia.com cluster-policy --type merge -p '{patch}'`"
     assert code == 1
-    # A command stands in one line, whatever its length.
+    # A command stands in one line, whatever its length; the page of the documentation shows this output.
+    assert doctor_table.PAGE.read_text("utf-8").split("$ warmslice doctor\n")[1].split("```")[0] == text
     assert [line for line in text.splitlines() if fix in line]
     assert text.splitlines()[0] == "cluster"
     assert text.splitlines()[-1].endswith(": 2 errors")

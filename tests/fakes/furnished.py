@@ -45,7 +45,8 @@ models:
 sets:
   serving: [chat, embed]
 """
-SETTINGS = "prewarm: declared\nhub_token_file: /etc/warmslice-hub/token\n"
+SETTINGS = "hub_token_file: /etc/warmslice-hub/token\n"
+PREWARMING = f"{SETTINGS}prewarm: declared\n"
 _OFFERS = {SLICE: 4, LARGE: 1}
 _SECONDS = 10.0
 

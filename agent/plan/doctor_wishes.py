@@ -11,6 +11,7 @@ from agent.model.doctor import Code, Finding
 from agent.model.node import Node
 from agent.model.report import NodeStatus
 from agent.plan.doctor_nodes import wish_of, wished_on
+from agent.plan.doctor_reasons import fix_of
 
 WAITED_LONG_SECONDS = 3600.0
 _CACHE_LIMIT = "memory limit"
@@ -22,7 +23,7 @@ def wishes(view: ClusterView) -> Iterator[Finding]:
     for node in view.nodes:
         status = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
         yield from _wish(view, node, status)
-        yield from _drift(node, status)
+        yield from _drift(view, node, status)
         if node.name in view.refused_sets:
             yield _refused_set(view, node)
         yield from _memory(view, node)
@@ -30,58 +31,42 @@ def wishes(view: ClusterView) -> Iterator[Finding]:
 
 
 def _wish(view: ClusterView, node: Node, status: NodeStatus | None) -> Iterator[Finding]:
+    """What the agent said of another wish says nothing of this one."""
     wish = wish_of(view, node)
     if not wish:
         return
-    where = f"node {node.name}"
-    if status is not None and status.state == "failed":
-        yield Finding(
-            Code.WISH_FAILED,
-            where,
-            f"layout {status.layout or wish!r} failed, {status.reason}: {status.message}",
-            _mend(view, node, status.reason),
-            node.name,
-        )
-    elif wished_on(view, node).refusal:
-        yield Finding(
-            Code.WISH_UNKNOWN, where, wished_on(view, node).refusal, _mend(view, node, "unknown-layout"), node.name
-        )
-    elif status is not None and status.state == "pending" and view.now - status.since > WAITED_LONG_SECONDS:
-        hours = (view.now - status.since) / 3600
-        yield Finding(
-            Code.WISH_WAITING,
-            where,
-            f"layout {status.layout or wish!r} has been pending for {hours:.0f} h, {status.reason}: {status.message}",
-            f"the row of {status.reason} in the table of reasons says what to do; `warmslice status {node.name}` shows it whole",
-            node.name,
-        )
+    where, refusal = f"node {node.name}", wished_on(view, node).refusal
+    said = status if status is not None and _speaks_of(status, view, node) else None
+    if said is not None and said.state == "failed":
+        what = f"layout {said.layout or wish!r} failed, {said.reason}: {said.message}"
+        yield Finding(Code.WISH_FAILED, where, what, _mend(view, node, said.reason), node.name)
+    elif refusal:
+        yield Finding(Code.WISH_UNKNOWN, where, refusal, _mend(view, node, "unknown-layout"), node.name)
+    elif said is not None and said.state == "pending" and view.now - said.since > WAITED_LONG_SECONDS:
+        lasting = f"{(view.now - said.since) / 3600:.0f} h"
+        what = f"layout {said.layout or wish!r} has been pending for {lasting}, {said.reason}: {said.message}"
+        yield Finding(Code.WISH_WAITING, where, what, _mend(view, node, said.reason), node.name)
+
+
+def _speaks_of(status: NodeStatus, view: ClusterView, node: Node) -> bool:
+    asked = (wish_of(view, node), node.labels.get(view.config.label_key, ""), "")
+    return status.schedule is not None or status.layout in asked
 
 
 def _mend(view: ClusterView, node: Node, reason: str) -> str:
-    relabel = f"`kubectl label node {node.name} {view.config.label_key}=LAYOUT --overwrite`"
-    match reason:
-        case "unknown-layout" | "unparsable-layout" | "unknown-profile" | "no-placement" | "no-mig":
-            known = f" (the file has {', '.join(sorted(view.config.layouts)[:8])})" if view.config.layouts else ""
-            return f"{relabel} with a layout that this node can have{known}; `warmslice layouts --gpu MODEL` lists what fits"
-        case "sharing-config-taken":
-            return f"`kubectl label node {node.name} {labels.PLUGIN_CONFIG}-`, or {relabel} with a layout that is not shared"
-        case "reboot-required":
-            return f"reboot the machine: `kubectl drain {node.name} --ignore-daemonsets`, reboot, `kubectl uncordon {node.name}`"
-        case "layouts-unreadable":
-            return "mend the layouts file: `warmslice check layouts.yaml` says where its mistakes are"
-        case _:
-            return f"do what the message says; to try again at once, {relabel} with another layout and back"
+    fix = fix_of(reason, node.name, view.config.label_key)
+    named = reason in ("unknown-layout", "unparsable-layout") and view.config.layouts
+    return f"{fix}; the file has {', '.join(sorted(view.config.layouts)[:8])}" if named else fix
 
 
-def _drift(node: Node, status: NodeStatus | None) -> Iterator[Finding]:
+def _drift(view: ClusterView, node: Node, status: NodeStatus | None) -> Iterator[Finding]:
     drift = status.drift if status is not None else None
     if drift is not None and drift.times > 1 and drift.corrected is None:
         yield Finding(
             Code.DRIFTS,
             f"node {node.name}",
             f"its GPUs were changed by somebody else {drift.times} times in a row, and the agent puts that right ever later",
-            f"find who does it (`nvidia-smi mig` by hand, a script, another agent); to change them by hand, "
-            f"`kubectl label node {node.name} nvidia.com/mig.config-` first",
+            fix_of("drift", node.name, view.config.label_key),
             node.name,
         )
 

@@ -175,7 +175,7 @@ CASES = (
         Code.WISH_WAITING,
         said("pending", "blocked", "held by ml/train-0", hours=5),
         "pending for 5 h, blocked: held by ml/train-0",
-        "warmslice status gpu-1",
+        "annotate pod POD warmslice.dev/evict=true",
     ),
     Case(
         Code.DRIFTS,

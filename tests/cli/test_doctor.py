@@ -17,8 +17,10 @@ from agent import cli
 from agent.commands.doctor import doctor
 from agent.model import labels
 from agent.model.doctor import Code, Diagnosis
+from agent.model.drift import Drift
 from agent.model.rights import Right, base_rights, prewarm_rights
 from agent.plan.doctor_agents import POLICIES
+from agent.plan.doctor_reasons import FIXES, fix_of
 from agent.report.doctor import diagnosis_drawn
 from agent.settings import Settings
 from hack import doctor_table
@@ -45,6 +47,7 @@ from tests.cli.planting import (
 from tests.fakes.devcluster import DevCluster, bare_node
 from tests.fakes.furnished import AGENTS, CATALOG, LARGE, PREWARMING, SETTINGS, SLICE, furnished
 from tests.manifests.sources import MANIFESTS, Object, only, rendered
+from tests.report.test_reasons import FAILING, GIVEN_UP, SAID, SOURCES
 
 
 async def examined(cluster: DevCluster, node: str = "") -> Diagnosis:
@@ -110,7 +113,11 @@ HARMLESS: dict[str, Plant] = {
         pod("big", node="", resources={"nvidia.com/mig-7g.80gb": 1}),
     ),
     "a pod that waits for its turn on slices that there are": pod("next", node="", resources={LARGE: 9}),
-    "GPUs that somebody changed once": said("success", "applied", "applied"),
+    "GPUs that somebody changed once": said("success", "applied", "applied", drift=Drift(1.0, 1.0)),
+    "what the agent said of an earlier wish": both(
+        said("failed", "no-placement", "4x3g.40gb do not fit"), labelled(labels.CONFIG, "night")
+    ),
+    "a change that has just begun": said("pending", "draining", "waiting for pods to end"),
     "whole GPUs are wished with the strategy none": both(
         labelled(labels.STRATEGY, "none"), labelled(labels.CONFIG, "all-disabled")
     ),
@@ -259,6 +266,13 @@ def _rights(objects: Iterator[Object] | tuple[Object, ...]) -> Iterator[Right]:
                     for verb in rule["verbs"]:
                         for name in rule.get("resourceNames", [""]):
                             yield Right(group, resource, verb, one["metadata"].get("namespace", ""), name)
+
+
+def test_every_reason_that_the_agent_gives_has_a_fix() -> None:
+    texts = [(MANIFESTS.parent / source).read_text("utf-8") for source in SOURCES]
+    reasons = {reason for text in texts for pattern in (SAID, FAILING, GIVEN_UP) for reason in pattern.findall(text)}
+    assert reasons - {"applied", "failed", "conflict"} <= FIXES.keys()  # a state, and what is never written
+    assert "{" not in "".join(fix_of(reason, NODE, labels.CONFIG) for reason in FIXES)
 
 
 def test_the_policies_that_are_looked_for_are_those_of_the_base() -> None:

@@ -62,7 +62,8 @@ class SeenPod:
 
 @dataclass(frozen=True, slots=True)
 class DaemonSet:
-    """``app`` is what its pods' labels call it; ``place`` says on which nodes they may run."""
+    """``app`` is what its pods' labels call it; ``place`` says on which nodes they may run; ``rolled_out``: every one of them is
+    made from the template of now, by the word of its controller."""
 
     namespace: str
     name: str
@@ -72,6 +73,7 @@ class DaemonSet:
     mounts: tuple[Mount, ...]
     account: str
     runtime_class: str
+    rolled_out: bool
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -154,8 +156,8 @@ class ClusterView:
     """``agents`` are the agent's DaemonSets, ``plugins`` those of NVIDIA's device plugin, ``plugin_configs`` the ConfigMap that
     each of these was given (None: none; not in it: nobody could look). ``lacking``: rights that the agent's account was refused.
     ``said``: by node, reason and message of the agent's Events. ``wished``: by value of the layout label. ``refused_sets``: by
-    node, why its label for a model set cannot be followed. ``bound``: pods that have not ended, by node. Times are seconds since
-    the epoch."""
+    node, why its label for a model set cannot be followed. ``bound``: pods that have not ended, by node. ``silent``: nodes that
+    are not Ready. Times are seconds since the epoch."""
 
     now: float
     nodes: tuple[Node, ...]
@@ -174,6 +176,7 @@ class ClusterView:
     refused_sets: Mapping[str, str] = field(default_factory=dict)
     said: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     bound: Mapping[str, tuple[SeenPod, ...]] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
 
     def on(self, node: Node) -> tuple[SeenPod, ...]:
         """Pods that are bound to it and have not ended."""

@@ -60,7 +60,20 @@ def daemon_set(item: Object, place: Place) -> DaemonSet:
         mounts=_mounts(spec),
         account=spec.get("serviceAccountName") or "default",
         runtime_class=spec.get("runtimeClassName") or "",
+        rolled_out=_rolled_out(item),
     )
+
+
+def _rolled_out(item: Object) -> bool:
+    status = item.get("status") or {}
+    current = status.get("observedGeneration") == item["metadata"].get("generation")
+    return current and status.get("updatedNumberScheduled") == status.get("desiredNumberScheduled")
+
+
+def is_silent(node: Object) -> bool:
+    """Whether the node's kubelet does not say that it is Ready."""
+    conditions = (node.get("status") or {}).get("conditions") or []
+    return any(one.get("type") == "Ready" and one.get("status") != "True" for one in conditions)
 
 
 def plugin_config_map(item: Object) -> str:

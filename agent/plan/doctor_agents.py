@@ -91,7 +91,20 @@ def _pods_of(view: ClusterView, node: Node, daemon_set: DaemonSet) -> Iterator[F
             node.name,
         )
     for one in pods:
-        yield from _state_of(one, daemon_set, node)
+        if node.name in view.silent:
+            yield _beyond_reach(one, node)
+        else:
+            yield from _state_of(one, daemon_set, node)
+
+
+def _beyond_reach(one: SeenPod, node: Node) -> Finding:
+    return Finding(
+        Code.AGENT_NOT_READY,
+        f"pod {one.pod.ref}",
+        "its node is not Ready: the kubelet does not report, so that nothing is known of the agent there",
+        f"`kubectl describe node {node.name}`, and mend what its conditions name",
+        node.name,
+    )
 
 
 def _state_of(one: SeenPod, daemon_set: DaemonSet, node: Node) -> Iterator[Finding]:
@@ -100,7 +113,8 @@ def _state_of(one: SeenPod, daemon_set: DaemonSet, node: Node) -> Iterator[Findi
         bad = next((c for c in one.containers if c.name in meant and not c.ready), None)
         yield Finding(Code.AGENT_NOT_READY, f"pod {one.pod.ref}", _why(one, bad), _look(one, bad), node.name)
     other = [c for c in one.containers if c.image != meant.get(c.name, c.image)]
-    if other:
+    # A registry's webhook may rewrite the images of all pods: then each is another, and none is old.
+    if other and not daemon_set.rolled_out:
         yield Finding(
             Code.AGENT_OUTDATED,
             f"pod {one.pod.ref}",

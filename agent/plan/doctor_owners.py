@@ -161,7 +161,10 @@ def _strategy_of(plugin: DaemonSet) -> str:
 
 
 def _strategy(view: ClusterView, node: Node) -> Iterator[Finding]:
-    """The configuration of a sharing brings the strategy that it was made for, but a flag of the plugin wins over it."""
+    """Of the device plugin: where only the DRA driver gives the GPUs away it does not matter."""
+    pods = view.on(node)
+    if any(one.pod.dra_driver for one in pods) and not any(is_plugin(one.pod) for one in pods):
+        return
     wished = wished_on(view, node)
     strategy, source = strategy_on(view, node)
     if wished.slices and strategy == "none":

@@ -78,7 +78,8 @@ def _time_sliced(resource: str, node: Node) -> bool:
 def _resource(view: ClusterView, one: SeenPod) -> Iterator[Finding]:
     asked = [name for name in sorted(one.pod.gpus) if name.startswith("nvidia.com/mig-")]
     unknown = [name for name in asked if not any(_offers(node, name) for node in view.nodes)]
-    if unknown:
+    # A DRA driver may give slices for such a resource (DeviceClass, extendedResourceName), which no node shows.
+    if unknown and not any(each.pod.dra_driver for each in view.pods or ()):
         plain = unknown[0].removesuffix(_SHARED).removeprefix("nvidia.com/mig-")
         makers = sorted(name for name, made in view.config.layouts.items() if plain in made)
         makes = (
@@ -127,7 +128,7 @@ def _writable(view: ClusterView, one: SeenPod) -> Iterator[Finding]:
     if not hub or one.pod.finished or one.daemon_set in {str(each) for each in view.agents or ()}:
         return
     for mount in one.mounts:
-        if mount.host_path and not mount.read_only and _within(mount.host_path, hub):
+        if mount.host_path and not mount.read_only and _reaches(mount.host_path, hub):
             yield Finding(
                 Code.HUB_WRITABLE,
                 f"pod {one.pod.ref}",
@@ -139,9 +140,10 @@ def _writable(view: ClusterView, one: SeenPod) -> Iterator[Finding]:
             return
 
 
-def _within(path: str, hub: str) -> bool:
+def _reaches(path: str, hub: str) -> bool:
+    """It or what is in it, or the directory that is made for it. Who has all of the node's disk is no reader of models."""
     mine, its = PurePosixPath(path), PurePosixPath(hub)
-    return mine.is_relative_to(its) or its.is_relative_to(mine)
+    return mine.is_relative_to(its) or mine == its.parent
 
 
 def _failed(view: ClusterView) -> Iterator[Finding]:

@@ -35,6 +35,7 @@ from agent.observe.cluster_view import (
     admission_policies,
     daemon_set,
     event_words,
+    is_silent,
     operator_policy,
     plugin_config_map,
     seen_budget,
@@ -62,7 +63,8 @@ class _Sets:
 async def examine(look: Inspection, node: str, now: float) -> Diagnosis:
     """The whole cluster; with ``node`` that node, and what is no node's alone. BadInputError where there is no such node;
     RetryError where the API server does not answer at all."""
-    nodes = tuple([node_of(item) async for item in look.needed("nodes", "/api/v1/nodes")])
+    found = [(node_of(item), is_silent(item)) async for item in look.needed("nodes", "/api/v1/nodes")]
+    nodes = tuple(one for one, _ in found)
     if node and not any(one.name == node for one in nodes) and not look.gaps:
         raise BadInputError(f"there is no node {node!r}")
     sets = await _sets(look)
@@ -83,6 +85,7 @@ async def examine(look: Inspection, node: str, now: float) -> Diagnosis:
         budgets=tuple(map(seen_budget, budgets)) if budgets is not None else None,
         said=_said(events or ()),
         bound=_bound(pods or ()),
+        silent=frozenset(one.name for one, silent in found if silent),
     )
     if sets.agents:
         view = await _with_agents(look, view, sets.agents[0])

@@ -32,6 +32,7 @@ from tests.cli.planting import (
     pod,
     policy_about_another,
     said,
+    silent_node,
     state_beside_models,
     void,
 )
@@ -228,6 +229,12 @@ CASES = (
         agent_not_ready({"reason": "ImagePullBackOff", "message": "no such image"}),
         "ImagePullBackOff after 7 restarts: no such image",
         "kubectl -n warmslice describe pod",
+    ),
+    Case(
+        Code.AGENT_NOT_READY,
+        silent_node,
+        "its node is not Ready",
+        "kubectl describe node gpu-1",
     ),
     Case(Code.AGENT_NOT_READY, agent_not_ready(None), "runs and is not ready", "kubectl -n warmslice logs"),
     Case(Code.AGENT_OUTDATED, other_image, "names example.org/warmslice:9.9.9", "kubectl -n warmslice rollout status"),

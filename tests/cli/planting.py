@@ -176,3 +176,9 @@ def state_beside_models(cluster: DevCluster) -> None:
     volumes = cluster.get(kinds.DAEMONSETS, AGENTS, AGENTS)["spec"]["template"]["spec"]["volumes"]
     inside = {"name": "state", "hostPath": {"path": "/var/lib/warmslice/state"}}
     daemon_set_patch({"volumes": [inside if one["name"] == "state" else one for one in volumes]})(cluster)
+
+
+def silent_node(cluster: DevCluster) -> None:
+    """Nobody hears of its kubelet."""
+    conditions = [{"type": "Ready", "status": "Unknown"}]
+    cluster.merge(kinds.NODES, NODE, {"status": {"conditions": conditions}}, subresource="status")

@@ -28,6 +28,7 @@ from hack.devcluster import kinds
 from hack.devcluster.access.users import User
 from hack.devcluster.faults import Fault
 from hack.devcluster.kubeconfig import write_kubeconfig
+from hack.devcluster.objects import name_of
 from tests.cli.misconfigurations import CASES, Case
 from tests.cli.planting import (
     NODE,
@@ -48,6 +49,17 @@ from tests.fakes.devcluster import DevCluster, bare_node
 from tests.fakes.furnished import AGENTS, CATALOG, LARGE, PREWARMING, SETTINGS, SLICE, furnished
 from tests.manifests.sources import MANIFESTS, Object, only, rendered
 from tests.report.test_reasons import FAILING, GIVEN_UP, SAID, SOURCES
+
+ROOT_DISK = {
+    "containers": [{"name": "b", "image": "example.org/b:1", "volumeMounts": [{"name": "root", "mountPath": "/host"}]}],
+    "volumes": [{"name": "root", "hostPath": {"path": "/"}}],
+}
+
+
+def rewritten_images(cluster: DevCluster) -> None:
+    for agent in cluster.api.all(kinds.PODS, AGENTS):
+        containers = [{**one, "image": f"mirror.example.org/{one['image']}"} for one in agent["spec"]["containers"]]
+        cluster.merge(kinds.PODS, name_of(agent), {"spec": {"containers": containers}}, AGENTS)
 
 
 async def examined(cluster: DevCluster, node: str = "") -> Diagnosis:
@@ -131,6 +143,8 @@ HARMLESS: dict[str, Plant] = {
         labelled(labels.DRIVER_UPGRADE_STATE, "drain-required"),
         labelled(labels.DEVICE_PLUGIN, "paused-for-driver-upgrade"),
     ),
+    "a pod that has all of the node's disk": pod("backup", spec=ROOT_DISK),
+    "agents whose images a webhook rewrites": rewritten_images,
     "a budget for other pods": budget("web", app="web", maxUnavailable=0),
 }
 

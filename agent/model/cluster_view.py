@@ -157,7 +157,7 @@ class ClusterView:
     each of these was given (None: none; not in it: nobody could look). ``lacking``: rights that the agent's account was refused.
     ``said``: by node, reason and message of the agent's Events. ``wished``: by value of the layout label. ``refused_sets``: by
     node, why its label for a model set cannot be followed. ``bound``: pods that have not ended, by node. ``silent``: nodes that
-    are not Ready. Times are seconds since the epoch."""
+    are not Ready. ``has_claims_driver``: NVIDIA's DRA driver is installed. Times are seconds since the epoch."""
 
     now: float
     nodes: tuple[Node, ...]
@@ -177,6 +177,7 @@ class ClusterView:
     said: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     bound: Mapping[str, tuple[SeenPod, ...]] = field(default_factory=dict)
     silent: frozenset[str] = frozenset()
+    has_claims_driver: bool = False
 
     def on(self, node: Node) -> tuple[SeenPod, ...]:
         """Pods that are bound to it and have not ended."""

@@ -17,7 +17,7 @@ from agent.model.cluster_view import (
 )
 from agent.model.labels import CLIENTS, DEVICE_PLUGIN
 from agent.model.place import Place
-from agent.observe.cluster import budget_of, pod_of
+from agent.observe.cluster import budget_of, is_dra_driver, pod_of
 
 Object = Mapping[str, Any]
 
@@ -74,6 +74,12 @@ def is_silent(node: Object) -> bool:
     """Whether the node's kubelet does not say that it is Ready."""
     conditions = (node.get("status") or {}).get("conditions") or []
     return any(one.get("type") == "Ready" and one.get("status") != "True" for one in conditions)
+
+
+def gives_by_claims(item: Object) -> bool:
+    """Whether it is the DaemonSet of NVIDIA's DRA driver."""
+    template = (item.get("spec") or {}).get("template") or {}
+    return is_dra_driver(template.get("metadata") or {}, template.get("spec") or {})
 
 
 def plugin_config_map(item: Object) -> str:

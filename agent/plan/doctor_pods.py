@@ -27,12 +27,14 @@ _MOST_NAMED = 5
 def pods(view: ClusterView) -> Iterator[Finding]:
     """All of it."""
     nodes = {node.name: node for node in view.nodes}
+    offered = _offered(view)
+    on_nodes = frozenset(name for node in view.nodes for name in labels.models_of(node.labels))
     for one in view.pods or ():
         if one.pod.gpus and not one.pod.finished and one.node in nodes:
             yield from _urgent(one, nodes[one.node])
         if one.pending:
-            yield from _resource(view, one)
-            yield from _model(view, one)
+            yield from _resource(view, one, offered)
+            yield from _model(view, one, on_nodes)
         yield from _writable(view, one)
     yield from _failed(view)
     yield from _budgets(view)
@@ -75,11 +77,10 @@ def _time_sliced(resource: str, node: Node) -> bool:
     return resource.endswith(_SHARED) or (replicas.isdigit() and int(replicas) > 1)
 
 
-def _resource(view: ClusterView, one: SeenPod) -> Iterator[Finding]:
+def _resource(view: ClusterView, one: SeenPod, offered: frozenset[str] | None) -> Iterator[Finding]:
     asked = [name for name in sorted(one.pod.gpus) if name.startswith("nvidia.com/mig-")]
-    unknown = [name for name in asked if not any(_offers(node, name) for node in view.nodes)]
-    # A DRA driver may give slices for such a resource (DeviceClass, extendedResourceName), which no node shows.
-    if unknown and not any(each.pod.dra_driver for each in view.pods or ()):
+    unknown = [name for name in asked if offered is not None and not {name, name.removesuffix(_SHARED)} & offered]
+    if unknown:
         plain = unknown[0].removesuffix(_SHARED).removeprefix("nvidia.com/mig-")
         makers = sorted(name for name, made in view.config.layouts.items() if plain in made)
         makes = (
@@ -94,17 +95,22 @@ def _resource(view: ClusterView, one: SeenPod) -> Iterator[Finding]:
         )
 
 
-def _offers(node: Node, resource: str) -> bool:
-    status = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
-    there = dict(status.offers or {}) if status is not None else {}
-    names = (resource, resource.removesuffix(_SHARED))
-    return any(node.allocatable.get(name) or there.get(name) for name in names)
+def _offered(view: ClusterView) -> frozenset[str] | None:
+    """Resources that some node has, or will have once its layout is applied. None where that does not say all: a DRA driver may
+    give slices for a resource that no node shows (DeviceClass, extendedResourceName)."""
+    if view.has_claims_driver:
+        return None
+    found: set[str] = set()
+    for node in view.nodes:
+        status = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
+        will_be = dict(status.offers or {}) if status is not None else {}
+        found |= {name for counts in (node.allocatable, will_be) for name, count in counts.items() if count}
+    return frozenset(found)
 
 
-def _model(view: ClusterView, one: SeenPod) -> Iterator[Finding]:
+def _model(view: ClusterView, one: SeenPod, on_nodes: frozenset[str]) -> Iterator[Finding]:
     if view.config.catalog is None:
         return
-    on_nodes = {name for node in view.nodes for name in labels.models_of(node.labels)}
     for key in _model_labels(one):
         name = key.removeprefix(labels.MODEL_PREFIX)
         if name not in view.config.catalog.models and name not in on_nodes:

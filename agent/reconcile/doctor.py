@@ -35,6 +35,7 @@ from agent.observe.cluster_view import (
     admission_policies,
     daemon_set,
     event_words,
+    gives_by_claims,
     is_silent,
     operator_policy,
     plugin_config_map,
@@ -58,6 +59,7 @@ class _Sets:
     agents: tuple[DaemonSet, ...] | None
     plugins: tuple[DaemonSet, ...]
     maps: Mapping[str, str]
+    claims_driver: bool = False
 
 
 async def examine(look: Inspection, node: str, now: float) -> Diagnosis:
@@ -85,6 +87,7 @@ async def examine(look: Inspection, node: str, now: float) -> Diagnosis:
         budgets=tuple(map(seen_budget, budgets)) if budgets is not None else None,
         said=_said(events or ()),
         bound=_bound(pods or ()),
+        has_claims_driver=sets.claims_driver,
         silent=frozenset(one.name for one, silent in found if silent),
     )
     if sets.agents:
@@ -103,15 +106,17 @@ async def _sets(look: Inspection) -> _Sets:
     agents: list[DaemonSet] = []
     plugins: list[DaemonSet] = []
     maps: dict[str, str] = {}
+    claims_driver = False
     for item in listed or ():
         spec = ((item.get("spec") or {}).get("template") or {}).get("spec") or {}
         one = daemon_set(item, place_of(spec))
+        claims_driver = claims_driver or gives_by_claims(item)
         if one.app == AGENT_APP:
             agents.append(one)
         elif one.app in PLUGIN_APPS:
             plugins.append(one)
             maps[str(one)] = plugin_config_map(item)
-    return _Sets(None if listed is None else tuple(agents), tuple(plugins), maps)
+    return _Sets(None if listed is None else tuple(agents), tuple(plugins), maps, claims_driver)
 
 
 async def _pods(look: Inspection, nodes: Iterable[Node], only: str) -> tuple[tuple[SeenPod, ...] | None, int]:

@@ -124,6 +124,12 @@ HARMLESS: dict[str, Plant] = {
         said("pending", "draining", "waiting", offers={"nvidia.com/mig-7g.80gb": 1}),
         pod("big", node="", resources={"nvidia.com/mig-7g.80gb": 1}),
     ),
+    "a pod that a DRA driver may give its slice": both(
+        of_daemon_set(
+            "dra", {"nvidia-dra-driver-gpu-component": "kubelet-plugin"}, "dra", {"name": "gpus"}, node="cpu-1"
+        ),
+        pod("claims", node="", resources={"nvidia.com/mig-2g.20gb": 1}),
+    ),
     "a pod that waits for its turn on slices that there are": pod("next", node="", resources={LARGE: 9}),
     "GPUs that somebody changed once": said("success", "applied", "applied", drift=Drift(1.0, 1.0)),
     "what the agent said of an earlier wish": both(

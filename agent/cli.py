@@ -26,8 +26,9 @@ _PLACES_HERE = ("node_name", "kubeconfig", "pod_resources_socket", "proc_directo
 _OF_A_CLUSTER = ("kubeconfig", "mig_config_label")
 
 _PLACES_OF_A_DOCTOR = (
-    *_PLACES,
+    *_PLACES_HERE,
     "role",
+    "layouts_file",
     "catalog_file",
     "cache_directory",
     "state_directory",

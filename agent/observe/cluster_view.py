@@ -111,21 +111,16 @@ def seen_budget(item: Object) -> SeenBudget:
 def admission_policies(
     policies: Iterable[Object], bindings: Iterable[Object], account: str
 ) -> tuple[AdmissionPolicy, ...]:
-    """Of ValidatingAdmissionPolicies those of the agent, with what their bindings do; ``account`` is its user name."""
+    """Of ValidatingAdmissionPolicies those of the agent, with what their bindings do: by their names, or whatever a release calls
+    them, by the user name ``account``."""
     denied = {
         (one.get("spec") or {}).get("policyName")
         for one in bindings
         if "Deny" in ((one.get("spec") or {}).get("validationActions") or [])
     }
-    return tuple(
-        AdmissionPolicy(
-            one["metadata"]["name"],
-            account in json.dumps((one.get("spec") or {}).get("matchConditions") or []),
-            one["metadata"]["name"] in denied,
-        )
-        for one in policies
-        if one["metadata"]["name"].startswith(f"{AGENT_APP}-")
-    )
+    named = ((one["metadata"]["name"], (one.get("spec") or {}).get("matchConditions") or []) for one in policies)
+    found = (AdmissionPolicy(name, account in json.dumps(conditions), name in denied) for name, conditions in named)
+    return tuple(one for one in found if one.account or one.name.startswith(f"{AGENT_APP}-"))
 
 
 def event_words(item: Object) -> tuple[str, str, str]:

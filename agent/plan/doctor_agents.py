@@ -180,10 +180,9 @@ def _lacking(code: Code, account: str, rights: Sequence[Right], fix: str) -> Fin
 
 
 def _policies(found: Sequence[AdmissionPolicy], agents_set: DaemonSet) -> Iterator[Finding]:
-    there = {policy.name: policy for policy in found}
     fix = "`kubectl apply -f manifests/base/admission.yaml`"
     for name in POLICIES:
-        policy = there.get(name)
+        policy = _policy_like(name, found)
         where = f"ValidatingAdmissionPolicy {name}"
         if policy is None:
             yield Finding(
@@ -196,6 +195,12 @@ def _policies(found: Sequence[AdmissionPolicy], agents_set: DaemonSet) -> Iterat
             account = f"system:serviceaccount:{agents_set.namespace}:{agents_set.account}"
             what = f"its matchConditions do not name {account}, the account of DaemonSet {agents_set}"
             yield Finding(Code.POLICY_ELSEWHERE, where, what, f"write {account} into matchConditions of the policies")
+
+
+def _policy_like(name: str, found: Sequence[AdmissionPolicy]) -> AdmissionPolicy | None:
+    """A release of another name has it before the last word."""
+    like = (one for one in found if one.account and one.name.endswith(f"-{name.rpartition('-')[2]}"))
+    return next((one for one in found if one.name == name), None) or next(like, None)
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

@@ -62,6 +62,14 @@ def rewritten_images(cluster: DevCluster) -> None:
         cluster.merge(kinds.PODS, name_of(agent), {"spec": {"containers": containers}}, AGENTS)
 
 
+def renamed_policies(cluster: DevCluster) -> None:
+    for kind in (kinds.ADMISSION_POLICIES, kinds.ADMISSION_BINDINGS):
+        for one in cluster.api.all(kind):
+            spec = {**one["spec"], **({"policyName": f"my-{name_of(one)}"} if kind is kinds.ADMISSION_BINDINGS else {})}
+            cluster.delete(kind, name_of(one))
+            cluster.create(kind, {"metadata": {"name": f"my-{name_of(one)}"}, "spec": spec})
+
+
 async def examined(cluster: DevCluster, node: str = "") -> Diagnosis:
     """As the administrator."""
     return await doctor(Settings(kubeconfig=str(cluster.kubeconfig())), node)
@@ -149,6 +157,7 @@ HARMLESS: dict[str, Plant] = {
         labelled(labels.DRIVER_UPGRADE_STATE, "drain-required"),
         labelled(labels.DEVICE_PLUGIN, "paused-for-driver-upgrade"),
     ),
+    "policies of a release with another name": renamed_policies,
     "a pod that has all of the node's disk": pod("backup", spec=ROOT_DISK),
     "agents whose images a webhook rewrites": rewritten_images,
     "a budget for other pods": budget("web", app="web", maxUnavailable=0),

@@ -25,6 +25,16 @@ _PLACES_HERE = ("node_name", "kubeconfig", "pod_resources_socket", "proc_directo
 
 _OF_A_CLUSTER = ("kubeconfig", "mig_config_label")
 
+_PLACES_OF_A_DOCTOR = (
+    *_PLACES_HERE,
+    "role",
+    "layouts_file",
+    "catalog_file",
+    "cache_directory",
+    "state_directory",
+    "device_directory",
+)
+
 _OF_THE_HISTORY = ("state_directory",)
 
 _PLACES_BY_HAND = (
@@ -69,6 +79,7 @@ def command_line() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_cache(commands)
     _add_advise(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -237,6 +248,22 @@ def _add_advise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.set_defaults(command=_advise)
 
 
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="what is wrong with a cluster, a node or this host, and what to change",
+        description="Look at a cluster through the API server (with NODE at that node, and at what is no node's alone), or at "
+        "this host (--here); say what is wrong and what to change; change nothing. Exit code 0: nothing found, 1: something was "
+        "found, 2: bad input, 3: nothing was found, but not everything could be looked at.",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("node", nargs="?", metavar="NODE", help="name of a node (default: all)")
+    where.add_argument("--here", action="store_true", help="this host, with what the API server says of it if any")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_settings(parser, _PLACES_OF_A_DOCTOR)
+    parser.set_defaults(command=_doctor)
+
+
 def _bytes(text: str) -> int:
     """A number, with one of GB, MB, kB, GiB, MiB, KiB behind it or none."""
     match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kKMGT]i?B)?", text)
@@ -361,6 +388,15 @@ def _advise(options: argparse.Namespace) -> int:
 
     found = asyncio.run(advise(_settings(options), options.history, options.here, options.min_days))
     return _say(0, _indented(found.to_json()) if options.json else advice_drawn(found))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from agent.commands.doctor import doctor, doctor_here
+    from agent.report.doctor import diagnosis_drawn
+
+    settings = _settings(options)
+    found = asyncio.run(doctor_here(settings) if options.here else doctor(settings, options.node or ""))
+    return _say(found.exit_code, _indented(found.to_json()) if options.json else diagnosis_drawn(found))
 
 
 def _cache_doctor(options: argparse.Namespace) -> int:

@@ -42,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Where the kernel says which boot this is."""
     proc_directory: str = "/proc"
     """Where the kernel shows the host's processes: it tells in which pod one runs."""
+    device_directory: str = "/dev"
+    """Where the host's device nodes are: `warmslice doctor --here` looks for those of the driver's capabilities."""
     state_directory: str = "/var/lib/warmslice/state"
     """Where the partition role keeps its history of the slices' use, for `warmslice advise`; and `warmslice apply` its record, on
     a host without Kubernetes."""
@@ -181,7 +183,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
     """Read settings. ``file`` None means the default one, if it is there. BadInputError names the field and the mistake."""
-    values = _from_file(file)
+    return _checked(_from_file(file), environment, flags)
+
+
+def read(text: str, source: str, environment: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
+    """The same of a file that is not here; ``source`` is what it is called."""
+    try:
+        document = read_yaml(text)
+    except BadInputError as error:
+        raise BadInputError(f"settings file {source}: {' '.join(str(error).split())}") from error
+    return _checked(_known(document, source), environment, flags)
+
+
+def _checked(values: dict[str, Any], environment: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
     if "node_name" not in values and environment.get("NODE_NAME"):
         values["node_name"] = environment["NODE_NAME"]
     for name in Settings.__struct_fields__:
@@ -300,14 +314,18 @@ def _from_file(file: str | None) -> dict[str, Any]:
         document = read_yaml(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, BadInputError) as error:
         raise BadInputError(f"settings file {path}: {' '.join(str(error).split())}") from error
+    return _known(document, str(path))
+
+
+def _known(document: Any, source: str) -> dict[str, Any]:
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise BadInputError(f"settings file {path}: expected a mapping of settings")
+        raise BadInputError(f"settings file {source}: expected a mapping of settings")
     unknown = [name for name in document if name not in Settings.__struct_fields__]
     if unknown:
         raise BadInputError(
-            f"settings file {path}: unknown setting {unknown[0]!r}; known are {', '.join(Settings.__struct_fields__)}"
+            f"settings file {source}: unknown setting {unknown[0]!r}; known are {', '.join(Settings.__struct_fields__)}"
         )
     # YAML takes a bare off for false.
     return {name: "off" if value is False and name in _WORDS else value for name, value in document.items()}

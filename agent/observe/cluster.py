@@ -57,7 +57,7 @@ def pod_of(item: Object) -> Pod:
         reported=_reported(metadata, status),
         gates={c["name"]: gates for c in spec.get("containers") or [] if (gates := _gates(c))},
         claims=_claims(spec, status),
-        dra_driver=owner.get("kind") == "DaemonSet" and _is_dra_driver(metadata, spec),
+        dra_driver=owner.get("kind") == "DaemonSet" and is_dra_driver(metadata, spec),
     )
 
 
@@ -121,7 +121,7 @@ def _all_containers(spec: Object) -> list[Object]:
     return [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
 
 
-def _is_dra_driver(metadata: Object, spec: Object) -> bool:
+def is_dra_driver(metadata: Object, spec: Object) -> bool:
     """By the labels of its Helm chart (read in November 2026), of which the first part is the chart's name. Its other container,
     for compute domains, offers no GPU."""
     labels = metadata.get("labels") or {}

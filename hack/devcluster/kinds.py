@@ -157,8 +157,16 @@ INFERENCE_SERVICES = Kind(
     subresources=("status",), counts_generation=True, needs_revision_to_update=True,
 )  # fmt: skip
 
+CLUSTER_POLICIES = Kind(
+    "nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False, subresources=("status",),
+    counts_generation=True, needs_revision_to_update=True,
+)  # fmt: skip
+
+# What a container runtime can do; nothing here looks whether a pod's is there.
+RUNTIME_CLASSES = Kind("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
+
 ALL_KINDS = (
-    STATEFULSETS, JOBS, LEADER_WORKER_SETS, INFERENCE_SERVICES,
+    STATEFULSETS, JOBS, LEADER_WORKER_SETS, INFERENCE_SERVICES, CLUSTER_POLICIES, RUNTIME_CLASSES,
     NODES, PODS, EVENTS, CONFIGMAPS, NAMESPACES, SECRETS, SERVICES, SERVICE_ACCOUNTS,
     LEASES, NEW_EVENTS, BUDGETS, DAEMONSETS, DEPLOYMENTS, REPLICASETS,
     ROLES, ROLE_BINDINGS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ADMISSION_POLICIES, ADMISSION_BINDINGS,

@@ -10,7 +10,7 @@ from tests.manifests.sources import ROOT
 def test_the_daemon_set_as_it_stands_passes_the_whole_story() -> None:
     """What RBAC, policies, mounts and a read-only root forbid would show as a chapter that does not come."""
     done = subprocess.run(
-        [str(ROOT / "hack" / "demo"), "--daemonset"],
+        [f"{ROOT}/hack/demo", "--daemonset"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -237,6 +237,26 @@ class TestQuotas:
         await admin.made(pods, simple_pod("d"))
         assert (await admin.call("POST", pods, simple_pod("e"))).code == 403
 
+    async def test_a_quota_of_a_priority_class_counts_the_pods_of_that_class_alone(
+        self, cluster: DevCluster, admin: Kube
+    ) -> None:
+        cluster.create(kinds.PRIORITY_CLASSES, {"metadata": {"name": "urgent"}, "value": 1000})
+        scope = {"scopeName": "PriorityClass", "operator": "In", "values": ["urgent"]}
+        spec = {"hard": {"pods": "1"}, "scopeSelector": {"matchExpressions": [scope]}}
+        cluster.create(kinds.QUOTAS, {"metadata": {"name": "q"}, "spec": spec})
+        pods = "/api/v1/namespaces/default/pods"
+        for name in ("a", "b"):
+            await admin.made(pods, simple_pod(name))
+        urgent = [simple_pod(name) for name in ("c", "d")]
+        for pod in urgent:
+            pod["spec"]["priorityClassName"] = "urgent"
+        await admin.made(pods, urgent[0])
+        over = await admin.call("POST", pods, urgent[1])
+        assert over.code == 403
+        assert "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1" in over.body["message"]
+        used = {"pods": "1"}
+        await cluster.wait_for(kinds.QUOTAS, "q", lambda quota: quota.get("status", {}).get("used") == used)
+
     async def test_a_quota_shows_what_is_used(self, cluster: DevCluster) -> None:
         cluster.create(kinds.QUOTAS, {"metadata": {"name": "q"}, "spec": {"hard": {"count/configmaps": "5"}}})
         cluster.create(kinds.CONFIGMAPS, {"metadata": {"name": "c"}})

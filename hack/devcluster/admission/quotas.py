@@ -2,7 +2,8 @@
 
 Counted from the objects themselves at every create, so nothing can be left over. Served are ``pods``, ``count/...``,
 the plain names of object counts (``configmaps``, ``services``...), and sums over pods that are not finished: ``cpu``,
-``memory``, ``requests.*`` and ``limits.*``. Scopes are not served: a quota with one counts every pod.
+``memory``, ``requests.*`` and ``limits.*``. Of scopes those of priority classes and of deadlines are served; a quota with
+another one counts every pod.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def admit_within_quotas(store: Store, request: AdmissionRequest) -> None:
 
 
 def _check(store: Store, quota: Object, request: AdmissionRequest, obj: Object) -> None:
+    if not _covers(quota, obj):
+        return
     hard = dig(quota, "spec.hard") or {}
     asked = {name: amount for name in hard if (amount := amount_of(name, request.kind, obj)) is not None}
     unspoken = [name for name, amount in asked.items() if name not in _objects(hard) and amount == 0 and _must(name)]
@@ -39,7 +42,7 @@ def _check(store: Store, quota: Object, request: AdmissionRequest, obj: Object) 
         wanted = ",".join(sorted(unspoken))
         why = f"failed quota: {name_of(quota)}: must specify {wanted} for: {_first_container(obj)}"
         raise forbidden(request.kind, request.name, why)
-    used = used_of(store, request.namespace, hard)
+    used = _used(store, quota, request.namespace)
     over = sorted(name for name, amount in asked.items() if used[name] + amount > parse_quantity(hard[name]) and amount)
     if over:
         said = {
@@ -51,22 +54,45 @@ def _check(store: Store, quota: Object, request: AdmissionRequest, obj: Object) 
         raise forbidden(request.kind, request.name, f"exceeded quota: {name_of(quota)}, {words}")
 
 
-def used_of(store: Store, namespace: str, hard: Mapping[str, str]) -> dict[str, Decimal]:
-    """What the namespace holds now of each name in ``hard``."""
+def _covers(quota: Object, obj: Object) -> bool:
+    """Whether all its scopes are the object's."""
+    expressions = [{"scopeName": name, "operator": "Exists"} for name in dig(quota, "spec.scopes") or ()]
+    expressions += dig(quota, "spec.scopeSelector.matchExpressions") or ()
+    return all(_is_in_scope(one, obj) for one in expressions)
+
+
+def _is_in_scope(expression: Object, obj: Object) -> bool:
+    if expression["scopeName"] in ("Terminating", "NotTerminating"):
+        return bool((dig(obj, "spec.activeDeadlineSeconds") is None) == (expression["scopeName"] == "NotTerminating"))
+    if expression["scopeName"] != "PriorityClass":
+        return True
+    named, values = dig(obj, "spec.priorityClassName") or "", expression.get("values") or ()
+    match expression["operator"]:
+        case "In":
+            return bool(named in values)
+        case "NotIn":
+            return bool(named not in values)
+        case "DoesNotExist":
+            return not named
+    return bool(named)
+
+
+def _used(store: Store, quota: Object, namespace: str) -> dict[str, Decimal]:
+    """What the namespace holds now of each name that the quota limits."""
+    hard = dig(quota, "spec.hard") or {}
     used = dict.fromkeys(hard, Decimal(0))
     for kind in ALL_KINDS:
         names = [name for name in hard if _concerns(name, kind)]
         for obj in store.all(kind, namespace) if names else ():
-            for name in names:
+            for name in names if _covers(quota, obj) else ():
                 used[name] += amount_of(name, kind, obj) or 0
     return used
 
 
 def status_of(store: Store, quota: Object) -> Object:
     """The status a quota should show."""
-    hard = dig(quota, "spec.hard") or {}
-    used = used_of(store, namespace_of(quota), hard)
-    return {"hard": hard, "used": {name: _plain(amount) for name, amount in used.items()}}
+    used = _used(store, quota, namespace_of(quota))
+    return {"hard": dig(quota, "spec.hard") or {}, "used": {name: _plain(amount) for name, amount in used.items()}}
 
 
 def amount_of(name: str, kind: Kind, obj: Object) -> Decimal | None:

@@ -10,9 +10,9 @@ from agent.adapters.inspection import Inspection
 from agent.adapters.kube import Kube
 from agent.model.doctor import Diagnosis
 from agent.plan.doctor import in_order
-from agent.plan.doctor_host import examine_host, gaps_of
+from agent.plan.doctor.host import examine_host, gaps_of
 from agent.reconcile.doctor import examine, nothing_asked
-from agent.reconcile.doctor_here import host_view
+from agent.reconcile.doctor.here import host_view
 from agent.settings import Settings
 
 

@@ -9,8 +9,8 @@ import msgspec
 from agent.adapters.files import content_hash, locked, unshare, write_durably
 from agent.adapters.hub_cache import ModelFolder, read_listing_of_the_client
 from agent.model.cache import MANIFEST_FORMAT, Manifest
+from agent.model.cache_finding import Finding, Remedy
 from agent.model.errors import RetryError
-from agent.model.finding import Finding, Remedy
 
 _BLOB_MODE = 0o644
 _DIRECTORY_MODE = 0o755

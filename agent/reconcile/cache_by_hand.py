@@ -10,11 +10,11 @@ from agent.adapters.hub_cache import disk_use
 from agent.execute.fetch import FetchSupervisor
 from agent.execute.mend import mend
 from agent.model.cache import CachedModel, FetchProgress
+from agent.model.cache_finding import Finding, Remedy
 from agent.model.catalog import CatalogModel
-from agent.model.finding import Finding, Remedy
 from agent.model.revision import Room
 from agent.observe.cache import observe_model, verify_model
-from agent.observe.doctor import examine
+from agent.observe.cache_doctor import examine
 from agent.reconcile.cache import CacheRules, limits_of, observe_all
 from agent.reconcile.catalog import Wish
 from agent.reconcile.room import RoomRules, Use, make_room_now, plan_room

@@ -19,8 +19,8 @@ from agent.model import labels
 from agent.model.doctor import Code, Diagnosis
 from agent.model.drift import Drift
 from agent.model.rights import Right, base_rights, prewarm_rights
-from agent.plan.doctor_agents import POLICIES
-from agent.plan.doctor_reasons import FIXES, fix_of
+from agent.plan.doctor.agents import POLICIES
+from agent.plan.doctor.reasons import FIXES, fix_of
 from agent.report.doctor import diagnosis_drawn
 from agent.settings import Settings
 from hack import doctor_table

@@ -16,7 +16,7 @@ from agent.model import labels
 from agent.model.doctor import Code, Diagnosis, Finding
 from agent.model.host_view import Directory, HostView
 from agent.model.mig import Gpu
-from agent.plan.doctor_host import examine_host
+from agent.plan.doctor.host import examine_host
 from agent.settings import load
 from hack.devcluster import kinds
 from tests.fakes.devcluster import dev_cluster

@@ -10,8 +10,8 @@ from agent.model.cluster_view import ClusterView
 from agent.model.doctor import Code, Finding
 from agent.model.node import Node
 from agent.model.report import NodeStatus
-from agent.plan.doctor_nodes import wish_of, wished_on
-from agent.plan.doctor_reasons import fix_of
+from agent.plan.doctor.nodes import wish_of, wished_on
+from agent.plan.doctor.reasons import fix_of
 
 WAITED_LONG_SECONDS = 3600.0
 _CACHE_LIMIT = "memory limit"

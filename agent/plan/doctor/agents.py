@@ -9,7 +9,7 @@ from agent.model.cluster_view import AdmissionPolicy, ClusterView, Container, Da
 from agent.model.doctor import Code, Finding
 from agent.model.node import Node
 from agent.model.rights import Right
-from agent.plan.doctor_nodes import agents_meant_for, barred_by, ready_agents, sign_of_gpus, wish_of
+from agent.plan.doctor.nodes import agents_meant_for, barred_by, ready_agents, sign_of_gpus, wish_of
 from agent.plan.upgrade import upgrading
 
 POLICIES = ("warmslice-node", "warmslice-pods", "warmslice-evictions", "warmslice-events")

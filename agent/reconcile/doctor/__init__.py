@@ -43,8 +43,8 @@ from agent.observe.cluster_view import (
     seen_pod,
 )
 from agent.plan.doctor import examine_cluster
-from agent.plan.doctor_nodes import sign_of_gpus
-from agent.reconcile.doctor_config import config_of, texts, token_fault
+from agent.plan.doctor.nodes import sign_of_gpus
+from agent.reconcile.doctor.config import config_of, texts, token_fault
 
 Object = Mapping[str, Any]
 

@@ -10,8 +10,8 @@ from agent.model.doctor import Code, Finding
 from agent.model.errors import BadInputError
 from agent.model.node import Node
 from agent.model.operation import Operation
-from agent.plan.doctor_nodes import is_ours, ready_agents
-from agent.plan.doctor_owners import MIG_MANAGER
+from agent.plan.doctor.nodes import is_ours, ready_agents
+from agent.plan.doctor.owners import MIG_MANAGER
 from agent.plan.upgrade import upgrading
 
 _PAUSED_FOR_UPGRADE = "paused-for-driver-upgrade"

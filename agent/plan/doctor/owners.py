@@ -11,7 +11,7 @@ from agent.model.node import Node
 from agent.model.sharing import is_foreign
 from agent.model.snapshot import Snapshot
 from agent.plan.advertise import is_plugin
-from agent.plan.doctor_nodes import is_ours, wish_of, wished_on
+from agent.plan.doctor.nodes import is_ours, wish_of, wished_on
 from agent.plan.host_plugin import host_plugin, is_gke_plugin
 from agent.plan.owners import second_owner
 

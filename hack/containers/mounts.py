@@ -1,7 +1,5 @@
 """What a process finds as its file system, as data; and the entering of it, in a mount namespace of its own.
 
-One layer, not several: an overlay does not take folders as further layers that lie in the lowest.
-
 ``python -m hack.containers.mounts FILE`` is run inside the new namespace: it lays the file system out, and becomes the
 process.
 """
@@ -15,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+
+_KERNELS = ("proc", "sys", "dev")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ BASE_ENVIRONMENT = {
 @dataclass(frozen=True, slots=True)
 class Process:
     """``layer`` lies over this machine's file system, and is written to. ``work`` and ``root``: empty folders on the same disk.
-    ``keeps``: capabilities that are kept, None for all. ``may_gain``: whether programs with set-user-id gain rights."""
+    ``keeps``: capabilities that are kept, None for all. ``may_gain``: whether programs with set-user-id gain rights. ``user``: in
+    a user namespace there is root alone, who is whoever called."""
 
     arguments: tuple[str, ...]
     environment: dict[str, str]
@@ -62,34 +63,41 @@ def _mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True)
 
 
-def _inside(root: Path, path: str) -> Path:
-    """Where that is below ``root``, by its own links: an absolute one would lead out of it."""
-    here = root
+def _place(layer: Path, path: str) -> Path:
+    """That path without links, as the layer has them and below it the machine: followed outside, an absolute one would lead out
+    of the container."""
+    here = Path("/")
     parts = list(reversed(Path(path).parts[1:]))
     while parts:
         part = parts.pop()
         if part == "..":
-            here = here.parent if here != root else root
+            here = here.parent
             continue
         step = here / part
-        if step.is_symlink():
-            target = step.readlink()
-            here = root if target.is_absolute() else here
-            parts.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
-        else:
+        link = next((one for one in (layer / step.relative_to("/"), step) if one.is_symlink()), None)
+        if link is None:
             here = step
+            continue
+        target = link.readlink()
+        here = Path("/") if target.is_absolute() else here
+        parts.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
     return here
 
 
-def _bind(root: Path, bind: Bind) -> None:
-    target = _inside(root, bind.target)
-    if not target.exists():
-        # As container runtimes do, which have the image's layers writable until all is mounted.
+def _mount_point(layer: Path, bind: Bind) -> Path:
+    """Where it is going to be, below the root. It is made in the layer where nothing is there, as container runtimes do."""
+    place = _place(layer, bind.target).relative_to("/")
+    made = layer / place
+    if not made.exists() and not (Path("/") / place).exists():
+        made.parent.mkdir(parents=True, exist_ok=True)
         if Path(bind.source).is_dir():
-            target.mkdir(parents=True)
+            made.mkdir()
         else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.touch()
+            made.touch()
+    return place
+
+
+def _bind(bind: Bind, target: Path) -> None:
     _mount("--bind", bind.source, str(target))
     if bind.is_read_only:
         _mount("-o", "remount,bind,ro", str(target))
@@ -97,26 +105,53 @@ def _bind(root: Path, bind: Bind) -> None:
 
 def enter(process: Process) -> None:
     """Does not return."""
-    root = Path(process.root)
-    options = f"lowerdir=/,upperdir={process.layer},workdir={process.work}"
-    _mount("-t", "overlay", "overlay", "-o", options, str(root))
-    for name in ("proc", "sys", "dev"):
-        _mount("--rbind", f"/{name}", str(root / name))
-    for bind in (BASE, *process.binds):
-        _bind(root, bind)
-    if process.is_root_read_only:
-        _mount("-o", "remount,bind,ro", str(root))
+    root, layer = Path(process.root), Path(process.layer)
+    binds = [(bind, _mount_point(layer, bind)) for bind in (BASE, *process.binds)]
+    _mount("--bind", process.layer, str(root))
+    laid = [name for name in sorted(os.listdir("/")) if _lay(Path("/") / name, process)]
+    for place in [root, *(root / name for name in laid)] if process.is_root_read_only else []:
+        _mount("-o", "remount,bind,ro", str(place))
+    for bind, place in binds:
+        _bind(bind, root / place)
     os.chroot(root)
     os.chdir(process.directory)
-    os.execvpe(
-        "setpriv", [*_privileges(process), "--", *process.arguments], {**BASE_ENVIRONMENT, **process.environment}
+    environment = {**BASE_ENVIRONMENT, **process.environment}
+    os.execvpe("setpriv", [*_privileges(process), "--", *process.arguments], environment)
+
+
+def _lay(machines: Path, process: Process) -> bool:
+    """Whether that folder of the machine is there now, below what the layer has of it. Folder by folder: a user namespace does
+    not get the whole of / as it has other mounts in it, nor a folder that has."""
+    name, place = machines.name, Path(process.root) / machines.name
+    if machines.is_symlink():
+        if not place.is_symlink():
+            place.symlink_to(machines.readlink())
+        return False
+    if not machines.is_dir():
+        return False
+    place.mkdir(exist_ok=True)
+    if name in _KERNELS:
+        _mount("--rbind", str(machines), str(place))
+        return False
+    work = Path(process.work) / name
+    work.mkdir(exist_ok=True)
+    options = f"lowerdir={machines},upperdir={Path(process.layer) / name},workdir={work}"
+    as_user = ",userxattr" if _is_user() else ""
+    done = subprocess.run(
+        ["mount", "-t", "overlay", "overlay", "-o", options + as_user, str(place)], capture_output=True, check=False
     )
+    return done.returncode == 0
+
+
+def _is_user() -> bool:
+    """Root in a user namespace of somebody else's."""
+    return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
 
 
 def _privileges(process: Process) -> list[str]:
     """For ``setpriv``, of util-linux."""
     told = ["setpriv"]
-    if process.user:
+    if process.user and not _is_user():
         told += [f"--reuid={process.user}", f"--regid={process.user}", "--clear-groups"]
     if process.keeps is not None:
         kept = "".join(f",+{name.lower()}" for name in process.keeps)

@@ -142,6 +142,13 @@ def test_the_device_plugins_configurations_are_those_of_the_layouts() -> None:
     assert {"slices", "notebooks", "throughput"} == set(shared)
 
 
+def test_a_notebook_goes_where_slices_are_shared() -> None:
+    """Its resource has the same name where they are not."""
+    entries = yaml.safe_load(file("sharing/layouts.yaml").read_text())["mig-configs"]
+    chosen = entries[pod_specs("sharing")["notebook"]["nodeSelector"]["nvidia.com/mig.config"]]
+    assert all(entry["sharing"]["replicas"]["1g.10gb"] > 1 for entry in chosen)
+
+
 def test_scaling_asks_prometheus_what_it_can_answer(tmp_path: Path) -> None:
     queries = [t["metadata"]["query"] for one in of_kind("ScaledObject").values() for t in one["spec"]["triggers"]]
     rules = [{"record": f"example:query{number}", "expr": query} for number, query in enumerate(queries)]

@@ -88,31 +88,6 @@ def test_the_same_server_on_the_next_smaller_slice_would_not_fit() -> None:
     assert misfit(serving, shape_of(LLAMA_8B, WEIGHTS_8B), LABELS) is not None
 
 
-@pytest.mark.parametrize("name", [*SERVERS, "assistant"])
-def test_a_server_reads_the_cache_only_and_asks_no_hub(name: str) -> None:
-    spec = pod_specs()[name]
-    (container,) = spec["containers"]
-    variables = {one["name"]: one["value"] for one in container["env"]}
-    (mount,) = (one for one in container["volumeMounts"] if one["name"] == "models")
-    cache = variables.get("HF_HUB_CACHE") or variables["HUGGINGFACE_HUB_CACHE"]
-    assert (mount["mountPath"], mount["readOnly"], variables["HF_HUB_OFFLINE"]) == (cache, True, "1")
-    (volume,) = (one for one in spec["volumes"] if one["name"] == "models")
-    assert volume["hostPath"]["path"] == settings.Settings().cache_directory
-
-
-def test_a_pod_waits_for_a_model_that_the_catalog_has() -> None:
-    catalog = read_catalog(file("agent/catalog.yaml").read_text())
-    assert isinstance(catalog, Catalog)
-    labels = {
-        key
-        for spec in pod_specs().values()
-        for key in spec.get("nodeSelector", {})
-        if key.startswith("models.warmslice.dev/")
-    }
-    assert labels
-    assert labels <= {f"models.warmslice.dev/{name}" for name in catalog.models}
-
-
 def test_every_slice_that_a_pod_asks_for_is_made_by_a_layout_and_named_by_the_quotas() -> None:
     """What a quota does not name is free for all."""
     made = {
@@ -130,9 +105,34 @@ def test_every_slice_that_a_pod_asks_for_is_made_by_a_layout_and_named_by_the_qu
         if resource.startswith("nvidia.com/")
     }
     assert asked <= made
-    for name, quota in of_kind("ResourceQuota", "tenancy").items():
-        if name.endswith("/slices"):
-            assert {f"requests.{resource}" for resource in made | {"nvidia.com/gpu"}} <= set(quota["spec"]["hard"])
+    quotas = [quota for name, quota in of_kind("ResourceQuota", "tenancy").items() if name.endswith("/slices")]
+    assert len(quotas) == 2
+    for quota in quotas:
+        assert {f"requests.{resource}" for resource in made | {"nvidia.com/gpu"}} <= set(quota["spec"]["hard"])
+
+
+@pytest.mark.parametrize("part", ["serving", "tenancy", "batch"])
+def test_what_runs_by_day_finds_its_kind_of_slice_by_night_too(part: str) -> None:
+    """A schedule that takes the last one of a kind away would leave whoever asks for it pending until morning."""
+    text = yaml.safe_load(file("agent/layouts.yaml").read_text())
+    limits = [container["resources"]["limits"] for spec in pod_specs(part).values() for container in spec["containers"]]
+    asked = {name.removeprefix("nvidia.com/mig-") for names in limits for name in names if "nvidia.com/" in name}
+    (schedule,) = text["schedules"].values()
+    layouts = {period["layout"] for period in schedule["periods"].values()}
+    assert len(layouts) == 2
+    for layout in layouts:
+        made = {profile for entry in text["mig-configs"][layout] for profile in entry["mig-devices"]}
+        assert asked
+        assert asked <= made
+
+
+def test_queues_that_lend_to_each_other_are_in_one_cohort() -> None:
+    queues = of_kind("ClusterQueue")
+    assert len(queues) > 1
+    assert len({queue["spec"]["cohortName"] for queue in queues.values()}) == 1
+    for one in of_kind("LocalQueue").values():
+        chosen = queues[one["spec"]["clusterQueue"]]["spec"]["namespaceSelector"]["matchLabels"]
+        assert chosen == {"kubernetes.io/metadata.name": one["metadata"]["namespace"]}
 
 
 def test_the_device_plugins_configurations_are_those_of_the_layouts() -> None:
@@ -140,6 +140,13 @@ def test_the_device_plugins_configurations_are_those_of_the_layouts() -> None:
     assert file("sharing/device-plugin.yaml").read_text() == plugin_config(str(file("sharing/layouts.yaml")))
     shared = parse_layouts(file("sharing/layouts.yaml").read_text(), "layouts.yaml")
     assert {"slices", "notebooks", "throughput"} == set(shared)
+
+
+def test_a_notebook_goes_where_slices_are_shared() -> None:
+    """Its resource has the same name where they are not."""
+    entries = yaml.safe_load(file("sharing/layouts.yaml").read_text())["mig-configs"]
+    chosen = entries[pod_specs("sharing")["notebook"]["nodeSelector"]["nvidia.com/mig.config"]]
+    assert all(entry["sharing"]["replicas"]["1g.10gb"] > 1 for entry in chosen)
 
 
 def test_scaling_asks_prometheus_what_it_can_answer(tmp_path: Path) -> None:
@@ -162,10 +169,17 @@ def test_what_scales_to_zero_is_woken_by_another_s_metric() -> None:
         assert (own is None) == (one["spec"]["minReplicaCount"] == 0)
 
 
-def test_scaled_workloads_keep_a_place_for_the_new_pod() -> None:
-    """A surge would wait for a slice that only the old pod can free."""
-    for one in of_kind("Deployment", "serving").values():
-        assert one["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
+def test_who_applies_a_scaled_workload_again_does_not_scale_it() -> None:
+    for one in of_kind("ScaledObject").values():
+        assert "replicas" not in of_kind("Deployment", "serving")[one["spec"]["scaleTargetRef"]["name"]]["spec"]
+
+
+def test_the_gateways_metric_is_of_the_service_that_is_scaled() -> None:
+    """Contour calls it by namespace, Service and port."""
+    query = of_kind("ScaledObject")["sglang"]["spec"]["triggers"][0]["metadata"]["query"]
+    service = of_kind("Service")["sglang"]
+    name = f"serving_{service['metadata']['name']}_{service['spec']['ports'][0]['port']}"
+    assert set(re.findall(r'envoy_cluster_name="([^"]*)"', query)) == {name}
 
 
 def test_monitors_and_services_choose_the_pods_that_are_there() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hack.containers.dockerfile import Instruction, Stage, stages
-from hack.containers.mounts import BASE_ENVIRONMENT, Process
+from hack.containers.mounts import BASE_ENVIRONMENT, Process, remove_work
 
 ROOT = Path(__file__).resolve().parents[2]
 _UV_IMAGE = "ghcr.io/astral-sh/uv"
@@ -157,6 +157,7 @@ class Builder:
         done = subprocess.run(
             process.command(folder / "run.json"), cwd=ROOT, capture_output=True, text=True, check=False
         )
+        remove_work(process)
         if done.returncode:
             raise BuildError(f"RUN {instruction.value}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
 

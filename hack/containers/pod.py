@@ -16,12 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hack.containers.image import ROOT, Builder, Image, copy, uv_program
-from hack.containers.mounts import Bind, Process
+from hack.containers.mounts import Bind, Process, remove_work
 from hack.containers.volumes import Configured, laid_out
 from hack.kubectl import kubectl
 from hack.processes import Children
@@ -145,6 +146,11 @@ class _Pod:
         self._options = options
         self._pod = self._scheduled()
         self._spec = self._pod["spec"]
+        self._started: list[Process] = []
+
+    def clean(self) -> None:
+        for process in self._started:
+            remove_work(process)
 
     def _scheduled(self) -> Object:
         """Once the simulated kubelet has given it its token."""
@@ -161,7 +167,7 @@ class _Pod:
         return found
 
     def start(self, children: Children, image: Image) -> Callable[[], None]:
-        """All containers; what is returned brings their volumes up to date."""
+        """All containers; what is returned brings their volumes up to date. ``clean`` after they have ended."""
         options, run = self._options, self._options.run
         place = Place(
             options.host, run, self._identity(self._pod), self._api.server(), tuple(options.bind), dict(options.env)
@@ -173,6 +179,7 @@ class _Pod:
             copy(image, Path(told.layer), is_read_only=told.is_root_read_only)
             for folder in (told.work, told.root):
                 Path(folder).mkdir()
+            self._started.append(told)
             command = told.command(run / container["name"] / "process.json")
             print(f"{container['name']}: {' '.join(told.arguments)}", flush=True)
             children.start(container["name"], command)
@@ -218,10 +225,12 @@ def main() -> int:
         signal.signal(number, _interrupt)
     options.run.mkdir(parents=True)
     os.chdir(ROOT)
-    with Children(options.run) as children:
+    with ExitStack() as after, Children(options.run) as children:
         try:
             image = Builder(ROOT, options.run / "image", uv_program(), lambda _: None).build()
-            refresh = _Pod(options).start(children, image)
+            pod = _Pod(options)
+            after.callback(pod.clean)
+            refresh = pod.start(children, image)
             while not (gone := children.ended()):
                 time.sleep(0.5)
                 refresh()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hack.containers.image import ROOT
-from hack.containers.mounts import Bind, Process
+from hack.containers.mounts import Bind, Process, remove_work
 
 _CAPABILITIES = "grep CapEff /proc/self/status | cut -f2"
 
@@ -23,9 +23,11 @@ def process(tmp_path: Path) -> Process:
 
 
 def said(process: Process, script: str) -> str:
-    """Its output, and the last line of its errors."""
+    """Its output, or the last line of its errors."""
+    Path(process.work).mkdir(exist_ok=True)
     command = replace(process, arguments=("sh", "-c", script)).command(Path(process.layer).with_name("process.json"))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    remove_work(process)
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 

@@ -12,11 +12,9 @@ from urllib.parse import quote
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
-from kubernetes.aio.client.api_client import ApiClient
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config import load_incluster_config, load_kube_config
 
 from agent.adapters import clock
+from agent.adapters.kubernetes_aio import ApiClient, Configuration, load_incluster_config, load_kube_config
 from agent.model.errors import (
     AgentError,
     BadInputError,

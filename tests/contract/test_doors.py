@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -193,3 +194,11 @@ async def test_a_session_that_cannot_be_closed_is_as_good_as_closed(tmp_path: Pa
     )
     output, _ = await process.communicate()
     assert (process.returncode, output.strip()) == (0, b"1")
+
+
+def test_nothing_of_the_synchronous_client_comes_along() -> None:
+    """11 MB of memory in each process."""
+    unused = ("requests", "oauthlib", "urllib3", "kubernetes.config", "kubernetes.aio.dynamic", "kubernetes.aio.stream")
+    script = f"import sys, agent.daemon; print([name for name in {unused} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -52,7 +52,7 @@ def schema() -> dict[str, Any]:
     settings = dict(msgspec.json.schema(Settings)["$defs"]["Settings"])
     settings.pop("title", None)
     settings["description"] = "The agent's settings, by their names"
-    maximum = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]+%$"}]}
+    maximum = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^([1-9][0-9]?|100)%$"}]}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the chart warmslice",

@@ -81,7 +81,11 @@ def schema() -> dict[str, Any]:
             priorityClassName={"type": "string", "minLength": 1},
             priorityQuota=_FLAG,
             maxUnavailable=maximum,
-            podAnnotations={"type": "object", "additionalProperties": _TEXT},
+            podAnnotations={
+                "type": "object",
+                "additionalProperties": _TEXT,
+                "propertyNames": {"not": {"enum": ["checksum/settings", "kubectl.kubernetes.io/default-container"]}},
+            },
             resources=_closed(partition=_resources(), cache=_resources()),
             admissionPolicies=_FLAG,
             prewarm=_FLAG,

@@ -210,6 +210,7 @@ def test_settings_layouts_and_catalog_are_what_the_agent_reads(tmp_path: Path) -
         ("runtimeClass=nvidia", "runtimeClass"),
         ("maxUnavailable=ten", "maxUnavailable"),
         ("maxUnavailable=0%", "maxUnavailable"),
+        ("podAnnotations.checksum/settings=mine", "checksum/settings"),
         ("cache.hostPath=/var/lib", "state.hostPath (/var/lib/warmslice-state) is in cache.hostPath (/var/lib)"),
         ("cache.hostPath=/", "state.hostPath"),
         ("state.hostPath=/var/lib/warmslice", "state.hostPath"),

@@ -52,7 +52,7 @@ def schema() -> dict[str, Any]:
     settings = dict(msgspec.json.schema(Settings)["$defs"]["Settings"])
     settings.pop("title", None)
     settings["description"] = "The agent's settings, by their names"
-    maximum = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]+%$"}]}
+    maximum = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^([1-9][0-9]?|100)%$"}]}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the chart warmslice",
@@ -81,7 +81,11 @@ def schema() -> dict[str, Any]:
             priorityClassName={"type": "string", "minLength": 1},
             priorityQuota=_FLAG,
             maxUnavailable=maximum,
-            podAnnotations={"type": "object", "additionalProperties": _TEXT},
+            podAnnotations={
+                "type": "object",
+                "additionalProperties": _TEXT,
+                "propertyNames": {"not": {"enum": ["checksum/settings", "kubectl.kubernetes.io/default-container"]}},
+            },
             resources=_closed(partition=_resources(), cache=_resources()),
             admissionPolicies=_FLAG,
             prewarm=_FLAG,

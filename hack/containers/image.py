@@ -154,10 +154,12 @@ class Builder:
             root=str(folder / "root"),
             directory=image.directory,
         )
-        done = subprocess.run(
-            process.command(folder / "run.json"), cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        remove_work(process)
+        try:
+            done = subprocess.run(
+                process.command(folder / "run.json"), cwd=ROOT, capture_output=True, text=True, check=False
+            )
+        finally:
+            remove_work(process)
         if done.returncode:
             raise BuildError(f"RUN {instruction.value}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
 

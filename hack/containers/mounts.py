@@ -157,8 +157,8 @@ def _is_user() -> bool:
 
 
 def _privileges(process: Process) -> list[str]:
-    """For ``setpriv``, of util-linux."""
-    told = ["setpriv"]
+    """For ``setpriv``, of util-linux. To end with the parent is asked for here, since a change of user takes it away."""
+    told = ["setpriv", "--pdeathsig=TERM"]
     if process.user and not _is_user():
         told += [f"--reuid={process.user}", f"--regid={process.user}", "--clear-groups"]
     if process.keeps is not None:

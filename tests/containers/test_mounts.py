@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,3 +66,17 @@ def test_a_container_that_drops_all_capabilities_has_none_though_it_is_root(proc
     assert int(said(told, _CAPABILITIES), 16) == 0
     assert said(told, "id -u; grep NoNewPrivs /proc/self/status | cut -f2") == "0\n1"
     assert int(said(process, _CAPABILITIES), 16) > 0
+
+
+def test_a_container_of_another_user_ends_with_who_started_it(process: Process) -> None:
+    """A change of user makes Linux forget that a process ends with its parent."""
+    told = replace(process, user=65532, keeps=(), may_gain=False, arguments=("sh", "-c", "echo up; exec sleep 30"))
+    starter = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    command = [sys.executable, "-c", starter, *told.command(Path(told.layer).with_name("process.json"))]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        parent.kill()
+        # The pipe is the container's as long as it runs.
+        assert parent.communicate(timeout=10)[0] == b""
+    remove_work(told)

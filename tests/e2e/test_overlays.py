@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_kind_up_runs_from_the_apply_on_and_can_be_repeated(kube: Kubectl) -> No
     labels = [f"{name}={value}" for name, value in cluster["nodes"][0]["labels"].items()]
     kube("label", "node", "gpu-1", "--overwrite", *labels)
     environment = {**kube.environment, "PATH": f"{kube.program.parent}{os.pathsep}{kube.environment['PATH']}"}
-    for _ in range(2):
+    for started_anew in (False, True):
         done = subprocess.run(
             [ROOT / "hack" / "kind-up", "--existing"],
             env=environment,
@@ -41,4 +42,11 @@ def test_kind_up_runs_from_the_apply_on_and_can_be_repeated(kube: Kubectl) -> No
         )
         assert done.returncode == 0, done.stderr
         assert "The agent runs on gpu-1" in done.stdout
+        # An image that was built again has the same name, which apply does not see as a change.
+        for namespace, daemon_set in (("warmslice", "warmslice"), ("nvidia", "nvidia-device-plugin-daemonset")):
+            template = json.loads(kube("-n", namespace, "get", "daemonset", daemon_set, "-o", "json"))["spec"][
+                "template"
+            ]
+            annotations = template["metadata"].get("annotations", {})
+            assert ("kubectl.kubernetes.io/restartedAt" in annotations) == started_anew
     kube("delete", "-k", "manifests/overlays/dev", "--ignore-not-found", "--timeout=20s")

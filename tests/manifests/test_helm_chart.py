@@ -165,7 +165,18 @@ def test_an_api_server_of_that_version_knows_every_field(version: str) -> None:
 
 
 def test_in_another_namespace_everything_speaks_of_that() -> None:
-    text = yaml.safe_dump_all(chart("--set", "prewarm=true", namespace="gpu-agents"))
+    switches = (
+        "prewarm",
+        "networkPolicy.enabled",
+        "podMonitor",
+        "rules",
+        "dashboards",
+        "priorityQuota",
+        "namespace.create",
+    )
+    objects = chart("--set", ",".join(f"{switch}=true" for switch in switches), namespace="gpu-agents")
+    assert [one["metadata"]["name"] for one in objects if one["kind"] == "Namespace"] == ["gpu-agents"]
+    text = yaml.safe_dump_all(objects)
     assert "namespace: warmslice" not in text
     assert "serviceaccount:warmslice:" not in text
     assert "serviceaccount:gpu-agents:warmslice" in text
@@ -198,6 +209,11 @@ def test_settings_layouts_and_catalog_are_what_the_agent_reads(tmp_path: Path) -
         ("cache.hostPath=warmslice", "hostPath"),
         ("runtimeClass=nvidia", "runtimeClass"),
         ("maxUnavailable=ten", "maxUnavailable"),
+        ("maxUnavailable=0%", "maxUnavailable"),
+        ("podAnnotations.checksum/settings=mine", "checksum/settings"),
+        ("cache.hostPath=/var/lib", "state.hostPath (/var/lib/warmslice-state) is in cache.hostPath (/var/lib)"),
+        ("cache.hostPath=/", "state.hostPath"),
+        ("state.hostPath=/var/lib/warmslice", "state.hostPath"),
     ],
 )
 def test_a_value_that_is_not_there_or_not_right_is_refused_by_name(wrong: str, said: str) -> None:

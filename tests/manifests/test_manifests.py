@@ -208,3 +208,18 @@ def test_dashboards_are_picked_up_by_their_label_and_small_enough_to_be_applied(
     for one in rendered(OBSERVABILITY / "dashboards"):
         assert one["metadata"]["labels"]["grafana_dashboard"] == "1"
         assert len(str(one["data"])) < 200_000
+
+
+def test_the_device_plugin_can_follow_the_link_to_its_configuration() -> None:
+    """Its sidecar writes no file: it links /config/config.yaml to the chosen one of /available-configs."""
+    pods = {one["metadata"]["name"]: one for one in rendered(MANIFESTS / "overlays" / "standalone") if "spec" in one}
+    pod = pods["nvidia-device-plugin-daemonset"]["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/config", "/available-configs"}
+
+
+def test_nobody_signals_a_device_plugin_that_has_not_started() -> None:
+    """A config-manager that finds no process to signal ends with an error."""
+    pods = {one["metadata"]["name"]: one for one in rendered(MANIFESTS / "overlays" / "standalone") if "spec" in one}
+    (before,) = pods["nvidia-device-plugin-daemonset"]["spec"]["template"]["spec"]["initContainers"]
+    assert {"name": "SEND_SIGNAL", "value": "false"} in before["env"]

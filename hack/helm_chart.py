@@ -87,6 +87,7 @@ def schema() -> dict[str, Any]:
                 "propertyNames": {"not": {"enum": ["checksum/settings", "kubectl.kubernetes.io/default-container"]}},
             },
             resources=_closed(partition=_resources(), cache=_resources()),
+            page=_closed(tokenSecret=_TEXT, tlsSecret=_TEXT, serverName=_TEXT),
             admissionPolicies=_FLAG,
             prewarm=_FLAG,
             networkPolicy=_closed(enabled=_FLAG, namespace={"type": "string", "minLength": 1}),

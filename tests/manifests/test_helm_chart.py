@@ -231,9 +231,29 @@ def test_a_change_of_settings_starts_the_agents_anew_and_one_of_layouts_does_not
     assert started_by("--set", "layouts.version=v1") == started_by()
 
 
-def test_a_page_with_a_certificate_is_probed_by_https() -> None:
-    found = by_name(
-        chart("--set", "settings.tls_certificate_file=/etc/tls/tls.crt,settings.tls_key_file=/etc/tls/tls.key")
-    )
+def test_a_page_with_token_and_certificate_is_served_probed_and_scraped_so(tmp_path: Path) -> None:
+    secrets = "page.tokenSecret=page-token,page.tlsSecret=page-tls,page.serverName=agents.example.com,podMonitor=true"
+    found = by_name(chart("--set", secrets))
+    (tmp_path / "settings.yaml").write_text(found["ConfigMap", "warmslice-settings"]["data"]["settings.yaml"])
+    read = settings.load(str(tmp_path / "settings.yaml"), {"NODE_NAME": "n"}, {})
+    volumes = {one["name"]: one for one in found["DaemonSet", "warmslice"]["spec"]["template"]["spec"]["volumes"]}
+    assert [volumes[name]["secret"]["secretName"] for name in ("page-token", "tls")] == ["page-token", "page-tls"]
     for container in _containers(found["DaemonSet", "warmslice"]):
         assert {container[probe]["httpGet"]["scheme"] for probe in ("livenessProbe", "readinessProbe")} == {"HTTPS"}
+        mounted = {mount["mountPath"] for mount in container["volumeMounts"] if mount.get("readOnly")}
+        for file in (read.page_token_file, read.tls_certificate_file, read.tls_key_file):
+            assert file is not None
+            assert str(Path(file).parent) in mounted
+    for endpoint in found["PodMonitor", "warmslice"]["spec"]["podMetricsEndpoints"]:
+        assert endpoint["scheme"] == "https"
+        assert endpoint["authorization"]["credentials"] == {"name": "page-token", "key": "token"}
+        assert endpoint["tlsConfig"]["ca"]["secret"] == {"name": "page-tls", "key": "ca.crt"}
+    for version in VERSIONS:
+        assert mistakes(found["DaemonSet", "warmslice"], version) == []
+
+
+def test_an_own_certificate_is_probed_by_https_and_an_empty_one_is_none() -> None:
+    for certificate, scheme in (("/etc/tls/tls.crt", "HTTPS"), ("", None)):
+        found = by_name(chart(f"--set=settings.tls_certificate_file={certificate}"))
+        for container in _containers(found["DaemonSet", "warmslice"]):
+            assert container["livenessProbe"]["httpGet"].get("scheme") == scheme

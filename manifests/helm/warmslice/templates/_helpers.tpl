@@ -19,11 +19,38 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "warmslice.settings" -}}
 {{- $file := .Files.Get "files/settings.yaml" -}}
-{{- if .Values.settings -}}
-{{- mergeOverwrite (fromYaml $file) .Values.settings | toYaml }}
+{{- $more := dict -}}
+{{- if .Values.page.tokenSecret -}}
+{{- $more = dict "page_token_file" "/etc/warmslice-page/token" -}}
+{{- end -}}
+{{- if .Values.page.tlsSecret -}}
+{{- $more = merge $more (dict "tls_certificate_file" "/etc/warmslice-tls/tls.crt" "tls_key_file" "/etc/warmslice-tls/tls.key") -}}
+{{- end -}}
+{{- $more = mergeOverwrite $more (deepCopy .Values.settings) -}}
+{{- if $more -}}
+{{- mergeOverwrite (fromYaml $file) $more | toYaml }}
 {{ else -}}
 {{ $file }}
 {{- end -}}
+{{- end }}
+
+{{- define "warmslice.scheme" -}}
+{{- if or .Values.page.tlsSecret .Values.settings.tls_certificate_file -}}
+HTTPS
+{{- end -}}
+{{- end }}
+
+{{- define "warmslice.page-mounts" -}}
+{{- if .Values.page.tokenSecret }}
+- name: page-token
+  mountPath: /etc/warmslice-page
+  readOnly: true
+{{- end }}
+{{- if .Values.page.tlsSecret }}
+- name: tls
+  mountPath: /etc/warmslice-tls
+  readOnly: true
+{{- end }}
 {{- end }}
 
 {{- define "warmslice.namespace-fields" -}}
@@ -66,4 +93,19 @@ readinessProbe:
     {{- end }}
   periodSeconds: 10
   timeoutSeconds: 5
+{{- end }}
+
+{{- /* Prometheus asks pods by their address, which no certificate has: so by the name that it has, or by none. */ -}}
+{{- define "warmslice.trust" -}}
+{{- if .Values.page.serverName -}}
+serverName: {{ .Values.page.serverName }}
+{{- with .Values.page.tlsSecret }}
+ca:
+  secret:
+    name: {{ . }}
+    key: ca.crt
+{{- end }}
+{{- else -}}
+insecureSkipVerify: true
+{{- end -}}
 {{- end }}

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hack.containers.image import ROOT, Builder, Image, copy, uv_program
+from hack.containers.image import ROOT, Builder, BuildError, Image, copy, uv_program
 from hack.containers.mounts import Bind, Process, remove_work
-from hack.containers.volumes import Configured, laid_out
+from hack.containers.volumes import Configured, MountError, laid_out
 from hack.kubectl import kubectl
 from hack.processes import Children
 
@@ -140,17 +140,51 @@ class Kubectl:
         return host, port
 
 
+class InitError(Exception):
+    """An init container ended with another code than 0; with what it said."""
+
+
+class Containers:
+    """A pod's, of one image, with their files made. ``clean`` after they have ended."""
+
+    def __init__(self, pod: Object, image: Image, place: Place, volumes: Mapping[str, Path]) -> None:
+        self._pod = pod
+        self._image = image
+        self._place = place
+        self._volumes = volumes
+        self._made: list[Process] = []
+
+    def initialize(self) -> None:
+        """The init containers, one after the other, each to its end. InitError."""
+        for container in self._pod["spec"].get("initContainers") or ():
+            done = subprocess.run(self._command(container), capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise InitError(f"{container['name']}: exit code {done.returncode}: {done.stdout}{done.stderr}")
+
+    def start(self, children: Children) -> None:
+        """All others, at once."""
+        for container in self._pod["spec"]["containers"]:
+            children.start(container["name"], self._command(container))
+
+    def clean(self) -> None:
+        for process in self._made:
+            remove_work(process)
+
+    def _command(self, container: Object) -> list[str]:
+        told = process(self._pod, container, self._image, self._place, self._volumes)
+        copy(self._image, Path(told.layer), is_read_only=told.is_root_read_only)
+        for folder in (told.work, told.root):
+            Path(folder).mkdir()
+        self._made.append(told)
+        print(f"{container['name']}: {' '.join(told.arguments)}", flush=True)
+        return told.command(self._place.run / container["name"] / "process.json")
+
+
 class _Pod:
     def __init__(self, options: argparse.Namespace) -> None:
         self._api = Kubectl(options.kubeconfig)
         self._options = options
         self._pod = self._scheduled()
-        self._spec = self._pod["spec"]
-        self._started: list[Process] = []
-
-    def clean(self) -> None:
-        for process in self._started:
-            remove_work(process)
 
     def _scheduled(self) -> Object:
         """Once the simulated kubelet has given it its token."""
@@ -166,24 +200,16 @@ class _Pod:
         found: Path = self._options.kubelet / "pods" / pod["metadata"]["uid"] / "kube-api-access"
         return found
 
-    def start(self, children: Children, image: Image) -> Callable[[], None]:
-        """All containers; what is returned brings their volumes up to date. ``clean`` after they have ended."""
+    def laid_out(self, image: Image) -> tuple[Containers, Callable[[], None]]:
+        """Its containers, and what brings their volumes up to date."""
         options, run = self._options, self._options.run
         place = Place(
             options.host, run, self._identity(self._pod), self._api.server(), tuple(options.bind), dict(options.env)
         )
         configured = Configured(lambda kind, name: self._api.get(kind, name, "-n", options.namespace))
-        volumes = {one["name"]: laid_out(one, place.host, run / "volumes", configured) for one in self._spec["volumes"]}
-        for container in self._spec["containers"]:
-            told = process(self._pod, container, image, place, volumes)
-            copy(image, Path(told.layer), is_read_only=told.is_root_read_only)
-            for folder in (told.work, told.root):
-                Path(folder).mkdir()
-            self._started.append(told)
-            command = told.command(run / container["name"] / "process.json")
-            print(f"{container['name']}: {' '.join(told.arguments)}", flush=True)
-            children.start(container["name"], command)
-        return configured.refresh
+        listed = self._pod["spec"]["volumes"]
+        volumes = {one["name"]: laid_out(one, place.host, run / "volumes", configured) for one in listed}
+        return Containers(self._pod, image, place, volumes), configured.refresh
 
 
 def _bind_option(text: str) -> Bind:
@@ -228,14 +254,18 @@ def main() -> int:
     with ExitStack() as after, Children(options.run) as children:
         try:
             image = Builder(ROOT, options.run / "image", uv_program(), lambda _: None).build()
-            pod = _Pod(options)
-            after.callback(pod.clean)
-            refresh = pod.start(children, image)
+            containers, refresh = _Pod(options).laid_out(image)
+            after.callback(containers.clean)
+            containers.initialize()
+            containers.start(children)
             while not (gone := children.ended()):
                 time.sleep(0.5)
                 refresh()
         except KeyboardInterrupt:
             return 0
+        except (BuildError, InitError, MountError) as error:
+            print(error, file=sys.stderr)
+            return 1
     print(gone, file=sys.stderr)
     return 1
 

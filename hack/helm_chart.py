@@ -71,6 +71,7 @@ def schema() -> dict[str, Any]:
             catalog=_closed(models={"type": "array", "items": _OBJECT}, sets=_OBJECT),
             hubTokenSecret={"type": "string", "minLength": 1},
             runtimeClassName=_TEXT,
+            visibleDevices={"type": "string", "minLength": 1},
             driver=_closed(hostPath={"type": "string", "pattern": "^(/.*)?$"}),
             waitForToolkit=_FLAG,
             cache=_closed(hostPath=_PATH),

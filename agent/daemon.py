@@ -11,24 +11,18 @@ import time
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.adapters import clock
 from agent.adapters.kube import Kube
-from agent.adapters.kubelet import PodResources
-from agent.adapters.nvml import Hardware
 from agent.adapters.watch import Watch
-from agent.cache_role import CacheRole
 from agent.model.cache import CacheReport
 from agent.model.errors import BadInputError
 from agent.model.report import PartitionReport
 from agent.model.telemetry import TelemetrySnapshot
 from agent.page_role import PageRole
-from agent.partition_role import Machine, PartitionRole
-from agent.reconcile.leading import FleetPass
 from agent.reconcile.loop import keep_passing
 from agent.reconcile.own_node import OwnNode
-from agent.reconcile.publishing import PublishingPass
 from agent.reconcile.telling import CountedEvents
 from agent.report.exposition import application, serving
 from agent.report.health import Heartbeats, Readiness
@@ -36,6 +30,12 @@ from agent.report.log import configure
 from agent.report.metrics import Metrics
 from agent.settings import Settings
 from agent.shared import Pass, Shared
+
+if TYPE_CHECKING:
+    from agent.cache_role import CacheRole
+    from agent.partition_role import Machine
+    from agent.reconcile.leading import FleetPass
+    from agent.reconcile.publishing import PublishingPass
 
 log = logging.getLogger("warmslice.daemon")
 
@@ -64,7 +64,7 @@ def run(settings: Settings) -> int:
 async def _run(settings: Settings) -> None:
     kube = await Kube.connect(settings.kubeconfig)
     try:
-        agent = Agent(settings, kube, Machine(Hardware(), PodResources(settings.pod_resources_socket)))
+        agent = Agent(settings, kube, _machine(settings))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, agent.stop)
@@ -73,10 +73,26 @@ async def _run(settings: Settings) -> None:
         await kube.close()
 
 
-class Agent:
-    """What the roles of one process share."""
+# Note [One role imports nothing of the other]
+# Two containers run one role each, and a megabyte that both have is paid twice on every node. So what a role is made of is
+# imported when it is known that it runs here.
 
-    def __init__(self, settings: Settings, kube: Kube, machine: Machine) -> None:
+
+def _machine(settings: Settings) -> Machine | None:
+    """None where no role here looks after layouts. See Note [One role imports nothing of the other]."""
+    if "partition" not in settings.roles:
+        return None
+    from agent.adapters.kubelet import PodResources
+    from agent.adapters.nvml import Hardware
+    from agent.partition_role import Machine
+
+    return Machine(Hardware(), PodResources(settings.pod_resources_socket))
+
+
+class Agent:
+    """What the roles of one process share. ``machine``: with the role partition."""
+
+    def __init__(self, settings: Settings, kube: Kube, machine: Machine | None) -> None:
         self._settings = settings
         self._kube = kube
         self._machine = machine
@@ -155,11 +171,17 @@ class Agent:
         )
         for role in sorted(self._settings.roles, reverse=True):
             self._metrics.expect(role, self._pass_limit_seconds)
+        # See Note [One role imports nothing of the other].
         if "partition" in self._settings.roles:
+            from agent.partition_role import PartitionRole
+
+            assert self._machine is not None
             partition = PartitionRole(shared, self._machine, self._partition_told, self._looked)
             partition.begin()
             self._elected += partition.elected
         if "cache" in self._settings.roles:
+            from agent.cache_role import CacheRole
+
             self._cache = CacheRole(shared, self._cache_told)
             self._cache.begin()
             self._elected += self._cache.elected

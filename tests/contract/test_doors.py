@@ -202,3 +202,15 @@ def test_nothing_of_the_synchronous_client_comes_along() -> None:
     script = f"import sys, agent.daemon; print([name for name in {unused} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("role", "others"), [("cache", "pynvml"), ("partition", "agent.cache_role")])
+def test_one_role_imports_nothing_of_the_other(role: str, others: str) -> None:
+    """Two containers run one role each, and what both have is paid twice on every node."""
+    script = (
+        "import sys; from agent.daemon import run; from agent.settings import load\n"
+        f"settings = load('/dev/null', {{'KUBECONFIG': ''}}, {{'node_name': 'n', 'role': '{role}', 'kubeconfig': '/nowhere'}})\n"
+        f"try: run(settings)\nexcept Exception as error: print(type(error).__name__, '{others}' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["BadInputError", "False"]

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from hack import prometheus, simgpu
 from hack.check_dashboards import complaints
+from hack.containers.mounts import why_not
 from hack.demo_node import (
     CONNECTION_RATE,
     EARLY,
@@ -536,6 +537,8 @@ def main() -> int:
     # SIGINT too: a shell that starts this in the background has it ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
+    if options.daemonset and (why := why_not()):
+        parser.error(f"--daemonset: {why}")
     folder = Path(tempfile.mkdtemp(prefix="warmslice-demo-"))
     story = Story(options.kubectl, folder, options.daemonset)
     began = time.monotonic()

@@ -56,8 +56,21 @@ class Process:
     def command(self, file: Path) -> list[str]:
         """What runs it, from a file that this writes."""
         file.write_bytes(msgspec.json.encode(self))
-        as_root = [] if os.geteuid() == 0 else ["--map-root-user"]
-        return ["unshare", "--mount", "--propagation=private", *as_root, sys.executable, "-m", __name__, str(file)]
+        return [*_namespace(), sys.executable, "-m", __name__, str(file)]
+
+
+def _namespace() -> list[str]:
+    as_root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    return ["unshare", "--mount", "--propagation=private", *as_root]
+
+
+def why_not() -> str:
+    """Why no container can run here; empty where it can. Some systems give ordinary users no user namespaces."""
+    missing = [program for program in ("unshare", "mount", "setpriv") if shutil.which(program) is None]
+    if missing:
+        return f"{', '.join(missing)} of util-linux missing"
+    done = subprocess.run([*_namespace(), "true"], capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else f"no mount namespaces: {done.stderr.strip()}"
 
 
 def _mount(*arguments: str) -> None:

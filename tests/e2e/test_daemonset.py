@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import subprocess
 
+from hack.containers.mounts import why_not
+from tests.fakes.programs import missing
 from tests.manifests.sources import ROOT
 
 
 def test_the_daemon_set_as_it_stands_passes_the_whole_story() -> None:
     """What RBAC, policies, mounts and a read-only root forbid would show as a chapter that does not come."""
+    if why := why_not():
+        missing(why)
     done = subprocess.run(
         [f"{ROOT}/hack/demo", "--daemonset"],
         cwd=ROOT,

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from hack.containers.image import ROOT, Builder, Image, copy, uv_program
-from hack.containers.mounts import Bind, Process
+from hack.containers.mounts import Bind, Process, why_not
+from tests.fakes.programs import missing
 
 NOBODY = 65532
 _IMPORT_ALL = """
@@ -29,6 +30,8 @@ print(len(names), os.getuid())
 
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    if why := why_not():
+        missing(why)
     return _builder(tmp_path_factory.mktemp("image"))
 
 

@@ -129,6 +129,21 @@ def test_with_the_values_of_a_place_it_renders_its_overlay(platform: str) -> Non
     assert_same(ours, {(one["kind"], one["metadata"]["name"]): _labelled(one) for one in overlay})
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_selector_of_ones_own_beside_a_places_values_adds_to_them(tmp_path: Path, platform: str) -> None:
+    """The label that the place does not have would come back otherwise, and no node be chosen."""
+    (tmp_path / "own.yaml").write_text("nodeSelector: {pool: gpu}\n")
+    place = f"--values={CHART / 'platforms' / platform}.yaml"
+    alone = _selector(chart(place))
+    for own in (f"--values={tmp_path / 'own.yaml'}", "--set=nodeSelector.pool=gpu"):
+        assert _selector(chart(place, own)) == {**alone, "pool": "gpu"}
+
+
+def _selector(objects: tuple[Object, ...]) -> dict[str, str]:
+    (one,) = (one for one in objects if one["kind"] == "DaemonSet")
+    return dict(one["spec"]["template"]["spec"].get("nodeSelector", {}))
+
+
 def _is_nvidias(one: Object) -> bool:
     metadata: Object = one["metadata"]
     return "nvidia" in (metadata.get("namespace"), metadata["name"].partition("-")[0])

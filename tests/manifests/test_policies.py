@@ -99,6 +99,13 @@ def test_what_is_not_privileged_has_no_privilege_at_all(folder: Path) -> None:
             assert context["seccompProfile"] == {"type": "RuntimeDefault"}, name
 
 
+def test_who_uses_gpus_where_no_runtime_gives_them_is_privileged() -> None:
+    """On GKE the driver is only mounted: without NVIDIA's runtime, device nodes come to privileged containers alone."""
+    for name, container in containers_of(MANIFESTS / "overlays" / "gke"):
+        if any(mount["mountPath"] == "/usr/local/nvidia" for mount in container["volumeMounts"]):
+            assert container["securityContext"].get("privileged") is True, name
+
+
 @of_each
 def test_no_secret_is_in_a_variable_and_only_who_asks_the_api_server_has_a_token(folder: Path) -> None:
     for name, container in containers_of(folder):

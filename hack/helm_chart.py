@@ -32,6 +32,19 @@ _COPIED = {
     "fleet.json": "observability/dashboards/fleet.json",
     "node.json": "observability/dashboards/node.json",
 }
+_OF_THE_POD = frozenset(
+    (
+        "node_name",
+        "role",
+        "namespace",
+        "partition_listen",
+        "cache_listen",
+        "cache_directory",
+        "state_directory",
+        "status_socket",
+    )
+)
+"""Settings that the chart's pod decides: its ports, mounts and variables would contradict another value."""
 _TEXT = {"type": "string"}
 _FLAG = {"type": "boolean"}
 _OBJECT = {"type": "object"}
@@ -51,6 +64,7 @@ def schema() -> dict[str, Any]:
     """Of values.yaml: JSON Schema, draft 7 in what it uses."""
     settings = dict(msgspec.json.schema(Settings)["$defs"]["Settings"])
     settings.pop("title", None)
+    settings["properties"] = {name: of for name, of in settings["properties"].items() if name not in _OF_THE_POD}
     settings["description"] = "The agent's settings, by their names"
     maximum = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^([1-9][0-9]?|100)%$"}]}
     return {

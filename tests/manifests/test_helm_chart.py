@@ -220,6 +220,8 @@ def test_settings_layouts_and_catalog_are_what_the_agent_reads(tmp_path: Path) -
     [
         ("settings.max_unavailble=1", "max_unavailble"),
         ("settings.drain_seconds=soon", "drain_seconds"),
+        ("settings.partition_listen=0.0.0.0:9999", "partition_listen"),
+        ("settings.cache_directory=/elsewhere", "cache_directory"),
         ("image.tag=latest", "tag"),
         ("cache.hostPath=warmslice", "hostPath"),
         ("runtimeClass=nvidia", "runtimeClass"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from agent.adapters.files import free_bytes, total_bytes
 from agent.model.host_view import Directory
 
 
@@ -13,8 +14,7 @@ def directory(path: str, mountinfo: Path) -> Directory:
     there = Path(path).is_dir()
     nearest = next(each for each in (Path(path), *Path(path).absolute().parents) if each.exists())
     try:
-        room = os.statvfs(nearest)
-        free, total = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
+        free, total = free_bytes(nearest), total_bytes(nearest)
     except OSError:
         free = total = 0
     return Directory(path, there, os.access(path, os.W_OK | os.X_OK), _kind(nearest.resolve(), mountinfo), free, total)

@@ -15,8 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hack.containers.image import ROOT, uv_program
+from hack.containers.image import ROOT
 from hack.kubectl import kubectl
+from hack.uv import uv_program
 
 LIMIT_SECONDS = 0.3
 

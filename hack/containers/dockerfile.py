@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dockerfile_parse import DockerfileParser
 
-_KNOWN = ("ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "LABEL", "RUN", "USER", "WORKDIR")
+_KNOWN = ("CMD", "COPY", "ENTRYPOINT", "ENV", "LABEL", "RUN", "USER", "WORKDIR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Instruction:
         return list(json.loads(self.value)) if self.value.startswith("[") else ["/bin/sh", "-c", self.value]
 
     def pairs(self) -> dict[str, str]:
-        """Of ENV and LABEL."""
+        """Of ENV."""
         return dict(pair.split("=", 1) for pair in shlex.split(self.value))
 
 

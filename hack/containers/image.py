@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hack.containers.dockerfile import Instruction, Stage, stages
 from hack.containers.mounts import BASE_ENVIRONMENT, Process, remove_work
+from hack.uv import uv_program
 
 ROOT = Path(__file__).resolve().parents[2]
 _UV_IMAGE = "ghcr.io/astral-sh/uv"
@@ -45,7 +46,6 @@ class Image:
     command: tuple[str, ...] = ()
     directory: str = "/"
     user: str = "0"
-    labels: dict[str, str] = field(default_factory=dict)
 
     def inside(self, path: str) -> Path:
         """Where its layer has, or would have, that path."""
@@ -108,8 +108,6 @@ class Builder:
                 return replace(image, entrypoint=tuple(instruction.words()), command=())
             case "CMD":
                 return replace(image, command=tuple(instruction.words()))
-            case "LABEL":
-                return replace(image, labels={**image.labels, **instruction.pairs()})
         return image
 
     @staticmethod
@@ -197,15 +195,6 @@ def main() -> int:
         return 1
     print(f"built {image.layer}")
     return 0
-
-
-def uv_program() -> Path:
-    """That of .tools, or of PATH. FileNotFoundError."""
-    unpacked = ROOT / ".tools" / "bin" / "uv"
-    found = str(unpacked) if unpacked.exists() else shutil.which("uv")
-    if found is None:
-        raise FileNotFoundError("uv is neither in .tools nor on PATH (./hack/test installs it)")
-    return Path(found)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hack.containers.image import ROOT, Builder, BuildError, Image, copy, uv_program
+from hack.containers.image import ROOT, Builder, BuildError, Image, copy
 from hack.containers.mounts import Bind, Process, remove_work
 from hack.containers.volumes import Configured, MountError, laid_out
 from hack.kubectl import kubectl
 from hack.processes import Children
+from hack.uv import uv_program
 
 Object = dict[str, Any]
 _IDENTITY = "/var/run/secrets/kubernetes.io/serviceaccount"

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from hack.containers.image import ROOT, Builder, Image, copy, uv_program
+from hack.containers.image import ROOT, Builder, Image, copy
 from hack.containers.mounts import Bind, Process, why_not
+from hack.uv import uv_program
 from tests.fakes.programs import missing
 
 NOBODY = 65532

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
+from hack.uv import uv_program
+from tests.fakes.programs import missing
 from tests.manifests.sources import ROOT
 
 MEGABYTE = 1 << 20
@@ -18,14 +17,10 @@ MEGABYTE = 1 << 20
 
 def uv() -> str:
     """Path of uv; skips the test where there is none, fails it where tools are required."""
-    unpacked = ROOT / ".tools" / "bin" / "uv"
-    found = str(unpacked) if unpacked.exists() else shutil.which("uv")
-    if found is not None:
-        return found
-    why = "uv is neither in .tools nor on PATH (./hack/test installs it)"
-    if os.environ.get("CI") == "true" or os.environ.get("WARMSLICE_REQUIRE_TOOLS") == "1":
-        pytest.fail(why)
-    pytest.skip(why)
+    try:
+        return str(uv_program())
+    except FileNotFoundError as error:
+        return str(missing(str(error)))
 
 
 def run(*command: str, environment: Path | None = None) -> str:

@@ -2,7 +2,11 @@
 
 import asyncio
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # What continuous integration tries is the same each time; a developer's run hunts for more. Neither is timed: a busy machine
@@ -17,3 +21,10 @@ def pytest_configure() -> None:
     one that nobody closes.
     """
     asyncio.set_event_loop(None)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one, whoever runs the tests and how often: the path of a Unix socket has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="t-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)

@@ -89,18 +89,20 @@ class Kubelet:
 async def plugin(gpus: SimulatedGpus, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     command = [sys.executable, "-m", "hack.dev_device_plugin", "--folder", str(folder)]
     process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **gpus.env()}, stderr=asyncio.subprocess.DEVNULL
+        *command, env={**os.environ, **gpus.env()}, stderr=asyncio.subprocess.PIPE
     )
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(_SECONDS):
-            assert await process.wait() == 0
+            _, said = await process.communicate()
+        assert process.returncode == 0, said.decode()
 
 
 async def test_whole_gpus_and_slices_are_resources_of_their_own_and_devices_are_uuids(tmp_path: Path) -> None:
-    folder = _short(tmp_path)
+    folder = _plugins(tmp_path)
     simgpu = SimulatedGpus.create(tmp_path, "H100-80GB-SXM:2")
     cut(simgpu)
     kubelet = Kubelet(folder)
@@ -123,7 +125,7 @@ async def test_whole_gpus_and_slices_are_resources_of_their_own_and_devices_are_
 
 
 async def test_a_kubelet_that_starts_anew_hears_of_them_again_and_new_slices_only_after_a_start(tmp_path: Path) -> None:
-    folder = _short(tmp_path)
+    folder = _plugins(tmp_path)
     simgpu = SimulatedGpus.create(tmp_path, "H100-80GB-SXM")
     kubelet = Kubelet(folder)
     async with plugin(simgpu, folder):
@@ -143,8 +145,7 @@ def cut(gpus: SimulatedGpus) -> None:
         assert done.returncode == 0, done.stdout
 
 
-def _short(folder: Path) -> Path:
-    """The path of a socket has 107 characters at most."""
-    made = Path(os.path.relpath(folder)) / "plugins"
+def _plugins(folder: Path) -> Path:
+    made = folder / "plugins"
     made.mkdir()
     return made

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest_asyncio
 
 from hack.devcluster import kinds
@@ -133,15 +131,8 @@ async def test_a_kubelet_restart_leaves_the_pods_process_alone(node: GpuNode) ->
     assert holders(node.gpus) == []
 
 
-@pytest.fixture
-def run_dir() -> Iterator[Path]:
-    """A short path: that of a Unix socket has 107 bytes at most."""
-    with tempfile.TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-async def test_nothing_outlives_a_cluster_that_is_killed(tmp_path: Path, run_dir: Path) -> None:
-    gpus = cut_gpu(tmp_path)
+async def test_nothing_outlives_a_cluster_that_is_killed(tmp_path: Path) -> None:
+    gpus, run_dir = cut_gpu(tmp_path), tmp_path / "run"
     cluster = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "hack.devcluster", "--nodes", "gpu-1", "--run-dir", str(run_dir),
         "--simgpu-dir", str(gpus.paths.simgpu.parent), "--simgpu-state", str(gpus.state),

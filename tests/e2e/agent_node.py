@@ -95,7 +95,8 @@ class AgentProcess:
     async def _end(self, number: signal.Signals) -> int:
         if self.process is None:
             return 0
-        self.process.send_signal(number)
+        if self.process.returncode is None:
+            self.process.send_signal(number)
         return await self.ended()
 
     def log(self) -> list[dict[str, Any]]:

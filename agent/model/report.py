@@ -129,8 +129,9 @@ class PartitionReport:
     ``finished`` and ``waits_since`` are seconds since the epoch. ``waits_for`` is empty when nothing is waited for, else
     ``waits_message`` says it in a sentence; ``pods`` are those that the layout waits for. ``error`` is the sentence of a pass
     that failed; then the rest is of the pass before. ``operation`` is the change under way by its record, ``change`` the whole
-    way that is planned or waited for, ``steps`` those of the plan that is being carried out, of which ``taken`` are done. Without
-    ``owners_known`` the kubelet did not say who holds what: ``owners`` and ``workloads`` are then what it said last, if ever.
+    way that is planned or waited for. ``steps`` are those of the plan that is being carried out; by their numbers, ``taken`` are
+    done and ``doing`` under way. Without ``owners_known`` the kubelet did not say who holds what: ``owners`` and ``workloads``
+    are then what it said last, if ever.
     """
 
     finished: float
@@ -145,6 +146,7 @@ class PartitionReport:
     operation: Operation | None = None
     change: Change | None = None
     steps: tuple[Step, ...] = ()
-    taken: int = 0
+    taken: frozenset[int] = frozenset()
+    doing: frozenset[int] = frozenset()
     workloads: tuple[PodWorkload, ...] = ()
     owners_known: bool = True

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from agent.desired.resolve import Sources, resolve
+from agent.execute.lanes import side_by_side
 from agent.execute.partition import Hands
 from agent.model import labels
 from agent.model.desired import Desired, Unasked, Wish
@@ -51,6 +52,7 @@ from agent.observe.world import World
 from agent.plan.advertise import offered
 from agent.plan.drain import unlisted, waited_for, workloads_of_holders
 from agent.plan.geometry import feasible
+from agent.plan.lanes import batches, gpu_of
 from agent.plan.partition import decide
 from agent.plan.reboot import met
 from agent.plan.upgrade import driver_leaves, upgrading
@@ -267,22 +269,32 @@ class PartitionPass:
         if any(isinstance(step, Evict) for step in plan.steps):
             return await self._evictions.ask(plan, node)
         behind: dict[str, Waiting] = {}
-        for number, step in enumerate(plan.steps):
-            self._show_steps(plan, number, seen, node)
-            gpu = step.gpu if isinstance(step, SetMode | Destroy | Trim | Create) else ""
-            if gpu in behind:
-                continue
-            started = self._now()
+        taken: set[int] = set()
+        doing: set[int] = set()
+
+        async def take(number: int) -> None:
+            nonlocal node
+            step, started = plan.steps[number], self._now()
+            doing.add(number)
+            self._show_steps(plan, taken, doing, seen, node)
             try:
                 node = await self._take(step, plan, wish, seen, node, last)
-            except (HardwareError, RebootError, InUseError, ConflictError, RefusedError, RetryError) as error:
+            finally:
+                doing.discard(number)
+            taken.add(number)
+            self._count(step, self._now() - started)
+
+        for batch in batches(plan.steps):
+            back = _goes_back(node)
+            lanes = [lane for lane in batch if gpu_of(plan.steps[lane[0]]) not in behind]
+            errors = await side_by_side(lanes, take, alone=back)
+            for number, error in sorted(errors.items(), key=_gravest_first):
+                step = plan.steps[number]
                 waiting = await self._met(error, step, plan, wish, seen, node)
-                if not gpu or isinstance(error, RebootError) or not _goes_back(node):
+                if not gpu_of(step) or isinstance(error, RebootError) or not back:
                     return waiting
                 # The other GPUs have their old layout back without this one.
-                behind[gpu] = waiting
-            else:
-                self._count(step, self._now() - started)
+                behind[gpu_of(step)] = waiting
         if behind:
             first = next(iter(behind.values()))
             return replace(first, message="; ".join(waiting.message for waiting in behind.values()))
@@ -291,11 +303,12 @@ class PartitionPass:
             return Waiting("clients-restarting", "waiting for GPU clients to start anew", plan.change, 2.0)
         return plan
 
-    def _show_steps(self, plan: Plan, taken: int, seen: Snapshot, node: Node) -> None:
+    def _show_steps(self, plan: Plan, taken: Set[int], doing: Set[int], seen: Snapshot, node: Node) -> None:
         """Steps on the hardware take seconds each; whoever looks on shall see them go by."""
         if any(isinstance(step, SetMode | Destroy | Trim | Create) for step in plan.steps):
             report = self._summary(seen, self._last_report.status, plan, node)
-            self._publish(replace(report, finished=self._last_report.finished, steps=plan.steps, taken=taken))
+            report = replace(report, steps=plan.steps, taken=frozenset(taken), doing=frozenset(doing))
+            self._publish(replace(report, finished=self._last_report.finished))
 
     async def _met(self, error: AgentError, step: Step, plan: Plan, wish: Wish, seen: Snapshot, node: Node) -> Waiting:
         """What is waited for where a step was not taken. An error that this loop has no word for is raised again."""
@@ -499,6 +512,12 @@ def _words(status: NodeStatus) -> tuple[object, ...]:
 
 def _begins(outcome: Outcome) -> bool:
     return isinstance(outcome, Plan) and any(isinstance(step, Begin) for step in outcome.steps)
+
+
+def _gravest_first(met: tuple[int, AgentError]) -> tuple[bool, int]:
+    """What leads back goes before what passes by itself."""
+    number, error = met
+    return not isinstance(error, HardwareError | RefusedError), number
 
 
 def _goes_back(node: Node) -> bool:

@@ -89,7 +89,6 @@ def _change(report: PartitionReport) -> ShownChange | None:
     operation, change = report.operation, report.change
     if operation is None and (not report.waits_for or change is None or change.empty):
         return None
-    states = _step_states(len(report.steps), report.taken)
     return ShownChange(
         layout=operation.layout if operation is not None else report.status.layout if report.status is not None else "",
         stage=_stage(report),
@@ -101,8 +100,8 @@ def _change(report: PartitionReport) -> ShownChange | None:
         failure=operation.failure if operation is not None else "",
         moves=tuple(str(ref) for ref in change.moves) if change is not None else (),
         steps=tuple(
-            ShownStep(type(step).__name__, step_words(step, report.gpus), state)
-            for step, state in zip(report.steps, states, strict=True)
+            ShownStep(type(step).__name__, step_words(step, report.gpus), _step_state(number, report))
+            for number, step in enumerate(report.steps)
         ),
     )
 
@@ -115,8 +114,8 @@ def _stage(report: PartitionReport) -> Stage:
     return "cutting" if report.operation.touched else "draining"
 
 
-def _step_states(count: int, taken: int) -> list[StepState]:
-    return ["done" if number < taken else "doing" if number == taken else "to do" for number in range(count)]
+def _step_state(number: int, report: PartitionReport) -> StepState:
+    return "done" if number in report.taken else "doing" if number in report.doing else "to do"
 
 
 def _gpus(report: PartitionReport, look: TelemetrySnapshot) -> tuple[ShownGpu, ...]:

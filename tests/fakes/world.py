@@ -8,11 +8,12 @@ there.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,6 +76,7 @@ class Effects:
 
     def __init__(self) -> None:
         self.kill: Kill | None = None
+        self._died_of: Kill | None = None
         self.faults: list[Fault] = []
         self.then: dict[str, Callable[[], None]] = {}
         self.names: list[str] = []
@@ -87,8 +89,10 @@ class Effects:
         self.witness(name, about)
         number = len(self.names)
         self.names.append(name)
-        if self.kill is not None and self.kill.number == number and self.kill.moment == "before":
+        if self.kill is not None and self._died_of is self.kill:
+            # What else this process was about to do, it does not do either.
             raise Killed
+        self._last_moment(number, "before")
         self._fault = next((f for f in self.faults if name in f.names and f.times and number >= f.first), None)
         try:
             self._fail("before", count=True)
@@ -99,16 +103,19 @@ class Effects:
             return result
         finally:
             self._begun = False
-            if self.kill is not None and self.kill.number == number and self.kill.moment == "after":
-                raise Killed
+            self._last_moment(number, "after")
 
     def middle(self) -> None:
         """Inside the effect that began last. What happens late, when nobody waits for it any more, is inside none."""
         if not self._begun:
             return
-        if self.kill is not None and self.kill.number == len(self.names) - 1 and self.kill.moment == "middle":
-            raise Killed
+        self._last_moment(len(self.names) - 1, "middle")
         self._fail("middle")
+
+    def _last_moment(self, number: int, moment: Moment) -> None:
+        if self.kill is not None and (self.kill.number, self.kill.moment) == (number, moment):
+            self._died_of = self.kill
+            raise Killed
 
     def _fail(self, *moments: Moment, count: bool = False) -> None:
         if self._fault is None:
@@ -128,7 +135,8 @@ class MemoryGpus:
     A GPU in ``silent`` does not answer. ``hang``: the next change gets no answer in time, its GPU is silent from then on, and
     the change happens when the GPU ``answers`` again. ``away``: there is no driver. ``shy`` GPUs list their profiles only in
     MIG mode. In a ``guest`` a mode that Ampere switches by reset waits for a reboot; a ``forgetful`` one has lost it then, with
-    a ``stubborn`` one it goes on waiting. A reset takes all of a ``board`` of peers, and their instances.
+    a ``stubborn`` one it goes on waiting. A reset takes all of a ``board`` of peers, and their instances. So many as
+    ``most_at_work`` GPUs were changed at the same time.
     """
 
     def __init__(self, effects: Effects, gpus: Iterable[Gpu]) -> None:
@@ -144,6 +152,8 @@ class MemoryGpus:
         self._listed: set[str] = set()
         self.guest = self.forgetful = self.stubborn = False
         self.board: tuple[str, ...] = ()
+        self.at_work: set[str] = set()
+        self.most_at_work = 0
         self._effects = effects
         self._serial = itertools.count(1)
 
@@ -157,16 +167,32 @@ class MemoryGpus:
         self.session = False
 
     async def set_mode(self, gpu: str, enabled: bool, others: Mapping[str, str]) -> None:
-        self._change("set_mode", gpu, lambda: self._set_mode(gpu, enabled, others), enabled)
+        async with self._at_work(gpu):
+            self._change("set_mode", gpu, lambda: self._set_mode(gpu, enabled, others), enabled)
 
     async def destroy(self, gpu: str, placement: Placement, profile: str) -> None:
-        self._change("destroy", gpu, lambda: self._destroy(gpu, placement, profile), placement, profile)
+        async with self._at_work(gpu):
+            self._change("destroy", gpu, lambda: self._destroy(gpu, placement, profile), placement, profile)
 
     async def create(self, gpu: str, placement: Placement, shape: Shape) -> None:
-        self._change("create", gpu, lambda: self._create(gpu, placement, shape), placement, shape)
+        async with self._at_work(gpu):
+            self._change("create", gpu, lambda: self._create(gpu, placement, shape), placement, shape)
 
     async def trim(self, gpu: str, placement: Placement, profile: str, parts: tuple[Placement, ...]) -> None:
-        self._change("trim", gpu, lambda: self._trim(gpu, placement, profile, parts), placement, profile, parts)
+        async with self._at_work(gpu):
+            self._change("trim", gpu, lambda: self._trim(gpu, placement, profile, parts), placement, profile, parts)
+
+    @contextlib.asynccontextmanager
+    async def _at_work(self, gpu: str) -> AsyncIterator[None]:
+        """A call takes its time; meanwhile those about other GPUs are made, and none about this one."""
+        assert gpu not in self.at_work, f"two changes of {gpu} at once"
+        self.at_work.add(gpu)
+        self.most_at_work = max(self.most_at_work, len(self.at_work))
+        try:
+            await asyncio.sleep(0)
+            yield
+        finally:
+            self.at_work.discard(gpu)
 
     def answers(self, uuid: str) -> None:
         """A silent GPU is back; what it was asked for meanwhile happens now, if it can."""

@@ -183,7 +183,8 @@ def test_the_record_says_how_far_a_change_is(operation: Operation, stage: str) -
 
 def test_steps_that_are_taken_leave_nothing_to_wait_for() -> None:
     steps = EVERY_STEP[8:11]
-    report = replace(world.report(waits_for="draining"), operation=OPERATION, change=CHANGE, steps=steps, taken=1)
+    report = replace(world.report(waits_for="draining"), operation=OPERATION, change=CHANGE, steps=steps)
+    report = replace(report, taken=frozenset({0}), doing=frozenset({1}))
     shown = partition(report)
     assert shown.wait is None
     assert shown.change is not None
@@ -261,7 +262,8 @@ def whole() -> Overview:
         operation=OPERATION,
         change=CHANGE,
         steps=EVERY_STEP,
-        taken=2,
+        taken=frozenset({0, 1}),
+        doing=frozenset({2}),
         gpus=(
             world.gpu(world.instance(world.ONE, Placement(0, 1)), GpuInstance(3, "3g.40gb", Placement(4, 4))),
             replace(world.gpu(unknown="lost"), index=1, uuid="GPU-2"),

@@ -450,7 +450,7 @@ async def test_the_steps_on_the_hardware_are_shown_as_they_go_by() -> None:
     await settle(world, partition)
     shown = [(len(report.steps), report.taken) for report in world.reports if report.steps]
     count = max(total for total, _ in shown)
-    assert [taken for total, taken in shown if total == count] == list(range(count))
+    assert [taken for total, taken in shown if total == count] == [frozenset(range(number)) for number in range(count)]
     assert all(report.operation is not None and report.change is not None for report in world.reports if report.taken)
     assert (world.reports[-1].steps, world.reports[-1].operation) == ((), None)
 

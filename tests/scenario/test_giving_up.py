@@ -115,7 +115,7 @@ async def test_an_old_layout_that_cannot_be_put_back_does_not_keep_the_node() ->
     await _until_ended(story)
     assert story.verdict == ("failed", "rollback-failed")
     assert "creating 3g.40gb at 4:4: unknown error" in story.end.message
-    assert "GPU 0 its old layout cannot be put back: " in story.end.message
+    assert "GPU 0, 1 its old layout cannot be put back: " in story.end.message
     now = story.found()
     assert (now.labels, now.annotations, now.cordoned) == (found.labels, found.annotations, found.cordoned)
     story.world.gpus.failures.clear()

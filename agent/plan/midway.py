@@ -50,6 +50,10 @@ _DRAINS = frozenset({"draining", "budget", "eviction-failing", "refused"})
 _MOST_SHARES = 3
 """So often the device plugin's configuration is chosen in one operation; who takes it away each time has the last word."""
 
+_SETTLING_SECONDS = 5.0
+"""A pod's processes end within a moment after it is gone, and nobody tells when: so long a slice is looked at often."""
+_LOOK_WHILE_SETTLING_SECONDS = 0.3
+
 _SHORT_WAITS = _TRIED | {"before-failing", "device-busy", "pod-starting", "kubelet-unreachable", "rollback-failed"}
 """Waits that end by themselves, or never: after ``patience_seconds`` the node is given back, and tried again later."""
 
@@ -148,7 +152,9 @@ def _go_on(seen: Snapshot, policy: Policy, memory: Memory, operation: Operation,
         free = tuple(gpu for gpu in change.gpus if gpu.gpu not in way.not_free)
         if not operation.failure or all(gpu.empty for gpu in free):
             names = "; ".join(name for names in way.not_free.values() for name in names)
-            return Waiting("device-busy", f"waiting for slices to be let go: {names}", change, 2.0)
+            settling = not memory.waited("device-busy", _SETTLING_SECONDS, seen.now)
+            look_again = _LOOK_WHILE_SETTLING_SECONDS if settling else 2.0
+            return Waiting("device-busy", f"waiting for slices to be let go: {names}", change, look_again)
         change = replace(change, gpus=free)
     starting = starting_pods(seen, change)
     if starting is not None and seen.owners is not None:

@@ -334,7 +334,7 @@ class PartitionPass:
     async def _take(
         self, step: Step, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None
     ) -> Node:
-        status = None
+        status, started = None, self._now()
         if isinstance(step, Begin | AnnounceReboot | End):
             status = self._status(plan, wish, seen, last)
         words = said(status) if status is not None else {}
@@ -345,7 +345,8 @@ class PartitionPass:
             await self._rebooting.run(step, node, _operation(node))
         else:
             written = await self._hands.perform(step, node, words)
-        log.info("step.done", extra={"step": type(step).__name__, **_named(step)})
+        seconds = round(self._now() - started, 3)
+        log.info("step.done", extra={"step": type(step).__name__, **_named(step), "seconds": seconds})
         if written is None:
             return node
         self._store.put(written)

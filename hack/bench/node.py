@@ -22,6 +22,8 @@ from hack.processes import Children
 NODE = "gpu-1"
 CONFIG = "nvidia.com/mig.config"
 STATE = "nvidia.com/mig.config.state"
+_DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
+_BODIES = {"PATCH": "application/merge-patch+json"}
 
 
 class BenchNode:
@@ -54,7 +56,10 @@ class BenchNode:
         agent = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
         agent += [f"--layouts-file={self.folder / 'layouts.yaml'}", f"--catalog-file={self.folder / 'catalog.yaml'}"]
         agent += [f"--pod-resources-socket={socket}", f"--cache-directory={self.folder / 'hub'}"]
-        agent += [f"--state-directory={self.folder / NODE / 'state'}"]
+        agent += [
+            f"--state-directory={self.folder / NODE / 'state'}",
+            f"--proc-directory={self.folder / NODE / 'proc'}",
+        ]
         agent += ["--partition-listen=127.0.0.1:0", "--cache-listen=127.0.0.1:0", *flags]
         self._children.start("agent", agent, self.environment)
 
@@ -83,10 +88,45 @@ class BenchNode:
             return json.load(answer)
 
     @contextmanager
-    def watched(self) -> Iterator[Iterator[dict[str, Any]]]:
-        """The node as it is, and then at each change."""
-        with self._answer("GET", f"/api/v1/nodes?watch=1&fieldSelector=metadata.name={NODE}", None) as answer:
-            yield (json.loads(line)["object"] for line in answer)
+    def watched(self, path: str = "/api/v1/nodes") -> Iterator[Iterator[dict[str, Any]]]:
+        """Events: what is there, and then each change."""
+        with self._answer("GET", f"{path}?watch=1", None) as answer:
+            yield (json.loads(line) for line in answer)
+
+    def requests(self, since: int = 0) -> list[dict[str, Any]]:
+        """What the API server was asked for after the request of that number."""
+        found: list[dict[str, Any]] = self.ask("GET", f"/_dev/requests?since={since}")
+        return found
+
+    def last_request(self) -> int:
+        return max((entry["number"] for entry in self.requests()), default=0)
+
+    def simulator(self, *words: str) -> None:
+        """Steer the simulated driver."""
+        subprocess.run([str(self._gpus.simgpu), *words], env=self.environment, check=True, stdout=subprocess.DEVNULL)
+
+    def deploy(self, name: str, resource: str, replicas: int) -> None:
+        """A Deployment of pods that take one of ``resource`` each; returns when they run."""
+        limits = {"resources": {"limits": {resource: "1"}}}
+        pod = {"containers": [{"name": "main", "image": "busybox", **limits}], "terminationGracePeriodSeconds": 5}
+        template = {"metadata": {"labels": {"app": name}}, "spec": pod}
+        spec = {"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": template}
+        self.ask("POST", _DEPLOYMENTS, {"metadata": {"name": name}, "spec": spec})
+        until(lambda: self._running(name) == replicas)
+
+    def remove(self, name: str) -> None:
+        """The Deployment and its pods; returns when they are gone."""
+        self.ask("DELETE", f"{_DEPLOYMENTS}/{name}")
+        until(lambda: not self._pods_of(name))
+
+    def _running(self, name: str) -> int:
+        return sum(pod["status"].get("phase") == "Running" for pod in self._pods_of(name))
+
+    def _pods_of(self, name: str) -> list[dict[str, Any]]:
+        pods: list[dict[str, Any]] = self.ask("GET", f"/api/v1/namespaces/default/pods?labelSelector=app%3D{name}")[
+            "items"
+        ]
+        return pods
 
     def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> http.client.HTTPResponse:
         access = read_kubeconfig(self.folder / "kubeconfig")
@@ -94,17 +134,20 @@ class BenchNode:
             access.server + path,
             method=method,
             data=json.dumps(body).encode() if body else None,
-            headers={"Content-Type": "application/merge-patch+json", "Authorization": f"Bearer {access.token}"},
+            headers={
+                "Content-Type": _BODIES.get(method, "application/json"),
+                "Authorization": f"Bearer {access.token}",
+            },
         )
         trust = ssl.create_default_context(cadata=access.authority)
-        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=60, context=trust)
+        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=600, context=trust)
         return answer
 
 
-def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0, every: float = 0.1) -> None:
     """Look, as often as is needed; ends the program where it never comes."""
     late = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > late:
             raise SystemExit("the node did not get ready")
-        time.sleep(0.1)
+        time.sleep(every)

@@ -108,6 +108,9 @@ async def test_what_only_the_kubelet_still_lists_is_waited_for_and_not_a_reason_
     await _turns(world, partition, 4)
     assert not any(isinstance(step, Destroy) for step in hands.taken)
     assert world.reports[-1].waits_for == "device-busy"
+    assert await partition() < 0.5, "nobody tells when it is free, and that is in a moment"
+    await _turns(world, partition, 4, 2.0)
+    assert await partition() >= 2.0
     world.ghosts.clear()
     await settle(world, partition)
     assert _status(world)["state"] == "success"

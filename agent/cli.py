@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
 from typing import get_args, get_type_hints
 
+from agent import VERSION
 from agent.model.answer import Answer
 from agent.model.errors import AgentError, BadInputError
 from agent.model.reach import Reach
@@ -69,7 +69,7 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="warmslice", description="MIG layouts by node label, warm weights, slice metrics."
     )
-    parser.add_argument("--version", action="version", version=f"warmslice {version('warmslice')}")
+    parser.add_argument("--version", action="version", version=f"warmslice {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     _add_plan(commands)

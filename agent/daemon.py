@@ -9,11 +9,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.adapters import clock
+from agent import VERSION
+from agent.adapters import (
+    clock,
+    without_authorities,  # noqa: F401  before anything that imports aiohttp
+)
 from agent.adapters.kube import Kube
 from agent.adapters.watch import Watch
 from agent.model.cache import CacheReport
@@ -100,7 +103,7 @@ class Agent:
         self._wakes: dict[str, asyncio.Event] = {}
         self._elected: list[FleetPass | PublishingPass] = []
         hostname = settings.node_name if settings.dcgm_names else ""
-        self._metrics = Metrics(version("warmslice"), clock.now, settings.gpu_prices, hostname)
+        self._metrics = Metrics(VERSION, clock.now, settings.gpu_prices, hostname)
         self._beats = Heartbeats(time.monotonic)
         parts = {"partition": "driver", "cache": "catalog"}
         self._ready = Readiness(["node", *(parts[role] for role in sorted(settings.roles))])

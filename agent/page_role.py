@@ -6,11 +6,11 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from importlib.metadata import version
 from pathlib import Path
 
 from aiohttp import web
 
+from agent import VERSION
 from agent.adapters import clock
 from agent.adapters.files import token_reader
 from agent.adapters.status_socket import CacheContainer, telling
@@ -34,7 +34,7 @@ class PageRole:
     ) -> None:
         self._settings = settings
         self.latest = Latest(node, lacking, clock.now)
-        home = Home(settings.node_name, version("warmslice"), settings.role, settings.gate_seconds)
+        home = Home(settings.node_name, VERSION, settings.role, settings.gate_seconds)
         self._looking = Looking(self.latest, home, _ask(settings), time.monotonic)
 
     def add_to(self, app: web.Application) -> None:

@@ -14,7 +14,12 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
 from agent.adapters import clock
-from agent.adapters.kubernetes_aio import ApiClient, Configuration, load_incluster_config, load_kube_config
+from agent.adapters.kubernetes_aio import (
+    Configuration,
+    RESTClientObject,
+    load_incluster_config,
+    load_kube_config,
+)
 from agent.model.errors import (
     AgentError,
     BadInputError,
@@ -44,8 +49,9 @@ _SILENT_SECONDS = 150.0
 class Kube:
     """One connection pool to one API server. A watch that is silent for so long is broken off."""
 
-    def __init__(self, client: ApiClient, silent_seconds: float = _SILENT_SECONDS) -> None:
-        self._client = client
+    def __init__(self, configuration: Configuration, silent_seconds: float = _SILENT_SECONDS) -> None:
+        self._configuration = configuration
+        self._rest = RESTClientObject(configuration)
         self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silent_seconds)
 
     @classmethod
@@ -57,19 +63,19 @@ class Kube:
         _check_there(kubeconfig)
         try:
             if kubeconfig or os.environ.get("KUBECONFIG"):
-                await load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+                await load_kube_config(kubeconfig, configuration)
             else:
-                load_incluster_config(client_configuration=configuration)
+                load_incluster_config(configuration)
         except Exception as error:
             why = " ".join(str(error).split())
             raise BadInputError(
                 f"no way to reach an API server, neither by a kubeconfig (--kubeconfig, KUBECONFIG) nor as a pod: {why}"
             ) from error
-        return cls(ApiClient(configuration), silent_seconds)
+        return cls(configuration, silent_seconds)
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.close()
+        await self._rest.close()
 
     async def get(self, path: str, **query: str) -> Object:
         """GET one object or list."""
@@ -161,7 +167,7 @@ class Kube:
             async with self._session().get(
                 self._url(path),
                 params=dict(query),
-                headers=await self._headers("GET", path, accept),
+                headers=await self._headers(accept),
                 timeout=self._watch_timeout,
             ) as response:
                 if response.status != 200 or "json" not in response.content_type:
@@ -183,7 +189,7 @@ class Kube:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Object:
-        headers = await self._headers(method, path, accept)
+        headers = await self._headers(accept)
         headers["Content-Type"] = content_type
         try:
             async with self._session().request(
@@ -206,22 +212,23 @@ class Kube:
         return parsed
 
     def _session(self) -> aiohttp.ClientSession:
-        rest = self._client.rest_client
-        if rest.pool_manager is None:
-            rest.pool_manager = rest._create_pool_manager()
-        session: aiohttp.ClientSession = rest.pool_manager
+        if self._rest.pool_manager is None:
+            self._rest.pool_manager = self._rest._create_pool_manager()
+        session: aiohttp.ClientSession = self._rest.pool_manager
         return session
 
     def _url(self, path: str) -> str:
-        return f"{self._client.configuration.host}{path}"
+        return f"{self._configuration.host}{path}"
 
-    async def _headers(self, method: str, path: str, accept: str) -> dict[str, str]:
+    async def _headers(self, accept: str) -> dict[str, str]:
         """Accept, user agent and credentials; a token file is read again when its minute is over."""
         headers = {"Accept": accept, "User-Agent": "warmslice"}
         try:
-            await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
+            bearer = (await self._configuration.auth_settings()).get("BearerToken")
         except Exception as error:
             raise RetryError(f"no credentials for the API server: {error}") from error
+        if bearer is not None:
+            headers[bearer["key"]] = bearer["value"]
         return headers
 
 

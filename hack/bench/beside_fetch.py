@@ -169,8 +169,8 @@ class _Bench:
     def _answer(self, events: Iterator[dict[str, Any]], wish: str, state: str) -> float:
         began = time.perf_counter()
         self._node.label({labels.CONFIG: wish})
-        for node in events:
-            if _says(node, wish, state):
+        for event in events:
+            if _says(event["object"], wish, state):
                 return time.perf_counter() - began
         raise SystemExit("the API server ended the watch")
 

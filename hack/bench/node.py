@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from hack import simgpu
 from hack.devcluster.kubeconfig import read_kubeconfig
@@ -22,6 +24,10 @@ from hack.processes import Children
 NODE = "gpu-1"
 CONFIG = "nvidia.com/mig.config"
 STATE = "nvidia.com/mig.config.state"
+_WITH_ACCOUNT = """
+secrets=/run/secrets/kubernetes.io
+mount -t tmpfs none /run && mkdir -p $secrets && ln -s "$0" $secrets/serviceaccount && exec "$@"
+"""
 _DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 _BODIES = {"PATCH": "application/merge-patch+json"}
 
@@ -46,22 +52,55 @@ class BenchNode:
         subprocess.run(control, check=True, stdout=subprocess.DEVNULL)
         cluster = [sys.executable, "-m", "hack.devcluster", "--nodes", NODE, "--run-dir", str(self.folder)]
         cluster += ["--simgpu-dir", str(self._gpus.simgpu.parent), "--simgpu-state", state, *flags]
+        for name, text in (("layouts", "version: v1\nmig-configs: {}\n"), ("catalog", "models: []\n")):
+            if not (self.folder / f"{name}.yaml").exists():
+                (self.folder / f"{name}.yaml").write_text(text, "utf-8")
         self._children.start("cluster", cluster)
         until(lambda: (self.folder / "kubeconfig").exists())
         until(lambda: self._node() is not None)
 
     def start_agent(self, *flags: str) -> None:
-        """It has not done anything yet."""
-        socket = self.folder / NODE / "pod-resources" / "kubelet.sock"
-        agent = [sys.executable, "-m", "agent", "run", "--role=all", f"--node-name={NODE}"]
+        """Both roles in one process. It has not done anything yet."""
+        listen = ["--partition-listen=127.0.0.1:0", "--cache-listen=127.0.0.1:0"]
+        self._children.start("agent", [*self._command("all"), *listen, *flags], self.environment)
+
+    def start_roles(self) -> None:
+        """A process for each, as the two containers of a pod."""
+        for role in ("partition", "cache"):
+            self.start_role(role)
+
+    def start_role(self, role: str) -> None:
+        """With a pod's service account, where a process may have mounts of its own; else with a kubeconfig."""
+        command = [
+            *self._command(role),
+            f"--{role}-listen=127.0.0.1:0",
+            f"--status-socket={self.folder / 'share.sock'}",
+        ]
+        environment = {name: value for name, value in self.environment.items() if name != "KUBECONFIG"}
+        namespace = mount_namespace()
+        if not namespace:
+            self._children.start(role, command, self.environment)
+            return
+        access = read_kubeconfig(self.folder / "kubeconfig")
+        account = self.folder / "account"
+        account.mkdir(exist_ok=True)
+        (account / "token").write_text(access.token)
+        (account / "ca.crt").write_text(access.authority)
+        address = urlsplit(access.server)
+        service = {"KUBERNETES_SERVICE_HOST": str(address.hostname), "KUBERNETES_SERVICE_PORT": str(address.port)}
+        entered = [*namespace, "sh", "-c", _WITH_ACCOUNT, str(account), *command]
+        self._children.start(role, entered, {**environment, **service})
+
+    def _command(self, role: str) -> list[str]:
+        kubelet = self.folder / NODE / "pod-resources" / "kubelet.sock"
+        agent = [sys.executable, "-m", "agent", "run", f"--role={role}", f"--node-name={NODE}"]
         agent += [f"--layouts-file={self.folder / 'layouts.yaml'}", f"--catalog-file={self.folder / 'catalog.yaml'}"]
-        agent += [f"--pod-resources-socket={socket}", f"--cache-directory={self.folder / 'hub'}"]
+        agent += [f"--pod-resources-socket={kubelet}", f"--cache-directory={self.folder / 'hub'}"]
         agent += [
             f"--state-directory={self.folder / NODE / 'state'}",
             f"--proc-directory={self.folder / NODE / 'proc'}",
         ]
-        agent += ["--partition-listen=127.0.0.1:0", "--cache-listen=127.0.0.1:0", *flags]
-        self._children.start("agent", agent, self.environment)
+        return agent
 
     def label(self, labels: Mapping[str, str | None]) -> None:
         """Set labels of the node; None removes one."""
@@ -142,6 +181,23 @@ class BenchNode:
         trust = ssl.create_default_context(cadata=access.authority)
         answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=600, context=trust)
         return answer
+
+
+def mount_namespace() -> list[str]:
+    """The command that gives a process mounts of its own; empty where it may not have any."""
+    for command in (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"]):
+        tried = subprocess.run([*command, "mount", "-t", "tmpfs", "none", "/run"], capture_output=True, check=False)
+        if tried.returncode == 0:
+            return command
+    return []
+
+
+def free_port() -> int:
+    """A TCP port that nobody has now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def until(holds: Callable[[], bool], seconds: float = 60.0, every: float = 0.1) -> None:

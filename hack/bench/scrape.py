@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-import socket
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import aiohttp
 
-from hack.bench.node import CONFIG, BenchNode, until
+from hack.bench.node import CONFIG, BenchNode, free_port, until
 from hack.processes import Children
 
 LIMIT_SECONDS = 0.050
@@ -89,7 +88,7 @@ def _start(folder: Path, children: Children) -> tuple[Target, Target]:
     node.start_agent(f"--hub-endpoint={NOBODY}", "--cache-reserve-ratio=0")
     until(node.applied)
     program = str(Path(sys.executable).parent / "nvitop-exporter")
-    port = _free_port()
+    port = free_port()
     children.start("peer", [program, "--bind-address", "127.0.0.1", "--port", str(port)], node.environment)
     found = re.search(r'"event": "started".*"address": "([^"]+)"', children.log("agent"))
     assert found is not None
@@ -108,13 +107,6 @@ def _shows(url: str, pattern: str) -> int:
             return len(set(re.findall(pattern, answer.read().decode())))
     except OSError:
         return 0
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 async def _scrape(targets: Sequence[Target], scrapers: int, seconds: float) -> None:

@@ -65,7 +65,7 @@ def run(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> None:
-    kube = await Kube.connect(settings.kubeconfig)
+    kube = await Kube.connect(settings.kubeconfig, jitter_seconds=settings.reconnect_jitter_seconds)
     try:
         agent = Agent(settings, kube, _machine(settings))
         loop = asyncio.get_running_loop()

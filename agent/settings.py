@@ -119,6 +119,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Whether slices and GPUs are shown under the names and labels of dcgm-exporter too, for dashboards made for it."""
     resync_seconds: float = 300.0
     """The longest time between two passes when nothing happens."""
+    reconnect_jitter_seconds: float = 10.0
+    """Within so many seconds, at a random time, a watch that broke off is opened again, and one whose past the API server has
+    forgotten lists again. Thousands of nodes that lose one API server do not come back in one second; 30 for ten thousand."""
     before_commands: list[list[str]] = []
     """Commands run before slices are destroyed or made: services of the host let go of the GPUs. They may run again."""
     refresh_commands: list[list[str]] = []
@@ -220,6 +223,10 @@ def _checked(values: dict[str, Any], environment: Mapping[str, str], flags: Mapp
     ):
         if not getattr(settings, name) > 0:  # .nan is no number of seconds either
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be more than 0")
+    if not 0 <= settings.reconnect_jitter_seconds <= 600:
+        raise BadInputError(
+            f"settings: reconnect_jitter_seconds is {settings.reconnect_jitter_seconds}; it must be from 0 to 600"
+        )
     for name in ("wait_for_jobs_seconds", "drain_seconds"):
         if not getattr(settings, name) >= 0:
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be 0 or more")

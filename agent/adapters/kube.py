@@ -42,20 +42,37 @@ METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _MOST_SAID = 200
+JITTER_SECONDS = 10.0
 _SILENT_SECONDS = 150.0
 """Bookmarks come about once a minute, so two and a half silent periods mean a dead peer."""
 
 
-class Kube:
-    """One connection pool to one API server. A watch that is silent for so long is broken off."""
+class TooLongError(RetryError):
+    """A watch sent an event that is longer than the reader takes."""
 
-    def __init__(self, configuration: Configuration, silent_seconds: float = _SILENT_SECONDS) -> None:
+
+class Kube:
+    """One connection pool to one API server. A watch that is silent for so long is broken off, and within ``jitter_seconds``
+    one that broke is opened again."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        silent_seconds: float = _SILENT_SECONDS,
+        jitter_seconds: float = JITTER_SECONDS,
+    ) -> None:
+        self.jitter_seconds = jitter_seconds
         self._configuration = configuration
         self._rest = RESTClientObject(configuration)
         self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silent_seconds)
 
     @classmethod
-    async def connect(cls, kubeconfig: str | None, silent_seconds: float = _SILENT_SECONDS) -> Kube:
+    async def connect(
+        cls,
+        kubeconfig: str | None,
+        silent_seconds: float = _SILENT_SECONDS,
+        jitter_seconds: float = JITTER_SECONDS,
+    ) -> Kube:
         """From a kubeconfig file, else $KUBECONFIG, else the service account of the pod. BadInputError without any."""
         configuration = Configuration()
         # API traffic must not go through an HTTPS_PROXY that is meant for the hub.
@@ -71,7 +88,7 @@ class Kube:
             raise BadInputError(
                 f"no way to reach an API server, neither by a kubeconfig (--kubeconfig, KUBECONFIG) nor as a pod: {why}"
             ) from error
-        return cls(configuration, silent_seconds)
+        return cls(configuration, silent_seconds, jitter_seconds)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -176,7 +193,7 @@ class Kube:
                 yield response.content
         except HttpProcessingError as error:
             # An event longer than the reader takes: the next list has it as it is then.
-            raise RetryError(f"watch {path}: {str(error)[:_MOST_SAID]}") from error
+            raise TooLongError(f"watch {path}: {str(error)[:_MOST_SAID]}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise RetryError(f"watch {path}: {error or type(error).__name__}") from error
 

@@ -2,6 +2,12 @@
 
 The client library's own watch has no back-off, repeats a 410 with the same version and yields garbage as events, so this
 is ours: list from the cache, watch with bookmarks, list again on 410, drop partial lines, full-jitter back-off.
+
+# Note [No herd]
+# An API server that restarts breaks the watches of a whole fleet off in one moment, and has forgotten what they have seen. So
+# a watch that breaks is opened again from the version seen last, at a random time, and only one whose past is forgotten
+# lists again, at another random time. Kube.jitter_seconds says within how many seconds; what fails then again waits longer each
+# time. The first list of a process waits for nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.adapters.kube import JSON, METADATA, METADATA_LIST, Kube, Object
+from agent.adapters.kube import JSON, METADATA, METADATA_LIST, Kube, Object, TooLongError
 from agent.model.errors import AgentError, GoneError, RefusedError, RetryError
 
 log = logging.getLogger("warmslice.watch")
@@ -22,6 +28,10 @@ log = logging.getLogger("warmslice.watch")
 _BACKOFF_CAP_SECONDS = 60.0
 _MOST_DOUBLINGS = 10
 _RESYNC_SECONDS = 600.0
+_FIRST_LIST_SECONDS = 1.0
+"""Of back-off, before anything is known."""
+_MOST_REOPENED = 3
+"""So many failures in a row to open a watch from a version put it in doubt."""
 _PAGE = "500"
 _PAGE_OF_WHOLE = "50"
 """Of whole objects, which may have more than a megabyte each."""
@@ -87,11 +97,14 @@ class Watch:
         self._objects = {}
 
     async def run(self) -> None:
-        """List and watch until cancelled."""
+        """List and watch until cancelled. See Note [No herd]."""
         while True:
             try:
-                await self._list()
-                await self._follow()
+                if not self._version:
+                    await self._list()
+                if await self._follow():
+                    await asyncio.sleep(random.uniform(0, self._kube.jitter_seconds))
+                self._version = ""
             except (GoneError, RefusedError) as error:
                 # What was to be seen before is not gone for an answer of a moment.
                 if self._optional and (not self._objects or self._failures >= _SURE):
@@ -99,14 +112,20 @@ class Watch:
                     await self._be_empty(error, _RESYNC_SECONDS if gone else _REFUSED_SECONDS)
                 else:
                     await self._back_off(error)
+            except (_UnreadableError, TooLongError) as error:
+                # The same would come again.
+                self._version = ""
+                await self._back_off(error)
             except AgentError as error:
                 await self._back_off(error)
             except (KeyError, TypeError, AttributeError) as error:
+                self._version = ""
                 await self._back_off(RetryError(f"watch {self._path}: not what an API server says ({error!r})"))
 
     async def _be_empty(self, error: AgentError, seconds: float) -> None:
         log.debug("watch.none", extra={"path": self._path, "error": str(error)})
         self._objects = {}
+        self._version = ""
         self.synced = True
         self._changed()
         await asyncio.sleep(seconds * random.uniform(0.9, 1.1))
@@ -140,8 +159,8 @@ class Watch:
         chosen = {"fieldSelector": self._selector, "labelSelector": self._metadata.labels if self._metadata else ""}
         return {name: selector for name, selector in chosen.items() if selector}
 
-    async def _follow(self) -> None:
-        """Watch from the list's version, again and again, until the server wants a new list or the resync is due."""
+    async def _follow(self) -> bool:
+        """Watch from the version seen last, again and again; False when the resync is due, True when its past is forgotten."""
         deadline = asyncio.get_running_loop().time() + _RESYNC_SECONDS * random.uniform(0.9, 1.1)
         while asyncio.get_running_loop().time() < deadline:
             rest = deadline - asyncio.get_running_loop().time()
@@ -158,9 +177,10 @@ class Watch:
                     if not line.endswith(b"\n"):
                         break
                     if not self._take(_parsed(line)):
-                        return
+                        return True
             # A server that closes at once must not be asked in a hot loop.
             await asyncio.sleep(random.uniform(0.1, 1.0))
+        return False
 
     def _take(self, event: Mapping[str, Any]) -> bool:
         """One event; False when a new list is needed."""
@@ -168,7 +188,7 @@ class Watch:
         if kind == "ERROR":
             if item.get("code") == 410:
                 return False
-            raise RetryError(f"watch {self._path}: {item.get('message', 'error event')}")
+            raise _UnreadableError(f"watch {self._path}: {item.get('message', 'error event')}")
         metadata = item.get("metadata") or {}
         self._version = metadata.get("resourceVersion", self._version)
         self._failures = 0
@@ -184,20 +204,27 @@ class Watch:
 
     async def _back_off(self, error: AgentError) -> None:
         self._failures += 1
-        wait = random.uniform(0, min(_BACKOFF_CAP_SECONDS, 0.5 * 2 ** min(self._failures, _MOST_DOUBLINGS)))
+        if self._failures >= _MOST_REOPENED:
+            self._version = ""
+        first = self._kube.jitter_seconds if self.synced else _FIRST_LIST_SECONDS
+        wait = random.uniform(0, min(_BACKOFF_CAP_SECONDS, first * 2 ** min(self._failures - 1, _MOST_DOUBLINGS)))
         if isinstance(error, RetryError) and error.after_seconds:
             wait += error.after_seconds
         log.warning("watch.failed", extra={"path": self._path, "error": str(error), "wait_seconds": round(wait, 1)})
         await asyncio.sleep(wait)
 
 
+class _UnreadableError(RetryError):
+    """What came is no event."""
+
+
 def _parsed(line: bytes) -> Mapping[str, Any]:
     try:
         event = json.loads(line)
     except ValueError as error:
-        raise RetryError("the watch sent a line that is not JSON") from error
+        raise _UnreadableError("the watch sent a line that is not JSON") from error
     if not isinstance(event, dict):
-        raise RetryError("the watch sent a line that is no event")
+        raise _UnreadableError("the watch sent a line that is no event")
     return event
 
 

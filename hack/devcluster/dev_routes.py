@@ -2,7 +2,8 @@
 
 * ``GET /_dev/requests?since=N``: the request log; ``DELETE`` clears it.
 * ``POST /_dev/faults``: add a fault (fields of ``faults.Fault``); ``GET`` lists, ``DELETE`` clears.
-* ``POST /_dev/restart``: break every watch off and forget the history, as a restart that loses the watch cache.
+* ``POST /_dev/restart?forgets=true&away_s=0``: break every watch off, take no connection for a while, and forget the
+  history, as a restart that loses the watch cache.
 * ``POST /_dev/compact``: forget the history, so that watches from before get 410.
 """
 
@@ -20,7 +21,7 @@ from hack.devcluster.request_log import RequestLog
 
 
 def add_dev_routes(
-    app: web.Application, api: Api, log: RequestLog, faults: Faults, restart: Callable[[], None]
+    app: web.Application, api: Api, log: RequestLog, faults: Faults, restart: Callable[[bool, float], None]
 ) -> None:
     async def show_requests(request: web.Request) -> web.Response:
         return web.json_response(log.to_json(int(request.query.get("since", "0"))))
@@ -48,8 +49,8 @@ def add_dev_routes(
         api.store.compact()
         return web.Response(status=204)
 
-    async def begin_again(_: web.Request) -> web.Response:
-        restart()
+    async def begin_again(request: web.Request) -> web.Response:
+        restart(request.query.get("forgets", "true") == "true", float(request.query.get("away_s", "0")))
         return web.Response(status=204)
 
     app.router.add_post("/_dev/restart", begin_again)

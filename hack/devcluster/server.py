@@ -45,6 +45,7 @@ class ApiServer:
         self._port = port
         self._tls = tls
         self._resources = Resources(api, self.gate, bookmark_interval_s)
+        self._away_until = 0.0
         self._runner: web.AppRunner | None = None
 
     @property
@@ -72,9 +73,12 @@ class ApiServer:
         await site.start()
         self._port = int(self._runner.addresses[0][1])
 
-    def restart(self) -> None:
-        """As clients see one: open watches break off, and nobody remembers what changed before. Objects stay."""
-        self.api.store.compact()
+    def restart(self, forgets: bool = True, away_s: float = 0.0) -> None:
+        """As clients see one: open watches break off, no connection is taken for ``away_s``, and (with ``forgets``) nobody
+        remembers what changed before. Objects stay."""
+        if forgets:
+            self.api.store.compact()
+        self._away_until = asyncio.get_running_loop().time() + away_s
         self._resources.break_watches()
 
     async def stop(self) -> None:
@@ -114,6 +118,8 @@ class ApiServer:
     async def _faulty(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         fault = None
         if not request.path.startswith(_DEV_PREFIX):
+            if asyncio.get_running_loop().time() < self._away_until:
+                return _cut(request)
             fault = self.faults.striking(request.method, request.path_qs)
         if fault is None:
             return await handler(request)

@@ -33,7 +33,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[DevCluster]:
 
 @pytest_asyncio.fixture
 async def kube(cluster: DevCluster) -> AsyncIterator[Kube]:
-    kube = await Kube.connect(str(cluster.kubeconfig()))
+    kube = await Kube.connect(str(cluster.kubeconfig()), jitter_seconds=0.5)
     yield kube
     await kube.close()
 

@@ -4,6 +4,7 @@ again what is there, and the server was not asked in a hot loop."""
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -75,7 +76,7 @@ class Watched:
 
 @asynccontextmanager
 async def watched(cluster: DevCluster, silent_seconds: float = 150.0) -> AsyncIterator[Watched]:
-    kube = await Kube.connect(str(cluster.kubeconfig()), silent_seconds)
+    kube = await Kube.connect(str(cluster.kubeconfig()), silent_seconds, jitter_seconds=0.5)
     seen = Watched(cluster, kube)
     running = asyncio.create_task(seen.watch.run())
     try:
@@ -100,7 +101,7 @@ async def test_a_watch_that_falls_silent_is_broken_off_and_begun_anew(cluster: D
     async with watched(cluster, silent_seconds=0.3) as seen:
         await seen.until_watching()
         await seen.wish("b")
-        assert seen.lists == 2
+        assert (seen.lists, seen.watches) == (1, 2)
 
 
 async def test_a_watch_whose_past_is_forgotten_lists_again(cluster: DevCluster) -> None:
@@ -110,6 +111,65 @@ async def test_a_watch_whose_past_is_forgotten_lists_again(cluster: DevCluster) 
         await seen.until("a")
         await seen.wish("b")
         assert seen.lists == 2
+
+
+async def test_a_watch_that_breaks_goes_on_from_what_it_has_seen(cluster: DevCluster) -> None:
+    """What happened meanwhile comes by the watch too: nothing is listed again."""
+    async with watched(cluster) as seen:
+        await seen.wish("a")
+        cluster.control_plane.server.restart(forgets=False, away_s=0.1)
+        await seen.wish("b")
+        assert (seen.lists, seen.watches > 1) == (1, True)
+
+
+async def test_a_version_from_which_no_watch_can_be_opened_is_given_up(cluster: DevCluster) -> None:
+    async with watched(cluster) as seen:
+        await seen.wish("a")
+        cluster.inject(Fault(*WATCH, code=504, count=3))
+        cluster.control_plane.server.restart(forgets=False)
+        await seen.wish("b")
+        assert seen.lists == 2
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_a_hundred_watches_do_not_come_back_in_one_moment(cluster: DevCluster, forgets: bool) -> None:
+    """An API server that was restarted; lists are from its cache, and there are none where it remembers."""
+    jitter = 3.0
+    kubes = [await Kube.connect(str(cluster.kubeconfig()), jitter_seconds=jitter) for _ in range(10)]
+    watches = [Watch(kubes[n % 10], "/api/v1/nodes", f"metadata.name={NODE}", lambda: None) for n in range(100)]
+    running = [asyncio.create_task(watch.run()) for watch in watches]
+    try:
+        await _open(cluster, 100, since=0)
+        last = cluster.requests("watch", "warmslice")[-1].number
+        cluster.control_plane.server.restart(forgets=False)
+        cluster.label_node(NODE, {"wish": "new"})
+        if forgets:
+            cluster.api.store.compact()
+        await _open(cluster, 100, since=last)
+        seen = [request for request in cluster.requests("", "warmslice") if request.number > last]
+        moments = Counter(int(request.at / (jitter / 10)) for request in seen)
+        assert max(moments.values()) <= 60, "at most thirty are to be expected in a tenth of the time"
+        lists = [request.query for request in seen if request.verb == "list"]
+        assert (len(lists), {"resourceVersion=0" in query for query in lists}) == (
+            (100, {True}) if forgets else (0, set())
+        )
+        assert all(node["metadata"]["labels"]["wish"] == "new" for watch in watches for node in watch.objects)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+        for kube in kubes:
+            await kube.close()
+
+
+async def _open(cluster: DevCluster, count: int, since: int) -> None:
+    """So many watches that were begun since then are open."""
+    async with asyncio.timeout(20):
+        while True:
+            begun = [request for request in cluster.requests("watch", "warmslice") if request.number > since]
+            if len([request for request in begun if request.duration_s is None]) == count:
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_half_a_line_is_no_event(cluster: DevCluster) -> None:
@@ -178,7 +238,7 @@ async def test_an_event_longer_than_the_reader_takes_is_seen_by_the_next_list(cl
     def config(text: str) -> Object:
         return {"metadata": {"name": "long"}, "data": {"text": text}}
 
-    kube, news = await Kube.connect(str(cluster.kubeconfig())), asyncio.Event()
+    kube, news = await Kube.connect(str(cluster.kubeconfig()), jitter_seconds=0.5), asyncio.Event()
     watch = Watch(kube, "/api/v1/configmaps", "", news.set)
     running = asyncio.create_task(watch.run())
     try:

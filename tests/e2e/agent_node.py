@@ -59,6 +59,7 @@ class AgentProcess:
             "partition-listen": "127.0.0.1:0",
             "cache-listen": "127.0.0.1:0",
             "telemetry-period-seconds": "0.2",
+            "reconnect-jitter-seconds": "0.5",
             "cache-reserve-ratio": "0",
             "status-socket": self.folder / "cache.sock",
             **{name.replace("_", "-"): value for name, value in flags.items()},

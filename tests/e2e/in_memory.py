@@ -20,7 +20,7 @@ async def agents_in_memory(
     cluster: DevCluster, names: Collection[str], settings: Callable[[str], Settings], machine: Callable[[], Machine]
 ) -> AsyncIterator[None]:
     """One for each node of ``names``."""
-    kubes = [await Kube.connect(str(cluster.kubeconfig())) for _ in names]
+    kubes = [await Kube.connect(str(cluster.kubeconfig()), jitter_seconds=0.5) for _ in names]
     agents = [
         Agent(msgspec.structs.replace(settings(name), node_name=name), kube, machine())
         for name, kube in zip(names, kubes, strict=True)

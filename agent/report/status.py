@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +31,6 @@ _NAMING = frozenset(
         "device-busy",
         "gpu-unknown",
         "second-owner",
-        "fleet-slot",
         "model-not-ready",
     }
 )
@@ -152,10 +152,17 @@ def worth_a_write(status: NodeStatus, node: Node, last: NodeStatus | None) -> bo
         return True
     if status.reason in _NAMING and last.message != status.message:
         return True
+    if status.reason == "fleet-slot" and _without_figures(last.message) != _without_figures(status.message):
+        # How many are in change now is told by the leader's Lease: a thousand nodes that wait would each write every number.
+        return True
     settled = status.state != "pending"
     return settled and any(
         getattr(last, name) != getattr(status, name) for name in ("message", "placements", "applied", "boot_id", "owed")
     )
+
+
+def _without_figures(text: str) -> str:
+    return re.sub(r"\d+", "", text)
 
 
 def schedule_now(period: InForce | None) -> ScheduleNow | None:

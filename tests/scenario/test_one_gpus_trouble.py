@@ -215,3 +215,13 @@ def test_a_long_sentence_is_no_news_when_it_has_been_written() -> None:
     assert written is not None
     assert worth_a_write(status, node_of(world.node), None)
     assert not worth_a_write(status, node_of(world.node), written)
+
+
+def test_of_a_slot_that_is_waited_for_the_figures_are_no_news_and_another_cause_is() -> None:
+    """They stand in the leader's Lease; a thousand nodes that wait would each write every one of them."""
+    world = NodeWorld()
+    world.label(labels.STATE, "pending")
+    node, words = node_of(world.node), "waits since 2026-01-31 10:00:00Z for a slot: "
+    first = NodeStatus("pending", "fleet-slot", f"{words}99 of 100 nodes in change", 0.0, revision="r")
+    assert not worth_a_write(replace(first, message=f"{words}100 of 100 nodes in change"), node, first)
+    assert worth_a_write(first, node, replace(first, message=f"{words}no leader yet"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from agent import VERSION
 from agent.adapters import (
     clock,
-    without_authorities,  # noqa: F401  before anything that imports aiohttp
+    lean_http,  # noqa: F401  before anything that imports aiohttp
 )
 from agent.adapters.kube import Kube
 from agent.adapters.watch import Watch

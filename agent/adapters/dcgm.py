@@ -41,7 +41,7 @@ class DcgmExporter:
 
 async def _get(url: str) -> bytes:
     """Not unpacked: a small answer would become a large one."""
-    # The authorities of this machine are read for it alone: see without_authorities.
+    # The authorities of this machine are read for it alone: see lean_http.
     trust = ssl.create_default_context() if url.startswith("https:") else True
     async with (
         aiohttp.ClientSession(headers=_HEADERS, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()) as session,

@@ -47,6 +47,10 @@ _SILENT_SECONDS = 150.0
 """Bookmarks come about once a minute, so two and a half silent periods mean a dead peer."""
 
 
+class ExpiredError(RetryError):
+    """The version that was asked for is forgotten."""
+
+
 class TooLongError(RetryError):
     """A watch sent an event that is longer than the reader takes."""
 
@@ -278,6 +282,8 @@ def _error(method: str, path: str, status: int, text: str, headers: Mapping[str,
             return GoneError(what)
         case 409:
             return ConflictError(what)
+        case 410:
+            return ExpiredError(what)
         case 429 if "DisruptionBudget" in causes:
             return BudgetError(f"{message} {causes['DisruptionBudget']}".strip())
         case 403 if "being terminated" in message:

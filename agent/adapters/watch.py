@@ -20,14 +20,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.adapters.kube import JSON, METADATA, METADATA_LIST, Kube, Object, TooLongError
+from agent.adapters.kube import JSON, METADATA, METADATA_LIST, ExpiredError, Kube, Object, TooLongError
 from agent.model.errors import AgentError, GoneError, RefusedError, RetryError
 
 log = logging.getLogger("warmslice.watch")
 
 _BACKOFF_CAP_SECONDS = 60.0
 _MOST_DOUBLINGS = 10
-_RESYNC_SECONDS = 600.0
+RESYNC_SECONDS = 600.0
 _FIRST_LIST_SECONDS = 1.0
 """Of back-off, before anything is known."""
 _MOST_REOPENED = 3
@@ -109,10 +109,10 @@ class Watch:
                 # What was to be seen before is not gone for an answer of a moment.
                 if self._optional and (not self._objects or self._failures >= _SURE):
                     gone = isinstance(error, GoneError)
-                    await self._be_empty(error, _RESYNC_SECONDS if gone else _REFUSED_SECONDS)
+                    await self._be_empty(error, RESYNC_SECONDS if gone else _REFUSED_SECONDS)
                 else:
                     await self._back_off(error)
-            except (_UnreadableError, TooLongError) as error:
+            except (_UnreadableError, TooLongError, ExpiredError) as error:
                 # The same would come again.
                 self._version = ""
                 await self._back_off(error)
@@ -161,14 +161,14 @@ class Watch:
 
     async def _follow(self) -> bool:
         """Watch from the version seen last, again and again; False when the resync is due, True when its past is forgotten."""
-        deadline = asyncio.get_running_loop().time() + _RESYNC_SECONDS * random.uniform(0.9, 1.1)
-        while asyncio.get_running_loop().time() < deadline:
-            rest = deadline - asyncio.get_running_loop().time()
+        deadline = asyncio.get_running_loop().time() + RESYNC_SECONDS * random.uniform(0.9, 1.1)
+        # A server counts whole seconds: for less than one, no watch is opened.
+        while (rest := deadline - asyncio.get_running_loop().time()) >= 1:
             query = {
                 "watch": "true",
                 "allowWatchBookmarks": "true",
                 "resourceVersion": self._version,
-                "timeoutSeconds": str(max(1, int(rest))),
+                "timeoutSeconds": str(int(rest)),
                 **self._selectors(),
             }
             accept = JSON if self._metadata is None or self._metadata.whole else METADATA

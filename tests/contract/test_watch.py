@@ -207,6 +207,7 @@ async def test_what_was_deleted_while_nobody_watched_is_known_to_be_gone(cluster
         Fault(*LIST, reset=True, count=2),
         Fault(*WATCH, code=429, retry_after=1),
         Fault(*WATCH, code=504),
+        Fault(*WATCH, code=410),
         Fault(*WATCH, code=401),
         Fault(*WATCH, code=200, body="[]\n"),
         Fault(*WATCH, code=200, body="{}\n"),

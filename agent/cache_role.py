@@ -18,7 +18,7 @@ from agent.adapters.files import TextFile, token_reader
 from agent.adapters.leases import Leases
 from agent.adapters.memory import Memory
 from agent.execute.fetch import FetchSupervisor
-from agent.execute.fleet import LeaderHands
+from agent.execute.fleet import LeaderHands, TokenHands
 from agent.execute.gate import GateHands
 from agent.execute.scrub import Reader
 from agent.model.cache import CacheReport
@@ -42,6 +42,7 @@ from agent.reconcile.room import RoomKeeper, RoomRules
 from agent.reconcile.scrub import Scrub
 from agent.reconcile.servings import PodServings
 from agent.reconcile.telling import CacheNews
+from agent.reconcile.tokens import LeaseTokens, NoTokens, Tokens
 from agent.shared import Shared
 
 log = logging.getLogger("warmslice.cache")
@@ -100,7 +101,17 @@ class CacheRole:
         catalog = TextFile(Path(settings.catalog_file))
         rules, workloads = CacheRules.of(settings), self._workloads(starts)
         one_pass = CachePass(
-            rules, catalog, shared.own, fetches, publish, clock.now, room, scrub.report, workloads, warmth
+            rules,
+            catalog,
+            shared.own,
+            fetches,
+            publish,
+            clock.now,
+            room,
+            scrub.report,
+            workloads,
+            warmth,
+            self._fetch_tokens(),
         )
 
         began = time.monotonic()
@@ -198,6 +209,18 @@ class CacheRole:
         warmth = PageCache(cache, memory, WarmRules(settings.page_cache_ratio), self.wake.set, time.monotonic)
         self.shared.start(warmth.run())
         return warmth
+
+    def _fetch_tokens(self) -> Tokens:
+        """Where the settings set no limit there is no Lease."""
+        settings = self.shared.settings
+        if not settings.fetch_at_once:
+            return NoTokens()
+        leases = Leases(self.shared.kube, settings.namespace)
+
+        def ballot(name: str) -> TokenHands:
+            return TokenHands(leases, name, LEASE_SECONDS, clock.now)
+
+        return LeaseTokens(f"{settings.node_name}_{uuid4().hex[:8]}", settings.fetch_at_once, ballot, time.monotonic)
 
     def _cold_starts(self) -> ColdStarts:
         shared = self.shared

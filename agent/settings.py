@@ -73,6 +73,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     many more than 16."""
     fetch_bytes_per_second: int | None = None
     """Most bytes that fetches together bring over the network in a second; without it, as fast as it goes."""
+    fetch_at_once: int = 0
+    """Most nodes that fetch the same model at once; 0 is no limit. The others wait for one of so many Leases of the model. With a
+    mirror that has to fetch it first, 1 or 2. The same on all nodes."""
     fetch_xet: bool = False
     """Take files that the hub has in its Xet store from there, with hf-xet. Ranges are faster here, and take less memory."""
     hub_endpoint: str | None = None
@@ -223,6 +226,10 @@ def _checked(values: dict[str, Any], environment: Mapping[str, str], flags: Mapp
     ):
         if not getattr(settings, name) > 0:  # .nan is no number of seconds either
             raise BadInputError(f"settings: {name} is {getattr(settings, name)}; it must be more than 0")
+    if not 0 <= settings.fetch_at_once <= 1000:
+        raise BadInputError(
+            f"settings: fetch_at_once is {settings.fetch_at_once}; it must be from 1 to 1000 nodes, or 0 for no limit"
+        )
     if not 0 <= settings.reconnect_jitter_seconds <= 600:
         raise BadInputError(
             f"settings: reconnect_jitter_seconds is {settings.reconnect_jitter_seconds}; it must be from 0 to 600"

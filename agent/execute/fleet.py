@@ -64,6 +64,14 @@ class LeaderHands:
         await self._leases.patch(self._name, _on(found.version, patch))
 
 
+class TokenHands(LeaderHands):
+    """A fetch token. One that is given back is gone, so that those of models which nobody wants any more do not pile up."""
+
+    async def resign(self, found: Leader) -> None:
+        """Give it back, if it is ours still."""
+        await self._leases.delete(self._name, {"resourceVersion": found.version})
+
+
 class FleetHands:
     """The slots. ``now`` as of ``LeaderHands``."""
 

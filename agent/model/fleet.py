@@ -14,6 +14,7 @@ from agent.model.wall import days_of, minutes_of, zone_of
 LEADER = "warmslice-leader"
 """Name of the Lease of whoever grants."""
 SLOT_PREFIX = "warmslice-slot-"
+FETCH_PREFIX = "warmslice-fetch-"
 WORD = "warmslice.dev/fleet"
 """Annotation of the leader's Lease: what it says to those who wait."""
 

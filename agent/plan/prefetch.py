@@ -17,24 +17,27 @@ _LONGEST_WAIT_SECONDS = {FailureKind.FAULT: 600.0, FailureKind.REFUSED: 3600.0}
 class CacheSeen:
     """The world of one pass: wanted models' state on disk, fetches that run (by model name, with what each fetches),
     last failures by model name, and the labels that the node has now. ``ranks``: why each is wanted, by name; the higher is the
-    more urgent (``model.demand.Rank``)."""
+    more urgent (``model.demand.Rank``). ``held``: whose turn it is, but for a fetch token."""
 
     models: Mapping[str, CachedModel]
     running: Mapping[str, CatalogModel]
     failures: Mapping[str, FetchFailure]
     node_labels: Mapping[str, str]
     ranks: Mapping[str, int] = field(default_factory=dict)
+    held: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """``labels``: only those to change, None to remove. ``look_again_seconds``: when a failed model's turn comes."""
+    """``labels``: only those to change, None to remove. ``look_again_seconds``: when a failed model's turn comes. ``due``: all
+    whose turn it is, in order; ``starts`` are of them."""
 
     starts: tuple[CatalogModel, ...]
     stops: tuple[str, ...]
     states: Mapping[str, ModelState]
     labels: Mapping[str, str | None]
     look_again_seconds: float | None
+    due: tuple[CatalogModel, ...] = ()
 
 
 def plan_prefetch(wanted: Sequence[CatalogModel], seen: CacheSeen, now_seconds: float, at_once: int = 1) -> CachePlan:
@@ -48,12 +51,13 @@ def plan_prefetch(wanted: Sequence[CatalogModel], seen: CacheSeen, now_seconds: 
     due = [m for m in idle if (turn := turns[m.name]) is not None and turn <= now_seconds]
     # What is missing goes before what is only asked for again.
     due.sort(key=lambda m: seen.models[m.name].complete)
-    starts = tuple(due[: max(0, at_once - len(seen.running))])
-    stops += _outranked(due, seen, stops) if not starts else ()
+    free = max(0, at_once - len(seen.running))
+    starts = tuple(m for m in due if m.name not in seen.held)[:free]
+    stops += _outranked(due, seen, stops) if not free else ()
     busy = {*seen.running, *(m.name for m in starts)} - set(stops)
     states = {m.name: _state(m, seen, busy) for m in wanted}
     later = [turn for turn in turns.values() if turn is not None and turn > now_seconds]
-    return CachePlan(starts, stops, states, _labels(wanted, seen, states), min(later, default=None))
+    return CachePlan(starts, stops, states, _labels(wanted, seen, states), min(later, default=None), tuple(due))
 
 
 def next_try_seconds(kind: FailureKind, failures: int, now_seconds: float, after_seconds: float | None) -> float:

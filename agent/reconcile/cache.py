@@ -32,6 +32,7 @@ from agent.plan.prefetch import CachePlan, CacheSeen, failure_of, next_try_secon
 from agent.reconcile.catalog import CatalogSource, read_wish
 from agent.reconcile.page_cache import Warmth
 from agent.reconcile.room import RoomKeeper, Use
+from agent.reconcile.tokens import NoTokens, Tokens
 from agent.settings import Settings
 
 
@@ -108,6 +109,7 @@ class CachePass:
     scrubbed: Callable[[], ScrubReport]
     workloads: Workloads
     warmth: Warmth
+    tokens: Tokens = field(default_factory=NoTokens)
     _failures: dict[str, FetchFailure] = field(default_factory=dict)
     _since: dict[str, tuple[ModelState, float]] = field(default_factory=dict)
 
@@ -144,12 +146,28 @@ class CachePass:
             del self._failures[short.model.name]
         if room.gone:
             disk = await asyncio.to_thread(disk_use, self.rules.cache)
-        plan = plan_prefetch(wanted, seen, now, self.rules.fetches_at_once)
+        plan, seen = await self._with_tokens(
+            plan_prefetch(wanted, seen, now, self.rules.fetches_at_once), wanted, seen, now
+        )
         self._act(plan, disk)
         reports = self._models(choice.wanted, seen, plan, now)
         self.warmth.want([m for m in wanted if m.page_cache and plan.states[m.name] is ModelState.READY])
-        report = self._report(now, reports, None, disk, finished, plan.labels, plan.look_again_seconds)
+        waits = [wait for wait in (plan.look_again_seconds, self.tokens.look_again_seconds) if wait is not None]
+        report = self._report(now, reports, None, disk, finished, plan.labels, min(waits, default=None))
         return replace(report, gone=room.gone, over=room.over, asked=Asked.of(choice.refused, choice.over))
+
+    async def _with_tokens(
+        self, plan: CachePlan, wanted: Sequence[CatalogModel], seen: CacheSeen, now: float
+    ) -> tuple[CachePlan, CacheSeen]:
+        """The plan with those starts that have a token. See Note [Fetch tokens] in tokens.py."""
+        await self.tokens.keep(seen.running.keys() - set(plan.stops))
+        if not plan.starts:
+            return plan, seen
+        may = await self.tokens.seek(plan.due, len(plan.starts))
+        if may == plan.starts:
+            return plan, seen
+        seen = replace(seen, held=frozenset(model.name for model in plan.due) - {model.name for model in may})
+        return plan_prefetch(wanted, seen, now, self.rules.fetches_at_once), seen
 
     def _too_large(self, wanted: Sequence[CatalogModel], seen: CacheSeen) -> FetchFailure | None:
         """Why the first wanted model that did not fit did not."""
@@ -217,6 +235,7 @@ class CachePass:
                 running.get(one.model.name),
                 failure_of(one.model, self._failures),
                 self.room.why_not(one.model),
+                one.model.name in seen.held,
             )
             for one in wanted
         )
@@ -277,10 +296,13 @@ def _model_report(
     progress: FetchProgress | None,
     failure: FetchFailure | None,
     held: str | None,
+    tokenless: bool,
 ) -> ModelReport:
     model, (state, since_seconds) = wanted.model, since
     fetching = progress if state is ModelState.FETCHING else None
     reason, message = _why(state, cached, failure, held) if fetching is None else ("fetching", _how_far(fetching))
+    if tokenless and state is ModelState.WAITING:
+        reason, message = "fetch-token", "as many nodes as may fetch it at once do so now (setting fetch_at_once)"
     return ModelReport(
         name=model.name,
         repository=model.repository,

@@ -77,5 +77,7 @@ def _word(model: ModelReport) -> Word:
             return Word("model-failed", f"{what}: {model.message}", warning=True)
         case ModelState.FETCHING:
             return Word("model-fetching", f"{what} is being fetched")
+        case ModelState.WAITING if model.reason == "fetch-token":
+            return Word("model-waiting", f"{what} waits for its fetch token: {model.message}")
         case ModelState.WAITING:
             return Word("model-waiting", f"{what} waits for its turn")

@@ -38,6 +38,7 @@ def test_the_first_model_that_is_missing_is_fetched() -> None:
             "models.warmslice.dev/c": "fetching",
         },
         look_again_seconds=None,
+        due=(B, C),
     )
 
 
@@ -92,6 +93,15 @@ def test_another_priority_or_fate_of_what_is_being_fetched_disturbs_nothing() ->
     assert plan_prefetch((other,), replace(seen(a=ABSENT), running={"a": A}), NOW).stops == ()
     world = replace(seen(a=ABSENT), failures={"a": failed(A, NOW + 500)})
     assert plan_prefetch((other,), world, NOW).starts == ()
+
+
+def test_a_model_that_waits_for_its_token_lets_another_one_go_first_and_is_not_outranked() -> None:
+    waiting = replace(seen(a=ABSENT, b=ABSENT), held={"a"})
+    plan = plan_prefetch((A, B), waiting, NOW)
+    assert (plan.starts, plan.stops, plan.due) == ((B,), (), (A, B))
+    assert plan.states == {"a": ModelState.WAITING, "b": ModelState.FETCHING}
+    plan = plan_prefetch((A, B), replace(waiting, held={"a", "b"}), NOW)
+    assert (plan.starts, plan.stops) == ((), ())
 
 
 def test_a_model_not_wanted_any_more_loses_its_label_and_nothing_else_does() -> None:

@@ -1,0 +1,147 @@
+"""Of many nodes that want one model, so many fetch it at once: each holds one of the model's Leases while it does.
+
+# Note [Fetch tokens]
+# A model has as many tokens as nodes may fetch it at once, each a Lease of its own, for which nodes stand as for a lead (see
+# election.py): expiry is judged by what is seen of renewals, never by wall clocks, so that a killed holder's token is free
+# again. A node looks at one token at a time, a random one of the model whose turn it is, and seldom: nobody knows how many wait.
+# A token is for whoever asks upstream, not for the truth: whoever loses one in mid-fetch goes on, and where the API server is
+# away for long, or grants no Leases, a node goes without. With none asked for by the settings there is no Lease and no request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agent.model.catalog import CatalogModel
+from agent.model.errors import AgentError, RefusedError
+from agent.model.fleet import FETCH_PREFIX, Leader
+from agent.reconcile.election import Ballot, Election
+
+log = logging.getLogger("warmslice.cache")
+
+LOOK_SECONDS = (10.0, 20.0)
+"""Between two looks of a node that waits, at random."""
+WITHOUT_SECONDS = 600.0
+"""So long an API server that does not answer is waited for."""
+
+
+class Tokens(Protocol):
+    """Who may fetch now."""
+
+    async def keep(self, models: Collection[str]) -> None:
+        """Renew the tokens of these models, by name, that are being fetched, and give all others back."""
+
+    async def seek(self, due: Sequence[CatalogModel], most: int) -> tuple[CatalogModel, ...]:
+        """Those of ``due`` that may be fetched now, ``most`` of them."""
+
+    @property
+    def look_again_seconds(self) -> float | None:
+        """When to look again, while some wait."""
+
+
+class NoTokens:
+    """Everybody may."""
+
+    look_again_seconds: float | None = None
+
+    async def keep(self, models: Collection[str]) -> None:
+        """There are none."""
+
+    async def seek(self, due: Sequence[CatalogModel], most: int) -> tuple[CatalogModel, ...]:
+        """The first."""
+        return tuple(due[:most])
+
+
+def token_names(model: CatalogModel, count: int) -> tuple[str, ...]:
+    """The names of a model's Leases: of one revision, wherever it is fetched from."""
+    key = f"{model.endpoint or ''} {model.repository}@{model.revision}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return tuple(f"{FETCH_PREFIX}{digest}-{number}" for number in range(count))
+
+
+@dataclass(slots=True)
+class LeaseTokens:
+    """``count`` of each model; ``ballot`` is the Lease of a name, ``holder`` names this process, ``clock`` is monotonic. See Note
+    [Fetch tokens]."""
+
+    holder: str
+    count: int
+    ballot: Callable[[str], Ballot]
+    clock: Callable[[], float]
+    _elections: dict[str, Election] = field(default_factory=dict)
+    _held: dict[str, str] = field(default_factory=dict)
+    _turn: int = 0
+    _next_look: float = 0.0
+    _silent_since: float | None = None
+    _waits: bool = False
+
+    @property
+    def look_again_seconds(self) -> float | None:
+        return max(0.1, self._next_look - self.clock()) if self._waits else None
+
+    async def keep(self, models: Collection[str]) -> None:
+        for name, lease in list(self._held.items()):
+            election = self._elections[lease]
+            if name not in models:
+                del self._held[name]
+                await election.resign()
+            elif election.leads and election.due:
+                await election.renew()
+        # What is not held is known only as long as something waits for it.
+        if not self._waits:
+            self._elections = {lease: self._elections[lease] for lease in self._held.values()}
+        self._waits = False
+
+    async def seek(self, due: Sequence[CatalogModel], most: int) -> tuple[CatalogModel, ...]:
+        found = [model for model in due if model.name in self._held][:most]
+        rest = [model for model in due if model.name not in self._held]
+        self._waits = bool(rest) and len(found) < most
+        if not self._waits or self.clock() < self._next_look:
+            return tuple(found)
+        self._next_look = self.clock() + random.uniform(*LOOK_SECONDS)
+        model = rest[self._turn % len(rest)]
+        self._turn += 1
+        if await self._is_granted(model):
+            found.append(model)
+            # The next one need not wait for its first look.
+            self._next_look = self.clock()
+        return tuple(found)
+
+    async def _is_granted(self, model: CatalogModel) -> bool:
+        lease = random.choice(token_names(model, self.count))
+        election = self._elections.setdefault(lease, self._election(lease))
+        try:
+            await election.look(_nobody_counts)
+        except RefusedError as error:
+            log.warning("token.without", extra={"model": model.name, "error": str(error)})
+            return True
+        except AgentError as error:
+            return self._goes_without(model, error)
+        self._silent_since = None
+        if not election.leads:
+            return False
+        self._held[model.name] = lease
+        return True
+
+    def _goes_without(self, model: CatalogModel, error: AgentError) -> bool:
+        self._silent_since = self.clock() if self._silent_since is None else self._silent_since
+        if self.clock() - self._silent_since < WITHOUT_SECONDS:
+            return False
+        log.warning("token.without", extra={"model": model.name, "error": str(error)})
+        return True
+
+    def _election(self, lease: str) -> Election:
+        return Election("token", self.holder, self.ballot(lease), self.clock, _nothing, _nothing)
+
+
+def _nobody_counts(_: Leader | None) -> int:
+    return 0
+
+
+def _nothing() -> None:
+    return

@@ -25,6 +25,7 @@ from hack.devcluster.kubeconfig import write_kubeconfig
 from hack.devcluster.kubelet.__main__ import add_node_options
 from hack.devcluster.lifeline import Lifeline
 from hack.devcluster.node_processes import KubeletProcess
+from hack.devcluster.request_log import LOG_LENGTH
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=Path, required=True, help="where the kubeconfig and the nodes' folders go")
     parser.add_argument("--port", type=int, default=0, help="of the API server; 0 takes a free one")
     parser.add_argument("--bookmark-interval", type=float, default=60.0, metavar="SECONDS")
+    parser.add_argument("--log-length", type=int, default=LOG_LENGTH, help="so many requests are remembered")
+    parser.add_argument("--api-only", action="store_true", help="no controllers and no scheduler")
     parser.add_argument("--rbac", action="store_true", help="enforce roles; without it everybody may do everything")
     parser.add_argument(
         "--no-anonymous",
@@ -69,6 +72,8 @@ async def _run(options: argparse.Namespace) -> None:
         bookmark_interval_s=options.bookmark_interval,
         rbac=options.rbac,
         without_token=None if options.no_anonymous else ANONYMOUS,
+        log_length=options.log_length,
+        has_controllers=not options.api_only,
     )
     for fault in read_faults(options.faults) if options.faults else ():
         plane.server.faults.add(fault)

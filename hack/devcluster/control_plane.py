@@ -23,6 +23,7 @@ from hack.devcluster.controllers.timings import Timings
 from hack.devcluster.controllers.workloads import workload_controllers
 from hack.devcluster.kubeconfig import Access
 from hack.devcluster.objects import name_of, namespace_of
+from hack.devcluster.request_log import LOG_LENGTH
 from hack.devcluster.scheduler import SCHEDULER_CONTROLLER
 from hack.devcluster.server import BOOKMARK_INTERVAL_S, ApiServer
 
@@ -51,7 +52,8 @@ def controllers(timings: Timings) -> list[Controller]:
 
 class ControlPlane:
     """``rbac`` enforces roles; without it everybody may do everything. ``without_token`` is who asks without any (None:
-    nobody may). ``async with`` it: the URL is served inside, in TLS, and nothing is left afterwards."""
+    nobody may). Without controllers it is the API server alone. ``async with`` it: the URL is served inside, in TLS, and nothing
+    is left afterwards."""
 
     def __init__(
         self,
@@ -61,12 +63,16 @@ class ControlPlane:
         timings: Timings = Timings(),  # noqa: B008  frozen
         rbac: bool = False,
         without_token: User | None = ANONYMOUS,
+        log_length: int = LOG_LENGTH,
+        has_controllers: bool = True,
     ) -> None:
         self.api = Api()
-        self._timings = timings
+        self._controllers = controllers(timings) if has_controllers else []
         self.authority = Authority()
         tls = self.authority.server_context()
-        self.server = ApiServer(self.api, port=port, bookmark_interval_s=bookmark_interval_s, tls=tls)
+        self.server = ApiServer(
+            self.api, port=port, bookmark_interval_s=bookmark_interval_s, tls=tls, log_length=log_length
+        )
         self.server.gate.authorizer.enforced = rbac
         self.server.gate.authenticator.without_token = without_token
         self._tasks: list[asyncio.Task[None]] = []
@@ -97,7 +103,7 @@ class ControlPlane:
         await self.server.start()
         self._tasks = [
             asyncio.create_task(run_controller(self.api, controller), name=controller.name)
-            for controller in controllers(self._timings)
+            for controller in self._controllers
         ]
         return self
 

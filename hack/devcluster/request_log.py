@@ -42,8 +42,8 @@ class LoggedRequest:
 
 
 class RequestLog:
-    def __init__(self) -> None:
-        self._requests: deque[LoggedRequest] = deque(maxlen=LOG_LENGTH)
+    def __init__(self, length: int = LOG_LENGTH) -> None:
+        self._requests: deque[LoggedRequest] = deque(maxlen=length)
         self._count = 0
 
     def begin(self, method: str, verb: str, path: str, query: str, user_agent: str) -> LoggedRequest:

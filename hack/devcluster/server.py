@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import json
 import ssl
 from collections.abc import Awaitable, Callable
@@ -15,11 +16,13 @@ from hack.devcluster.api import Api
 from hack.devcluster.dev_routes import add_dev_routes
 from hack.devcluster.errors import ApiError, unknown_path
 from hack.devcluster.faults import Fault, Faults
-from hack.devcluster.request_log import USER, LoggedRequest, RequestLog
+from hack.devcluster.request_log import LOG_LENGTH, USER, LoggedRequest, RequestLog
 from hack.devcluster.resources import FAULT, LOGGED, Resources
 from hack.devcluster.targets import parse_target, verb_of
 
 BODY_LIMIT = 3 * 1024 * 1024
+asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
+"""asyncio would hold 256 KB for each connection, and here are thousands."""
 BOOKMARK_INTERVAL_S = 60.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -37,10 +40,11 @@ class ApiServer:
         port: int = 0,
         bookmark_interval_s: float = BOOKMARK_INTERVAL_S,
         tls: ssl.SSLContext | None = None,
+        log_length: int = LOG_LENGTH,
     ) -> None:
         self.api = api
         self.gate = Gate(api)
-        self.log = RequestLog()
+        self.log = RequestLog(log_length)
         self.faults = Faults()
         self._port = port
         self._tls = tls

@@ -99,7 +99,8 @@ def _keep_taint(api: Api, node: Object, key: str, effect: str, wanted: bool) -> 
         changed.setdefault("spec", {})["taints"] = [*kept, *([new] if wanted else [])]
         return changed
 
-    api.change(kinds.NODES, "", name_of(node), tainted)
+    if any(map(is_it, dig(node, "spec.taints") or [])) != wanted:
+        api.change(kinds.NODES, "", name_of(node), tainted)
 
 
 def sync_taint_evictions(api: Api) -> None:

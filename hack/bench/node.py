@@ -32,10 +32,53 @@ _DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 _BODIES = {"PATCH": "application/merge-patch+json"}
 
 
-class BenchNode:
+class ApiClient:
+    """Asks the API server of a kubeconfig as its user."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._kubeconfig = kubeconfig
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON of an answer of the API server."""
+        with self._answer(method, path, body) as answer:
+            text = answer.read()
+            return json.loads(text) if text else None
+
+    @contextmanager
+    def watched(self, path: str = "/api/v1/nodes") -> Iterator[Iterator[dict[str, Any]]]:
+        """Events: what is there, and then each change."""
+        with self._answer("GET", f"{path}?watch=1", None) as answer:
+            yield (json.loads(line) for line in answer)
+
+    def requests(self, since: int = 0) -> list[dict[str, Any]]:
+        """What the API server was asked for after the request of that number."""
+        found: list[dict[str, Any]] = self.ask("GET", f"/_dev/requests?since={since}")
+        return found
+
+    def last_request(self) -> int:
+        return max((entry["number"] for entry in self.requests()), default=0)
+
+    def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> http.client.HTTPResponse:
+        access = read_kubeconfig(self._kubeconfig)
+        request = urllib.request.Request(
+            access.server + path,
+            method=method,
+            data=json.dumps(body).encode() if body else None,
+            headers={
+                "Content-Type": _BODIES.get(method, "application/json"),
+                "Authorization": f"Bearer {access.token}",
+            },
+        )
+        trust = ssl.create_default_context(cadata=access.authority)
+        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=600, context=trust)
+        return answer
+
+
+class BenchNode(ApiClient):
     """``folder`` has everything that the processes write; ``children`` ends them. ``gpus`` as simgpu takes them."""
 
     def __init__(self, folder: Path, children: Children, gpus: str = "H100-80GB-SXM:2") -> None:
+        super().__init__(folder / "kubeconfig")
         self.folder = folder
         self._children = children
         self._boards = gpus
@@ -69,13 +112,10 @@ class BenchNode:
         for role in ("partition", "cache"):
             self.start_role(role)
 
-    def start_role(self, role: str) -> None:
+    def start_role(self, role: str, *flags: str, module: str = "agent") -> None:
         """With a pod's service account, where a process may have mounts of its own; else with a kubeconfig."""
-        command = [
-            *self._command(role),
-            f"--{role}-listen=127.0.0.1:0",
-            f"--status-socket={self.folder / 'share.sock'}",
-        ]
+        command = [*self._command(role, module), f"--{role}-listen=127.0.0.1:0", *flags]
+        command += [f"--status-socket={self.folder / 'share.sock'}"]
         environment = {name: value for name, value in self.environment.items() if name != "KUBECONFIG"}
         namespace = mount_namespace()
         if not namespace:
@@ -91,9 +131,9 @@ class BenchNode:
         entered = [*namespace, "sh", "-c", _WITH_ACCOUNT, str(account), *command]
         self._children.start(role, entered, {**environment, **service})
 
-    def _command(self, role: str) -> list[str]:
+    def _command(self, role: str, module: str = "agent") -> list[str]:
         kubelet = self.folder / NODE / "pod-resources" / "kubelet.sock"
-        agent = [sys.executable, "-m", "agent", "run", f"--role={role}", f"--node-name={NODE}"]
+        agent = [sys.executable, "-m", module, "run", f"--role={role}", f"--node-name={NODE}"]
         agent += [f"--layouts-file={self.folder / 'layouts.yaml'}", f"--catalog-file={self.folder / 'catalog.yaml'}"]
         agent += [f"--pod-resources-socket={kubelet}", f"--cache-directory={self.folder / 'hub'}"]
         agent += [
@@ -121,37 +161,18 @@ class BenchNode:
             return None
         return found
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The JSON of an answer of the API server."""
-        with self._answer(method, path, body) as answer:
-            return json.load(answer)
-
-    @contextmanager
-    def watched(self, path: str = "/api/v1/nodes") -> Iterator[Iterator[dict[str, Any]]]:
-        """Events: what is there, and then each change."""
-        with self._answer("GET", f"{path}?watch=1", None) as answer:
-            yield (json.loads(line) for line in answer)
-
-    def requests(self, since: int = 0) -> list[dict[str, Any]]:
-        """What the API server was asked for after the request of that number."""
-        found: list[dict[str, Any]] = self.ask("GET", f"/_dev/requests?since={since}")
-        return found
-
-    def last_request(self) -> int:
-        return max((entry["number"] for entry in self.requests()), default=0)
-
     def simulator(self, *words: str) -> None:
         """Steer the simulated driver."""
         subprocess.run([str(self._gpus.simgpu), *words], env=self.environment, check=True, stdout=subprocess.DEVNULL)
 
-    def deploy(self, name: str, resource: str, replicas: int) -> None:
-        """A Deployment of pods that take one of ``resource`` each; returns when they run."""
+    def deploy(self, name: str, resource: str, replicas: int, waits: bool = True) -> None:
+        """A Deployment of pods that take one of ``resource`` each; returns when they run, unless it is not waited for."""
         limits = {"resources": {"limits": {resource: "1"}}}
         pod = {"containers": [{"name": "main", "image": "busybox", **limits}], "terminationGracePeriodSeconds": 5}
         template = {"metadata": {"labels": {"app": name}}, "spec": pod}
         spec = {"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": template}
         self.ask("POST", _DEPLOYMENTS, {"metadata": {"name": name}, "spec": spec})
-        until(lambda: self._running(name) == replicas)
+        until(lambda: not waits or self._running(name) == replicas)
 
     def remove(self, name: str) -> None:
         """The Deployment and its pods; returns when they are gone."""
@@ -166,21 +187,6 @@ class BenchNode:
             "items"
         ]
         return pods
-
-    def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> http.client.HTTPResponse:
-        access = read_kubeconfig(self.folder / "kubeconfig")
-        request = urllib.request.Request(
-            access.server + path,
-            method=method,
-            data=json.dumps(body).encode() if body else None,
-            headers={
-                "Content-Type": _BODIES.get(method, "application/json"),
-                "Authorization": f"Bearer {access.token}",
-            },
-        )
-        trust = ssl.create_default_context(cadata=access.authority)
-        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=600, context=trust)
-        return answer
 
 
 def mount_namespace() -> list[str]:
@@ -200,10 +206,12 @@ def free_port() -> int:
         return port
 
 
-def until(holds: Callable[[], bool], seconds: float = 60.0, every: float = 0.1) -> None:
-    """Look, as often as is needed; ends the program where it never comes."""
+def until(
+    holds: Callable[[], bool], seconds: float = 60.0, every: float = 0.1, what: str = "the node did not get ready"
+) -> None:
+    """Look, as often as is needed; ends the program with those words where it never comes."""
     late = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > late:
-            raise SystemExit("the node did not get ready")
+            raise SystemExit(what)
         time.sleep(every)

@@ -1,0 +1,319 @@
+"""What a fleet costs its API server: at rest, while all nodes change, in a restart of the API server, after a catalog edit.
+
+The real loops of every node's two agents, over GPUs in memory, in one process; the development API server in another, with its
+request log. Beside each figure stands what a model on paper says (fleet_model.py). The API server is a Python program: its
+requests and bytes are what a real one would see, its memory and its times are its own. Watches are renewed twenty times as
+often here as in a fleet, so that half a minute shows ten; the figures are divided by that.
+
+    python -m hack.bench.fleet [--nodes 100 1000] [--full]      --full: 10,000 nodes too (a quarter of an hour, 20 GB)
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hack.bench.fleet_agents import NAMESPACE, may_open, node_name
+from hack.bench.fleet_model import (
+    AWAY_SECONDS,
+    KUBELET_SECONDS,
+    NODE_WRITES,
+    RESYNC_SECONDS,
+    WAIT_WRITES,
+    WATCHES,
+    Model,
+)
+from hack.bench.node import CONFIG, STATE, ApiClient, until
+from hack.hub.server import Hub
+from hack.processes import Children
+from tests.fakes.hub import tiny_model
+
+MOST_BESIDE_PAPER = 1.1
+LARGE = 5000
+FASTER = 20.0
+REST_SECONDS = 35.0
+MODEL = "org/tiny"
+LAYOUTS = """\
+version: v1
+mig-configs:
+  mixed: [{devices: all, mig-enabled: true, mig-devices: {3g.40gb: 1, 1g.10gb: 4}}]
+"""
+LABEL = "models.warmslice.dev/org--tiny"
+_FILLER = 14_000
+"""Bytes that make a node object as long as real ones are."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the API server was asked for in a while by agents."""
+
+    entries: list[Mapping[str, Any]]
+    seconds: float
+
+    @property
+    def verbs(self) -> Counter[str]:
+        return Counter(entry["verb"] for entry in self.entries)
+
+    @property
+    def peak(self) -> int:
+        """Most requests in one second."""
+        return max(Counter(int(entry["at"]) for entry in self.entries).values(), default=0)
+
+    @property
+    def node_writes(self) -> int:
+        return len(
+            [entry for entry in self.entries if entry["verb"] == "patch" and entry["object"].startswith("nodes/")]
+        )
+
+
+@dataclass(slots=True)
+class Result:
+    """Measurements of one fleet."""
+
+    nodes: int
+    rest: Seen
+    relabel: Seen
+    restart: Seen
+    catalog: Seen
+    heartbeat_bytes: float
+    server_mb: float
+    agents_mb: float
+    leader: Counter[str]
+
+    @property
+    def reports_kb_per_second(self) -> float:
+        return self.heartbeat_bytes / 1000 * self.nodes / KUBELET_SECONDS
+
+
+class Fleet:
+    """So many nodes, all watching."""
+
+    def __init__(self, folder: Path, children: Children, nodes: int, commit: str) -> None:
+        self._folder = folder
+        self._children = children
+        self._nodes = nodes
+        self._commit = commit
+        self._api: ApiClient
+
+    def start(self) -> float:
+        """Returns the memory of the API server in MB before anybody watches."""
+        for name, text in (("layouts", LAYOUTS), ("catalog", "models: []\n")):
+            (self._folder / f"{name}.yaml").write_text(text, "utf-8")
+        command = [sys.executable, "-m", "hack.devcluster", "--run-dir", str(self._folder)]
+        self._children.start("cluster", [*command, "--api-only", "--log-length", str(200 * self._nodes + 20_000)])
+        kubeconfig = self._folder / "kubeconfig"
+        until(lambda: kubeconfig.exists() and self._children.log("cluster") != "")
+        self._api = ApiClient(kubeconfig)
+        self._api.ask("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+        for number in range(self._nodes):
+            self._api.ask("POST", "/api/v1/nodes", _node(node_name(number)))
+        before = _rss_mb(self._children.pid("cluster"))
+        agents = [sys.executable, "-m", "hack.bench.fleet_agents", str(kubeconfig), str(self._folder)]
+        self._children.start(
+            "agents", [*agents, "0", str(self._nodes), "--resync-seconds", str(RESYNC_SECONDS / FASTER)]
+        )
+        until(lambda: "watching" in self._children.log("agents"), 1200.0)
+        time.sleep(5.0)
+        return before
+
+    def measure(self) -> Result:
+        before = self.start()
+        memory = _rss_mb(self._children.pid("cluster")) - before, _rss_mb(self._children.pid("agents"))
+        with self._looking() as rest:
+            time.sleep(REST_SECONDS)
+        os.kill(self._children.pid("agents"), signal.SIGUSR1)
+        heartbeat = self._heartbeat()
+        time.sleep(RESYNC_SECONDS / FASTER * 1.2)
+        with self._looking() as relabel:
+            for number in range(self._nodes):
+                self._api.ask(
+                    "PATCH", f"/api/v1/nodes/{node_name(number)}", {"metadata": {"labels": {CONFIG: "mixed"}}}
+                )
+            self._until_all(STATE, "success")
+        with self._looking() as restart:
+            since = self._api.last_request()
+            self._api.ask("POST", f"/_dev/restart?forgets=true&away_s={AWAY_SECONDS:g}", {})
+            until(lambda: self._open_since(since) >= WATCHES * self._nodes, 600.0, 1.0)
+        with self._looking() as catalog:
+            edited = f"models: [{{repository: {MODEL}, revision: {self._commit}}}]\n"
+            (self._folder / "catalog.yaml").write_text(edited, "utf-8")
+            self._until_all(LABEL, "ready")
+        leader = Counter(e["verb"] for e in relabel.entries if "warmslice-leader" in e["object"] or _is_leaders(e))
+        return Result(self._nodes, rest, relabel, restart, catalog, heartbeat, *memory, leader)
+
+    @contextmanager
+    def _looking(self) -> Iterator[Seen]:
+        since, began, seen = self._api.last_request(), time.monotonic(), Seen([], 0.0)
+        yield seen
+        seen.seconds = time.monotonic() - began
+        seen.entries = [e for e in self._api.requests(since) if e["user_agent"].startswith("warmslice")]
+
+    def _until_all(self, label: str, value: str) -> None:
+        path = f"/api/v1/nodes?limit=1&labelSelector={label}%3D{value}"
+
+        def missing() -> bool:
+            listed = self._api.ask("GET", path)
+            there = len(listed["items"]) + (listed["metadata"].get("remainingItemCount") or 0)
+            return bool(there < self._nodes)
+
+        until(lambda: not missing(), 3600.0, 1.0)
+
+    def _open_since(self, since: int) -> int:
+        """Watches of own nodes and their pods that were begun since then and are open."""
+        watches = [e for e in self._api.requests(since) if e["verb"] == "watch" and e["duration_s"] is None]
+        return len([e for e in watches if e["query"].count("nodeName") or e["query"].count("metadata.name")])
+
+    def _heartbeat(self) -> float:
+        """Bytes that one kubelet's report makes the API server send to agents."""
+        before = self._watch_bytes()
+        reports = range(0, self._nodes, max(1, self._nodes // 50))
+        for number in reports:
+            status = {"status": {"conditions": [{"type": "Ready", "status": "True", "message": str(time.time())}]}}
+            self._api.ask("PATCH", f"/api/v1/nodes/{node_name(number)}/status", status)
+        time.sleep(2.0)
+        return (self._watch_bytes() - before) / len(reports)
+
+    def _watch_bytes(self) -> int:
+        return sum(entry["bytes_sent"] for entry in self._api.requests() if entry["verb"] == "watch")
+
+
+def _is_leaders(entry: Mapping[str, Any]) -> bool:
+    """Grants, and the view of all nodes and slots."""
+    whole = entry["object"] in ("nodes", f"{NAMESPACE}/leases") and "fieldSelector" not in entry["query"]
+    return whole or (entry["verb"] == "update" and "warmslice-slot" in entry["object"])
+
+
+def _node(name: str) -> dict[str, Any]:
+    amounts = {"cpu": "64", "memory": "512Gi", "pods": "110"}
+    images = [{"names": [f"registry.example.com/{'x' * 200}/{n}"], "sizeBytes": 10**9} for n in range(_FILLER // 250)]
+    status = {
+        "capacity": amounts,
+        "allocatable": amounts,
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "images": images,
+    }
+    return {"metadata": {"name": name}, "status": status}
+
+
+def _check_ports(nodes: int) -> None:
+    """Each watch has a connection of its own, all from one address to one."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    needed = (WATCHES + 1) * nodes
+    if last - first < needed:
+        raise SystemExit(
+            f"net.ipv4.ip_local_port_range leaves {last - first} ports and {nodes:,} nodes need {needed}; as root: "
+            'sysctl -w net.ipv4.ip_local_port_range="1024 65535"'
+        )
+
+
+def _rss_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
+async def _pulled(folder: Path) -> str:
+    """A model on the disk that all nodes have; the commit."""
+    served = folder / "served"
+    served.mkdir()
+    model = tiny_model(served, repository=MODEL)
+    (folder / "pull.yaml").write_text(f"models: [{{repository: {MODEL}, revision: {model.commit}}}]\n", "utf-8")
+    async with Hub({MODEL: model}) as hub:
+        flags = [
+            f"--catalog-file={folder / 'pull.yaml'}",
+            f"--cache-directory={folder / 'hub'}",
+            f"--hub-endpoint={hub.url}",
+        ]
+        command = [sys.executable, "-m", "agent", "cache", "pull", *flags, "--cache-reserve-ratio=0"]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        if await process.wait() != 0:
+            raise SystemExit("the model could not be pulled")
+    return model.commit
+
+
+def _measured(nodes: int) -> Result:
+    with tempfile.TemporaryDirectory(prefix="fleet-") as name, Children(Path(name)) as children:
+        folder = Path(name)
+        return Fleet(folder, children, nodes, asyncio.run(_pulled(folder))).measure()
+
+
+Row = tuple[str, Callable[[Result], float], Callable[[Model], float]]
+WHOLE: tuple[Row, ...] = (
+    ("at rest, requests/s", lambda m: m.rest.verbs.total() / m.rest.seconds / FASTER, lambda p: p.rest_per_second),
+    ("all nodes change, requests", lambda m: m.relabel.verbs.total(), lambda p: p.relabel_requests),
+    ("of these, writes of nodes", lambda m: m.relabel.node_writes, lambda p: p.nodes * (NODE_WRITES + WAIT_WRITES)),
+    ("API server restarts, requests", lambda m: m.restart.verbs.total(), lambda p: p.restart_requests),
+    ("of these, most in a second", lambda m: m.restart.peak, lambda p: p.restart_peak),
+    ("catalog edited, requests", lambda m: m.catalog.verbs.total(), lambda p: p.catalog_requests),
+    ("kubelets' reports, kB/s to agents", lambda m: m.reports_kb_per_second, lambda p: p.heartbeat_kb_per_second),
+    ("memory of the API server for watches, MB", lambda m: m.server_mb, lambda p: p.watch_memory_mb),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables; 1 where a change costs more than on paper, or a change writes its node too often."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--full", action="store_true")
+    options = parser.parse_args(argv)
+    sizes = [*options.nodes, *([10_000] if options.full else [])]
+    may_open(6 * max(sizes) + 1000)
+    _check_ports(max(sizes))
+    with ThreadPoolExecutor() as pool:
+        # Side by side, but for the largest, which needs the machine: most of the time is waiting.
+        results = list(pool.map(_measured, [nodes for nodes in sizes if nodes < LARGE]))
+    results += [_measured(nodes) for nodes in sizes if nodes >= LARGE]
+    _print_whole(results, [10_000] if sizes[-1] < 10_000 else [])
+    _print_each(results)
+    paper = max(one.relabel.verbs.total() / Model(one.nodes).relabel_requests for one in results)
+    writes, most = max(one.relabel.node_writes / one.nodes for one in results), NODE_WRITES + WAIT_WRITES
+    print(f"limit: {most} writes of a node in a change with its wait; {writes / most:.2f} of that")
+    share = paper / MOST_BESIDE_PAPER
+    print(f"limit: {MOST_BESIDE_PAPER:g} times the requests of a change on paper, in each fleet; {share:.2f} of that")
+    return int(paper > MOST_BESIDE_PAPER or writes > most)
+
+
+def _print_whole(results: Sequence[Result], unmeasured: Sequence[int]) -> None:
+    heads = [f"{one.nodes:,} measured | on paper" for one in results] + [f"{nodes:,} on paper" for nodes in unmeasured]
+    print(" | ".join(["the whole fleet", *heads]))
+    for name, measured, paper in WHOLE:
+        cells = [f"{measured(one):,.1f} | {paper(Model(one.nodes)):,.1f}" for one in results]
+        print(" | ".join([name, *cells, *(f"{paper(Model(nodes)):,.1f}" for nodes in unmeasured)]))
+    print()
+
+
+def _print_each(results: Sequence[Result]) -> None:
+    print(" | ".join(["of one node", *(f"{one.nodes:,} nodes" for one in results), "last / first"]))
+    rows = {
+        "change, requests": [one.relabel.verbs.total() / one.nodes for one in results],
+        "change, writes of the node": [one.relabel.node_writes / one.nodes for one in results],
+        "change, of these the leader's for it": [one.leader.total() / one.nodes for one in results],
+        "restart of the API server, requests": [one.restart.verbs.total() / one.nodes for one in results],
+        "catalog edit, requests": [one.catalog.verbs.total() / one.nodes for one in results],
+        "report of its kubelet, kB sent": [one.heartbeat_bytes / 1000 for one in results],
+        "API server's memory (Python), MB": [one.server_mb / one.nodes for one in results],
+        "seconds until all watch again": [one.restart.seconds for one in results],
+        "seconds until all have changed": [one.relabel.seconds for one in results],
+    }
+    for name, values in rows.items():
+        print(
+            " | ".join(
+                [name, *(f"{value:.2f}" for value in values), f"{values[-1] / values[0]:.2f}" if values[0] else ""]
+            )
+        )
+    print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

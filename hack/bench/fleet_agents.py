@@ -1,0 +1,145 @@
+"""Agents of many nodes in one process, each with its two roles, connections and watches, over GPUs in memory.
+
+    python -m hack.bench.fleet_agents KUBECONFIG FOLDER FIRST COUNT --resync-seconds 600
+
+It says ``watching`` when all have seen their node and its pods; with SIGUSR1 the usual resync comes. Nobody scrapes them, so
+they serve no page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import asyncio.sslproto
+import resource
+import signal
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import msgspec
+
+import agent.adapters.watch
+import agent.daemon
+from agent.adapters.kube import Kube
+from agent.adapters.kubelet import KubeletIfAny
+from agent.adapters.nvml import Hardware
+from agent.daemon import Agent
+from agent.model.errors import RetryError
+from agent.partition_role import Machine
+from agent.report import log
+from agent.settings import Settings
+from tests.fakes.world import Effects, MemoryGpus, h100
+
+SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
+NAMESPACE = "warmslice"
+USUAL_SECONDS = agent.adapters.watch.RESYNC_SECONDS
+
+
+class Gpus(MemoryGpus):
+    """There is no NVML that telemetry could ask."""
+
+    async def on_reader(self, _about: str, _function: Callable[[], object]) -> NoReturn:
+        raise RetryError("no driver")
+
+    def before_closing(self, let_go: Callable[[], None]) -> None:
+        """There is no session either."""
+
+
+def node_name(number: int) -> str:
+    return f"gpu-{number:05}"
+
+
+def _settings(folder: Path, name: str) -> tuple[Settings, Settings]:
+    common = Settings(
+        node_name=name,
+        layouts_file=str(folder / "layouts.yaml"),
+        catalog_file=str(folder / "catalog.yaml"),
+        namespace=NAMESPACE,
+        state_directory=str(folder / "state" / name),
+        status_socket="/proc/no-place/socket",
+        telemetry_period_seconds=3600.0,
+    )
+    partition = msgspec.structs.replace(common, role="partition", max_unavailable="10%", proc_directory=str(folder))
+    # All nodes have the same disk, with the models on it already.
+    cache = msgspec.structs.replace(
+        common, role="cache", cache_directory=str(folder / "hub"), hub_endpoint="http://127.0.0.1:9", scrub_days=0
+    )
+    return partition, cache
+
+
+async def _run(options: argparse.Namespace) -> None:
+    agents: list[Agent] = []
+    for number in range(options.first, options.first + options.count):
+        partition, cache = _settings(options.folder, node_name(number))
+        machine = Machine(cast("Hardware", Gpus(Effects(), [h100(SEVEN)])), KubeletIfAny(""))
+        for settings, there in ((partition, machine), (cache, None)):
+            agents.append(Agent(settings, await Kube.connect(str(options.kubeconfig)), there))
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _resync_every, USUAL_SECONDS)
+    async with asyncio.TaskGroup() as tasks:
+        for one in agents:
+            tasks.create_task(one.run())
+        tasks.create_task(_say_when_watching(agents))
+        await stop.wait()
+        for one in agents:
+            one.stop()
+
+
+async def _say_when_watching(agents: Sequence[Agent]) -> None:
+    while not all(one._node.synced and one._pods.synced for one in agents):  # noqa: ASYNC110  nobody tells
+        await asyncio.sleep(0.2)
+    print("watching", flush=True)
+
+
+def _resync_every(seconds: float) -> None:
+    agent.adapters.watch.RESYNC_SECONDS = seconds
+
+
+def may_open(files: int) -> None:
+    """This process and its children may have so many open; more than the hard limit only root may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, max(files, hard)))
+
+
+@asynccontextmanager
+async def _no_page(*_: object) -> AsyncIterator[str]:
+    yield ""
+
+
+def _shared_trust() -> None:
+    """Agents of one process trust one authority: reading it once for each would be most of their memory."""
+    made: dict[str, ssl.SSLContext] = {}
+    make = ssl.create_default_context
+
+    def shared(*arguments: Any, **named: Any) -> ssl.SSLContext:
+        return made.setdefault(repr((arguments, named)), make(*arguments, **named))
+
+    ssl.create_default_context = shared
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kubeconfig", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("first", type=int)
+    parser.add_argument("count", type=int)
+    parser.add_argument("--resync-seconds", type=float, default=USUAL_SECONDS)
+    options = parser.parse_args(argv)
+    may_open(6 * options.count + 1000)
+    # Of each connection; asyncio would hold 256 KB.
+    asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
+    _resync_every(options.resync_seconds)
+    setattr(agent.daemon, "serving", _no_page)  # noqa: B010  mypy knows it as another
+    _shared_trust()
+    log.configure("error")
+    asyncio.run(_run(options))
+
+
+if __name__ == "__main__":
+    main()

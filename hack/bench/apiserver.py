@@ -110,9 +110,11 @@ def main() -> None:
     server.start()
     times = asyncio.run(measure(ours.recv(), chosen.nodes, chosen.patches))
     ours.send("done")
-    print(f"{chosen.nodes} nodes, {chosen.nodes * chosen.pods_per_node} pods: {ours.recv():.0f} MB at most")
+    peak = ours.recv()
     ninety_nine = sorted(times)[int(len(times) * 0.99)]
-    print(f"label patch: median {statistics.median(times):.1f} ms, 99th percentile {ninety_nine:.1f} ms")
+    print("nodes | pods | MB at most | label patch, median ms | p99 ms")
+    pods = chosen.nodes * chosen.pods_per_node
+    print(f"{chosen.nodes} | {pods} | {peak:.0f} | {statistics.median(times):.1f} | {ninety_nine:.1f}")
     server.join(10)
 
 

@@ -36,6 +36,8 @@ from hack.page_cache import MemoryGroup, NoGroupError, cached_bytes, memory_grou
 from hack.processes import Children
 
 SLOWER_AT_MOST = 1.5
+KEPT_AT_LEAST = 0.98
+"""Of the file: what is reclaimed for a moment, whoever reads it brings back."""
 ROOM_BYTES = 256 * 1024 * 1024
 READY = f"{labels.MODEL_PREFIX}{REPOSITORY.replace('/', '--')}"
 CATALOG = f"models: [{{repository: {REPOSITORY}}}]\nsets: {{none: [], all: [{REPOSITORY.replace('/', '--')}]}}\n"
@@ -156,7 +158,7 @@ class _Bench:
         print(f"in the page cache, of finished blobs: {left / 1e6:.0f} MB")
         _print_residency({"nothing": nothing, "fetch": fetching, "copy": self._copy()})
         slower = _print_answers(alone, beside)
-        return int(left > 0 or fetching.lowest < 1.0 or slower > SLOWER_AT_MOST)
+        return int(left > 0 or fetching.lowest < KEPT_AT_LEAST or slower > SLOWER_AT_MOST)
 
     def _answers(self, found: Answers, goes_on: Callable[[int], bool]) -> None:
         count = 0
@@ -232,19 +234,19 @@ def _cached(path: Path) -> int:
 
 
 def _print_residency(seen: dict[str, Residency]) -> None:
-    print(f"\n{'beside':12}{'of the file that is read, at least':>38}{'of what is written, at most':>32}")
+    print("\nin memory, beside | of the file that is read, at least | of what is written, at most")
     for name, residency in seen.items():
-        print(f"{name:12}{residency.lowest:37.0%} {residency.most / 1e6:29.0f} MB")
+        print(f"{name} | {residency.lowest:.1%} | {residency.most / 1e6:.0f} MB")
 
 
 def _print_answers(alone: Answers, beside: Answers) -> float:
     """The largest ratio of the medians."""
-    print(f"\n{'answer to a':12}{'alone, ms':>20}{'during a fetch, ms':>26}{'ratio':>8}")
+    print("\nanswer to a | alone, ms (p90; of) | during a fetch, ms | ratio")
     ratios = []
     for kind in alone:
         without, with_fetch = alone[kind], beside[kind]
         ratios.append(statistics.median(with_fetch) / statistics.median(without))
-        print(f"{kind:12}{_figures(without):>20}{_figures(with_fetch):>26}{ratios[-1]:8.2f}")
+        print(f"{kind} | {_figures(without)} | {_figures(with_fetch)} | {ratios[-1]:.2f}")
     return max(ratios)
 
 

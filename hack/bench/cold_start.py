@@ -167,16 +167,17 @@ def _print(runs: list[Run], size: int, disk: float | None) -> int:
     off = max(abs(run.gauge - run.truth) / run.truth for run in runs)
     there = min(run.truth for run in runs) / size
     print(f"{os.cpu_count()} processors; {size / 1e9:.1f} GB, {len(runs)} runs; the median, and all")
+    print("reading | s | MB/s | all, s")
     for name, median, each in (
         ("cold", cold, [run.cold_seconds for run in runs]),
         ("warmed", warm, [run.warm_seconds for run in runs]),
-        ("(warming)", warming, [run.warming_seconds for run in runs]),
+        ("warming itself", warming, [run.warming_seconds for run in runs]),
     ):
-        seconds = " ".join(f"{one:.2f}" for one in each)
-        print(f"{name:10}{median:7.2f} s{size / median / 1e6:8.0f} MB/s   {seconds}")
-    print(f"ratio     {cold / warm:7.1f}")
-    print(f"gauge     {off:9.2%} from mincore at most; {there:.1%} of the file were in memory at least")
-    print(f"disk      {disk:.0f} MB/s in order, around the page cache" if disk else "disk      cannot be read directly")
+        print(f"{name} | {median:.2f} | {size / median / 1e6:.0f} | {' '.join(f'{one:.2f}' for one in each)}")
+    print(f"warmed is {cold / warm:.1f} times as fast as cold")
+    print(f"the gauge is off by {off:.2%} of mincore at most; {there:.1%} of the file were in memory at least")
+    rate = f"gives {disk:.0f} MB/s in order, around the page cache" if disk else "cannot be read directly"
+    print(f"the disk {rate}")
     return int(off > OFF_AT_MOST or there < 1 - OFF_AT_MOST)
 
 

@@ -174,13 +174,14 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="every change of every board")
+    parser.add_argument("--sample", type=int, default=SAMPLE, help="so many changes of a large board")
     parser.add_argument("--no-busy", action="store_true", help="leave out the busy slices")
     options = parser.parse_args()
     _row("board", "layouts", "geometries", "kind of change", "changes", "wiping", "planner", "ratio", "held kept of")
     for board in boards():
         every = layouts(board.gpu)
         geometries = len({geometry(layout) for layout in every})
-        for kind, totals in measure(board.gpu, None if options.full else SAMPLE, not options.no_busy).items():
+        for kind, totals in measure(board.gpu, None if options.full else options.sample, not options.no_busy).items():
             held = f"{totals.held_kept} of {totals.held}" if totals.held else ""
             ratio = f"{totals.destroyed / totals.slices:.3f}" if totals.slices else ""
             _row(board.name, len(every), geometries, kind, totals.changes, totals.slices, totals.destroyed, ratio, held)

@@ -110,15 +110,15 @@ def _measured(scene: Scene, runs: int) -> dict[str, list[Run]]:
 
 def _print(found: dict[str, list[Run]], size: int, disk_rate: float) -> None:
     ours = statistics.median(run.seconds for run in found["warmslice"])
-    print(f"{'':20}{'MB/s':>8}{'spread':>14}{'CPU s/GB':>10}{'peak MB':>9}{'we are':>10}")
+    print("client | MB/s | from, to | CPU s/GB | peak MB | we are so many times as fast")
     for name, runs in found.items():
         rates = sorted(size / run.seconds / 1e6 for run in runs)
         cpu = statistics.median(run.cpu_seconds for run in runs) / size * 1e9
         times = statistics.median(run.seconds for run in runs) / ours
         peak = max(run.peak_mb for run in runs)
         spread = f"{rates[0]:.0f} to {rates[-1]:.0f}"
-        print(f"{name:20}{statistics.median(rates):8.0f}{spread:>14}{cpu:10.2f}{peak:9.0f}{times:9.1f}x")
-    print(f"{'of the disk':20}{size / ours / disk_rate:8.2f}")
+        print(f"{name} | {statistics.median(rates):.0f} | {spread} | {cpu:.2f} | {peak:.0f} | {times:.1f}")
+    print(f"of the disk's rate: {size / ours / disk_rate:.2f}")
 
 
 def _warmslice(scene: Scene, target: Path) -> Run:

@@ -52,7 +52,7 @@ BENCHES = (
     Bench("egress", "What leaves the hub when many nodes want one model", full="--nodes 12 --megabytes 200"),
     Bench("startup", "A command that does nothing", "--runs 10", "--runs 30"),
     Bench("scrape", "Twenty scrapes at once, beside nvitop-exporter", "--seconds 8", "--seconds 60"),
-    Bench("fetch", "Fetching a model, beside other clients", "--gigabytes 1 --runs 2 --single-gigabytes 0.5", ""),
+    Bench("fetch", "Fetching a model, beside other clients", "--gigabytes 1 --runs 2 --single-gigabytes 1.5", ""),
     Bench("hub_faults", "A hub with faults, beside the hub's client", "--only 'reset|503|429|truncate|wrong'", ""),
     Bench("beside_fetch", "What a fetch does to its neighbours", "--gigabytes 2 --rounds 2", ""),
     Bench("cold_start", "Weights from disk and out of memory", "--gb 1 --runs 2", ""),

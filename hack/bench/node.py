@@ -86,6 +86,8 @@ class BenchNode(ApiClient):
         self.environment = {
             **simgpu.environment(self._gpus, folder / "gpus.state", os.environ),
             "KUBECONFIG": str(folder / "kubeconfig"),
+            # Compiled bytecode is kept from the first start on, as the image has it.
+            "PYTHONDONTWRITEBYTECODE": "",
         }
 
     def start_cluster(self, *flags: str) -> None:

@@ -230,9 +230,10 @@ def _checked(values: dict[str, Any], environment: Mapping[str, str], flags: Mapp
         raise BadInputError(
             f"settings: fetch_at_once is {settings.fetch_at_once}; it must be from 1 to 1000 nodes, or 0 for no limit"
         )
-    if not 0 <= settings.reconnect_jitter_seconds <= 600:
+    # A server that is away, or forgets at once, must not be asked in a hot loop.
+    if not 0.5 <= settings.reconnect_jitter_seconds <= 600:
         raise BadInputError(
-            f"settings: reconnect_jitter_seconds is {settings.reconnect_jitter_seconds}; it must be from 0 to 600"
+            f"settings: reconnect_jitter_seconds is {settings.reconnect_jitter_seconds}; it must be from 0.5 to 600"
         )
     for name in ("wait_for_jobs_seconds", "drain_seconds"):
         if not getattr(settings, name) >= 0:

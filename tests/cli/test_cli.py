@@ -46,6 +46,11 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         (["run", "--drain-seconds", "-1", "--node-name", "n"], "drain_seconds is -1"),
         (["run", "--wait-for-jobs-seconds", "-1", "--node-name", "n"], "wait_for_jobs_seconds is -1"),
         (["cache", "ls", "--fetch-connections=0"], "fetch_connections is 0; it must be from 1 to 64"),
+        (
+            ["cache", "ls", "--fetch-at-once=-1"],
+            "fetch_at_once is -1; it must be from 1 to 1000 nodes, or 0 for no limit",
+        ),
+        (["run", "--reconnect-jitter-seconds=0"], "reconnect_jitter_seconds is 0.0; it must be from 0.5 to 600"),
         (["cache", "ls", "--scrub-days=-1"], "scrub_days is -1.0; it must be 0 or more"),
         (["cache", "ls", "--scrub-bytes-per-second=0"], "scrub_bytes_per_second is 0; it must be 1 or more"),
         (

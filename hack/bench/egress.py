@@ -15,16 +15,15 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from hack.bench.node import ApiClient, until
-from hack.hub.mirror import running_olah
+from hack.hub.mirror import front
 from hack.hub.server import Hub
-from hack.hub.third_parties import NotToBeHadError, olah
+from hack.hub.third_parties import NotToBeHadError
 from hack.processes import Children
 from tests.fakes.hub import tiny_model
 
@@ -59,21 +58,12 @@ async def _measured(way: Way, nodes: int, size: int) -> Result:
         folder = Path(name)
         (folder / "served").mkdir()
         model = tiny_model(folder / "served", repository=MODEL, weights_bytes=size)
-        async with Hub({MODEL: model}) as hub, _front(hub.url, folder, way.mirror) as endpoint:
+        async with Hub({MODEL: model}) as hub, front(hub.url, folder, way.mirror) as endpoint:
             began = time.monotonic()
             await asyncio.to_thread(_fetch_all, folder, children, way, nodes, endpoint)
             seconds = time.monotonic() - began
             sent = hub.counters.body_bytes / size
             return Result(way, sent, hub.counters.requests.total(), _most_at_once(children, nodes), seconds)
-
-
-@asynccontextmanager
-async def _front(hub: str, folder: Path, mirror: bool) -> AsyncIterator[str]:
-    if not mirror:
-        yield hub
-        return
-    async with running_olah(await asyncio.to_thread(olah), hub, folder / "olah") as url:
-        yield url
 
 
 def _fetch_all(folder: Path, children: Children, way: Way, nodes: int, endpoint: str) -> None:

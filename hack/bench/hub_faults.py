@@ -25,7 +25,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hack.hub.mirror import running_olah
+from hack.hub.mirror import front
 from hack.hub.oddities import many_files_model
 from hack.hub.playing import NoSmallDiskError, Run, play, small_disk, stage_of
 from hack.hub.scenarios import (
@@ -37,7 +37,6 @@ from hack.hub.scenarios import (
     Scenario,
     write_model,
 )
-from hack.hub.third_parties import olah
 
 _PATIENCE_SECONDS = 180
 _SNAPSHOT = """
@@ -201,7 +200,7 @@ async def _cell(
             stack.enter_context(small_disk(cache, SMALL_DISK_BYTES))
         async with (
             _hub("--private" if row.private else "--model", f"{REPOSITORY}={source}", "--token", TOKEN) as hub,
-            _front(hub, folder, mirror) as endpoint,
+            front(hub, folder, mirror) as endpoint,
             stage_of(hub) as stage,
         ):
             client = kind(endpoint, REPOSITORY, cache, source, TOKEN if row.private else None)
@@ -225,16 +224,6 @@ async def _hub(*flags: str) -> AsyncIterator[str]:
             if process.returncode is None:
                 process.kill()
             await process.wait()
-
-
-@asynccontextmanager
-async def _front(hub: str, folder: Path, mirror: bool) -> AsyncIterator[str]:
-    """What the clients are pointed to."""
-    if not mirror:
-        yield hub
-        return
-    async with running_olah(await asyncio.to_thread(olah), hub, folder / "olah") as url:
-        yield url
 
 
 def _outcome(runs: Sequence[Run], client: Program) -> str:

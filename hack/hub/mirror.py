@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from hack.hub.third_parties import olah
+
 _STARTS_WITHIN_SECONDS = 60
 
 
@@ -27,6 +29,16 @@ async def running_olah(program: Path, hub_url: str, folder: Path) -> AsyncIterat
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+@asynccontextmanager
+async def front(hub_url: str, folder: Path, mirror: bool) -> AsyncIterator[str]:
+    """What clients are to ask: the hub itself, or with ``mirror`` olah in front of it. NotToBeHadError without it."""
+    if not mirror:
+        yield hub_url
+        return
+    async with running_olah(await asyncio.to_thread(olah), hub_url, folder / "olah") as url:
+        yield url
 
 
 def _options(hub_url: str, port: int) -> list[str]:

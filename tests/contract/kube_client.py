@@ -14,8 +14,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from kubernetes.aio import config
-from kubernetes.aio.client import Configuration
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.config.kube_config import load_kube_config
 
 from hack.devcluster.objects import Object
 
@@ -92,7 +92,7 @@ async def real_cluster() -> AsyncIterator[tuple[Kube, Kube]]:
 async def connected(kubeconfig: str) -> AsyncIterator[tuple[Kube, Kube]]:
     """A cluster, as the user of that file and as nobody. Two sessions, since a client certificate would go before any token."""
     chosen = Configuration()
-    await config.load_kube_config(kubeconfig, client_configuration=chosen)
+    await load_kube_config(kubeconfig, client_configuration=chosen)
     authority = await asyncio.to_thread(Path(chosen.ssl_ca_cert).read_text) if chosen.ssl_ca_cert else ""
     anonymous, known = (ssl.create_default_context(cafile=chosen.ssl_ca_cert) for _ in range(2))
     if chosen.cert_file:

@@ -68,7 +68,6 @@ def machine() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "processor": cpu[0] if cpu else platform.machine(),
         "memory_gb": round(memory / 1e6),
-        "kernel": platform.release(),
         "python": platform.python_version(),
     }
 

@@ -199,7 +199,8 @@ class Soak:
         self._node.simulator("fault", "clear")
         self._node.label({CONFIG: LAYOUTS[0]})
         self._come("layout success", self._node.applied)
-        time.sleep(10.0)
+        # A connection that was asked over is kept for 15 s.
+        time.sleep(20.0)
         return {role: self._state(role) for role in ROLES}
 
     def _state(self, role: str) -> State:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from agent.model import labels
 from agent.model.desired import Desired, Wish
 from agent.model.errors import BadInputError
 from agent.model.mig import Gpu, GpuWish, Layout, Part
+from agent.model.node import Node
 from agent.model.reboot import RebootRecord
 
 
@@ -164,3 +166,9 @@ def found(asked: Iterable[str], gpus: tuple[Gpu, ...]) -> dict[str, Before]:
         for gpu in gpus
         if gpu.uuid in named and gpu.mig_enabled is not None and not gpu.unknown
     }
+
+
+def operation_on(node: Node) -> Operation | None:
+    """The record that stands on a node; None where there is none. BadInputError where nobody can read it."""
+    text = node.annotations.get(labels.OPERATION)
+    return Operation.from_json(text) if text else None

@@ -6,10 +6,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 from agent.desired.resolve import Sources, resolve
-from agent.execute.lanes import side_by_side
 from agent.execute.partition import Hands
 from agent.model import labels
 from agent.model.desired import Desired, Unasked, Wish
@@ -17,51 +15,33 @@ from agent.model.errors import (
     AgentError,
     BadInputError,
     ConflictError,
-    HardwareError,
-    InUseError,
-    RebootError,
-    RefusedError,
-    RetryError,
 )
 from agent.model.node import Node, PodRef
-from agent.model.operation import Operation
+from agent.model.operation import Operation, operation_on
 from agent.model.report import NodeStatus, PartitionReport
 from agent.model.schedule import InForce
 from agent.model.snapshot import Snapshot
 from agent.model.steps import (
-    AnnounceReboot,
     Begin,
     Create,
     Destroy,
-    End,
-    Evict,
     Outcome,
     Plan,
-    Prepare,
-    Reboot,
-    Refresh,
-    RestartClient,
     SetMode,
-    Step,
     Trim,
-    Turn,
     Waiting,
 )
-from agent.observe.cluster import node_of
 from agent.observe.world import World
 from agent.plan.advertise import offered
 from agent.plan.drain import unlisted, waited_for, workloads_of_holders
 from agent.plan.geometry import feasible
-from agent.plan.lanes import batches, gpu_of
 from agent.plan.partition import decide
-from agent.plan.reboot import met
 from agent.plan.upgrade import driver_leaves, upgrading
 from agent.plan.way import Memory, Policy
-from agent.reconcile.evictions import Evictions
 from agent.reconcile.fleet import Slots
 from agent.reconcile.foretell import DryRun, is_dry_run
-from agent.reconcile.rebooting import Rebooting
 from agent.reconcile.sources import sources_of, unready_models
+from agent.reconcile.steps import Counts, Errand, NodeStore, Steps
 from agent.reconcile.telling import EventSink, tell
 from agent.report.status import said, schedule_now, status_event, status_of, worth_a_write
 
@@ -72,9 +52,6 @@ _SAY_WAITS_AFTER_SECONDS = 5.0
 
 _SAY_FAULTS_AFTER_SECONDS = 30.0
 """A fault that passes sooner is for log and metrics only."""
-
-_TRY_AGAIN_SECONDS = 5.0
-"""A step that ran into a passing fault is not taken again before."""
 
 _SAID_AGAIN_SECONDS = 600.0
 """What stands on the node since a shorter time, and was not told by this process, is told: a kill, or the loss of an answer, may
@@ -87,39 +64,6 @@ _ANSWER_SECONDS = 30.0
 
 _SLOT_IS_KEPT = frozenset({"pod-starting", "kubelet-unreachable"})
 """Waits that pass by themselves: who has asked for a slot keeps its place meanwhile."""
-
-_FAILING: dict[type[Step], str] = {
-    SetMode: "driver-failing",
-    Destroy: "driver-failing",
-    Trim: "driver-failing",
-    Create: "driver-failing",
-    Prepare: "before-failing",
-    Refresh: "refresh-failing",
-}
-"""What the node says while a passing fault does not pass. Where the API server itself fails, nothing can be said."""
-
-
-_PHASES: dict[type[Step], str] = {SetMode: "mode", Prepare: "prepare", Refresh: "refresh"}
-
-
-class Counts(Protocol):
-    """Facts of the event kind, counted where they happen."""
-
-    def slice_changed(self, action: str) -> None: ...
-
-    def pod_evicted(self) -> None: ...
-
-    def reconfigured(self, outcome: str, reason: str) -> None: ...
-
-    def phase(self, phase: str, seconds: float) -> None: ...
-
-    def drifted(self) -> None: ...
-
-
-class NodeStore(Protocol):
-    """Takes the node as the API server answered it, so that the next pass does not decide on an older one."""
-
-    def put(self, item: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +111,7 @@ class PartitionPass:
         self._decided_on = ("", 0.0, "")
         self._faulty_since: float | None = None
         self._period: InForce | None = None
-        self._evictions = Evictions(hands, counts, now)
-        self._rebooting = Rebooting(hands)
+        self._steps = Steps(hands, store, counts, now, self._status_after, self._tell, self._show_steps)
         self._last_report = PartitionReport(0.0, (), (), None, owners_known=False)
         self._dry_run = DryRun(rules.policy, now)
 
@@ -195,7 +138,7 @@ class PartitionPass:
         decided, wish, seen = await self._decide(node, last)
         outcome = await self._with_slot(decided, node)
         if isinstance(outcome, Plan):
-            outcome = await self._carry_out(outcome, wish, seen, node, last)
+            outcome = await self._steps.carry_out(Errand(outcome, wish, seen, last), node)
             if _begins(decided) and isinstance(outcome, Waiting) and outcome.reason == "refused":
                 await self._slots.give_back()
         else:
@@ -221,7 +164,7 @@ class PartitionPass:
         seen = replace(seen, unready=unready_models(self._rules.catalog_file, node))
         wish = resolve(self._sources(node, last), seen.gpus, feasible)
         try:
-            operation = _operation(node)
+            operation = operation_on(node)
         except BadInputError as error:
             return Waiting("operation-unreadable", str(error), look_again_seconds=60.0), wish, seen
         if seen.owners is not None:
@@ -264,138 +207,16 @@ class PartitionPass:
         offers = offered(wish, seen) if isinstance(wish, Desired) and not wish.unread else status.offers
         return replace(status, schedule=schedule_now(self._period), offers=offers)
 
-    async def _carry_out(self, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None) -> Outcome:
-        """Take the plan's steps; the plan itself when all were taken, else what is waited for."""
-        if any(isinstance(step, Evict) for step in plan.steps):
-            return await self._evictions.ask(plan, node)
-        behind: dict[str, Waiting] = {}
-        taken: set[int] = set()
-        doing: set[int] = set()
+    def _status_after(self, errand: Errand) -> NodeStatus | None:
+        return self._status(errand.plan, errand.wish, errand.seen, errand.last)
 
-        async def take(number: int) -> None:
-            nonlocal node
-            step, started = plan.steps[number], self._now()
-            doing.add(number)
-            self._show_steps(plan, taken, doing, seen, node)
-            try:
-                node = await self._take(step, plan, wish, seen, node, last)
-            finally:
-                doing.discard(number)
-            taken.add(number)
-            self._count(step, self._now() - started)
-
-        for batch in batches(plan.steps):
-            back = _goes_back(node)
-            lanes = [lane for lane in batch if gpu_of(plan.steps[lane[0]]) not in behind]
-            errors = await side_by_side(lanes, take, alone=back)
-            for number, error in sorted(errors.items(), key=_gravest_first):
-                step = plan.steps[number]
-                waiting = await self._met(error, step, plan, wish, seen, node)
-                if not gpu_of(step) or isinstance(error, RebootError) or not back:
-                    return waiting
-                # The other GPUs have their old layout back without this one.
-                behind[gpu_of(step)] = waiting
-        if behind:
-            first = next(iter(behind.values()))
-            return replace(first, message="; ".join(waiting.message for waiting in behind.values()))
-        if any(isinstance(step, RestartClient) for step in plan.steps):
-            # Until the watch shows it ending, the pod looks as if nobody had asked.
-            return Waiting("clients-restarting", "waiting for GPU clients to start anew", plan.change, 2.0)
-        return plan
-
-    def _show_steps(self, plan: Plan, taken: Set[int], doing: Set[int], seen: Snapshot, node: Node) -> None:
+    def _show_steps(self, errand: Errand, taken: Set[int], doing: Set[int], node: Node) -> None:
         """Steps on the hardware take seconds each; whoever looks on shall see them go by."""
-        if any(isinstance(step, SetMode | Destroy | Trim | Create) for step in plan.steps):
-            report = self._summary(seen, self._last_report.status, plan, node)
-            report = replace(report, steps=plan.steps, taken=frozenset(taken), doing=frozenset(doing))
+        steps = errand.plan.steps
+        if any(isinstance(step, SetMode | Destroy | Trim | Create) for step in steps):
+            report = self._summary(errand.seen, self._last_report.status, errand.plan, node)
+            report = replace(report, steps=steps, taken=frozenset(taken), doing=frozenset(doing))
             self._publish(replace(report, finished=self._last_report.finished))
-
-    async def _met(self, error: AgentError, step: Step, plan: Plan, wish: Wish, seen: Snapshot, node: Node) -> Waiting:
-        """What is waited for where a step was not taken. An error that this loop has no word for is raised again."""
-        on_hardware = isinstance(step, SetMode | Destroy | Trim | Create)
-        match error:
-            case RebootError():
-                return await self._wait_for_reboot(step, wish, seen, node, str(error))
-            case InUseError():
-                return Waiting("gpu-in-use", str(error), plan.change, 2.0)
-            case ConflictError():
-                return Waiting("conflict", "the node changed while we decided", plan.change, 0.2)
-            case RefusedError() if isinstance(step, Reboot):
-                return await self._fail(wish, str(error), node, "reboot-failed")
-            case RefusedError() if not on_hardware:
-                return Waiting("refused", str(error), plan.change, 60.0)
-            case HardwareError() | RefusedError():
-                return await self._fail(wish, str(error), node)
-            case RetryError() if type(step) in _FAILING:
-                return Waiting(_FAILING[type(step)], str(error), plan.change, _TRY_AGAIN_SECONDS)
-            case _:
-                raise error
-
-    async def _take(
-        self, step: Step, plan: Plan, wish: Wish, seen: Snapshot, node: Node, last: NodeStatus | None
-    ) -> Node:
-        status, started = None, self._now()
-        if isinstance(step, Begin | AnnounceReboot | End):
-            status = self._status(plan, wish, seen, last)
-        words = said(status) if status is not None else {}
-        if labels.PLAN in node.annotations and status is not None:
-            words["annotations"][labels.PLAN] = None
-        written = None
-        if isinstance(step, Reboot):
-            await self._rebooting.run(step, node, _operation(node))
-        else:
-            written = await self._hands.perform(step, node, words)
-        seconds = round(self._now() - started, 3)
-        log.info("step.done", extra={"step": type(step).__name__, **_named(step), "seconds": seconds})
-        if written is None:
-            return node
-        self._store.put(written)
-        node = node_of(written)
-        if status is not None:
-            await self._tell(node, status)
-        return node
-
-    async def _fail(self, wish: Wish, message: str, node: Node, reason: str = "rolled-back") -> Waiting:
-        """The driver refused: write down that we go back, unless we are already going back."""
-        log.error("step.failed", extra={"error": message})
-        operation = _operation(node)
-        if operation is None or operation.failure:
-            return Waiting("rollback-failed", f"the old layout cannot be put back yet: {message}", None, 30.0)
-        await self._turn(operation.towards(wish).failed(message, reason), node)
-        return Waiting("going-back", message, None, 0.0)
-
-    async def _wait_for_reboot(self, step: Step, wish: Wish, seen: Snapshot, node: Node, message: str) -> Waiting:
-        """A mode is asked for, and comes with a reboot only: write that down, and decide anew."""
-        operation = _operation(node)
-        if operation is None or not isinstance(step, SetMode):
-            return await self._fail(wish, message, node)
-        await self._turn(met(operation, wish, seen, step.gpu, step.enabled), node)
-        return Waiting("reboot-required", message, None, 0.0)
-
-    async def _turn(self, operation: Operation, node: Node) -> None:
-        written = await self._hands.perform(Turn(operation), node, {})
-        if written is not None:
-            self._store.put(written)
-
-    def _count(self, step: Step, seconds: float) -> None:
-        match step:
-            case Destroy():
-                self._counts.slice_changed("destroyed")
-                self._counts.phase("destroy", seconds)
-            case Trim(parts=parts):
-                for _ in parts:
-                    self._counts.slice_changed("destroyed")
-                self._counts.phase("destroy", seconds)
-            case Create():
-                self._counts.slice_changed("created")
-                self._counts.phase("create", seconds)
-            case SetMode() | Prepare() | Refresh():
-                self._counts.phase(_PHASES[type(step)], seconds)
-            case End(operation, state, reason):
-                self._counts.reconfigured(state, reason)
-                self._counts.phase("total", max(0.0, self._now() - operation.started))
-            case _:
-                return
 
     def _remember(self, outcome: Outcome) -> None:
         reason = outcome.reason if isinstance(outcome, Waiting) else ""
@@ -494,15 +315,10 @@ class PartitionPass:
                 return self._rules.resync_seconds
 
 
-def _operation(node: Node) -> Operation | None:
-    text = node.annotations.get(labels.OPERATION)
-    return Operation.from_json(text) if text else None
-
-
 def _readable_operation(node: Node) -> Operation | None:
     """One that cannot be read is waited for under its own name."""
     try:
-        return _operation(node)
+        return operation_on(node)
     except BadInputError:
         return None
 
@@ -513,27 +329,3 @@ def _words(status: NodeStatus) -> tuple[object, ...]:
 
 def _begins(outcome: Outcome) -> bool:
     return isinstance(outcome, Plan) and any(isinstance(step, Begin) for step in outcome.steps)
-
-
-def _gravest_first(met: tuple[int, AgentError]) -> tuple[bool, int]:
-    """What leads back goes before what passes by itself."""
-    number, error = met
-    return not isinstance(error, HardwareError | RefusedError), number
-
-
-def _goes_back(node: Node) -> bool:
-    operation = _operation(node)
-    return operation is not None and bool(operation.failure)
-
-
-def _named(step: Step) -> dict[str, str]:
-    """What a step is about, for the log."""
-    match step:
-        case Destroy(gpu, placement, profile):
-            return {"gpu": gpu, "placement": str(placement), "profile": profile}
-        case Trim(gpu, placement, profile, parts):
-            return {"gpu": gpu, "placement": str(placement), "profile": profile, "parts": ",".join(map(str, parts))}
-        case Create(gpu, placement, shape):
-            return {"gpu": gpu, "placement": str(placement), "profile": str(shape)}
-        case _:
-            return {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 import msgspec
 
+from agent.model.catalog import CatalogModel
 from agent.model.errors import BadInputError
 from agent.model.wall import days_of, minutes_of, zone_of
 
@@ -133,6 +135,13 @@ class Window:
             raise BadInputError(f"maintenance_window is {text!r}; this system knows no zone {found['zone']!r}")
         start, end = (minute or 0 for minute in minutes)
         return cls(days, start, end, zone)
+
+
+def token_names(model: CatalogModel, count: int) -> tuple[str, ...]:
+    """The names of the Leases of which a node has to hold one to fetch that revision of the model from that place."""
+    key = f"{model.endpoint or ''} {model.repository}@{model.revision}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return tuple(f"{FETCH_PREFIX}{digest}-{number}" for number in range(count))
 
 
 def slot_name(node: str) -> str:

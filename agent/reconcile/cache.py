@@ -235,7 +235,7 @@ class CachePass:
                 running.get(one.model.name),
                 failure_of(one.model, self._failures),
                 self.room.why_not(one.model),
-                one.model.name in seen.held,
+                self.tokens.why if one.model.name in seen.held else "",
             )
             for one in wanted
         )
@@ -296,13 +296,13 @@ def _model_report(
     progress: FetchProgress | None,
     failure: FetchFailure | None,
     held: str | None,
-    tokenless: bool,
+    tokenless: str,
 ) -> ModelReport:
     model, (state, since_seconds) = wanted.model, since
     fetching = progress if state is ModelState.FETCHING else None
     reason, message = _why(state, cached, failure, held) if fetching is None else ("fetching", _how_far(fetching))
     if tokenless and state is ModelState.WAITING:
-        reason, message = "fetch-token", "as many nodes as may fetch it at once do so now (setting fetch_at_once)"
+        reason, message = "fetch-token", tokenless
     return ModelReport(
         name=model.name,
         repository=model.repository,

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -19,7 +18,7 @@ from typing import Protocol
 
 from agent.model.catalog import CatalogModel
 from agent.model.errors import AgentError, RefusedError
-from agent.model.fleet import FETCH_PREFIX, Leader
+from agent.model.fleet import Leader, token_names
 from agent.reconcile.election import Ballot, Election
 
 log = logging.getLogger("warmslice.cache")
@@ -28,6 +27,8 @@ LOOK_SECONDS = (10.0, 20.0)
 """Between two looks of a node that waits, at random."""
 WITHOUT_SECONDS = 600.0
 """So long an API server that does not answer is waited for."""
+_NOT_LOOKED = "it has not looked yet whether one is free"
+_TAKEN = "other nodes hold those that there are (setting fetch_at_once)"
 
 
 class Tokens(Protocol):
@@ -43,11 +44,16 @@ class Tokens(Protocol):
     def look_again_seconds(self) -> float | None:
         """When to look again, while some wait."""
 
+    @property
+    def why(self) -> str:
+        """Why they wait, in a sentence."""
+
 
 class NoTokens:
     """Everybody may."""
 
     look_again_seconds: float | None = None
+    why: str = ""
 
     async def keep(self, models: Collection[str]) -> None:
         """There are none."""
@@ -55,13 +61,6 @@ class NoTokens:
     async def seek(self, due: Sequence[CatalogModel], most: int) -> tuple[CatalogModel, ...]:
         """The first."""
         return tuple(due[:most])
-
-
-def token_names(model: CatalogModel, count: int) -> tuple[str, ...]:
-    """The names of a model's Leases: of one revision, wherever it is fetched from."""
-    key = f"{model.endpoint or ''} {model.repository}@{model.revision}"
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return tuple(f"{FETCH_PREFIX}{digest}-{number}" for number in range(count))
 
 
 @dataclass(slots=True)
@@ -79,6 +78,11 @@ class LeaseTokens:
     _next_look: float = 0.0
     _silent_since: float | None = None
     _waits: bool = False
+    _why: str = _NOT_LOOKED
+
+    @property
+    def why(self) -> str:
+        return self._why
 
     @property
     def look_again_seconds(self) -> float | None:
@@ -114,7 +118,9 @@ class LeaseTokens:
 
     async def _is_granted(self, model: CatalogModel) -> bool:
         lease = random.choice(token_names(model, self.count))
-        election = self._elections.setdefault(lease, self._election(lease))
+        if lease not in self._elections:
+            self._elections[lease] = Election("token", self.holder, self.ballot(lease), self.clock, _nothing, _nothing)
+        election = self._elections[lease]
         try:
             await election.look(_nobody_counts)
         except RefusedError as error:
@@ -122,7 +128,7 @@ class LeaseTokens:
             return True
         except AgentError as error:
             return self._goes_without(model, error)
-        self._silent_since = None
+        self._silent_since, self._why = None, _TAKEN
         if not election.leads:
             return False
         self._held[model.name] = lease
@@ -131,12 +137,10 @@ class LeaseTokens:
     def _goes_without(self, model: CatalogModel, error: AgentError) -> bool:
         self._silent_since = self.clock() if self._silent_since is None else self._silent_since
         if self.clock() - self._silent_since < WITHOUT_SECONDS:
+            self._why = f"whether one is free is not known, for at most {WITHOUT_SECONDS:.0f} s: {error}"
             return False
         log.warning("token.without", extra={"model": model.name, "error": str(error)})
         return True
-
-    def _election(self, lease: str) -> Election:
-        return Election("token", self.holder, self.ballot(lease), self.clock, _nothing, _nothing)
 
 
 def _nobody_counts(_: Leader | None) -> int:

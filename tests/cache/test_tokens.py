@@ -14,9 +14,9 @@ import pytest
 from agent.execute.fleet import TokenHands
 from agent.model.catalog import CatalogModel
 from agent.model.errors import RefusedError, RetryError
-from agent.model.fleet import FETCH_PREFIX
+from agent.model.fleet import FETCH_PREFIX, token_names
 from agent.plan.fleet import LEASE_SECONDS
-from agent.reconcile.tokens import WITHOUT_SECONDS, LeaseTokens, token_names
+from agent.reconcile.tokens import WITHOUT_SECONDS, LeaseTokens
 from tests.fakes.fleet import MemoryLeases
 
 A, B = (CatalogModel(name, f"org/{name}") for name in "ab")
@@ -131,6 +131,7 @@ async def test_an_api_server_that_is_away_for_long_keeps_nobody_from_fetching() 
     while now() < WITHOUT_SECONDS - 30:
         await asyncio.sleep(tokens.look_again_seconds or 0.0)
         assert await tokens.seek([A], 1) == ()
+        assert tokens.why == "whether one is free is not known, for at most 600 s: no answer"
     await asyncio.sleep(60)
     assert await tokens.seek([A], 1) == (A,)
 

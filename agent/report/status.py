@@ -152,8 +152,7 @@ def worth_a_write(status: NodeStatus, node: Node, last: NodeStatus | None) -> bo
         return True
     if status.reason in _NAMING and last.message != status.message:
         return True
-    if status.reason == "fleet-slot" and _without_figures(last.message) != _without_figures(status.message):
-        # How many are in change now is told by the leader's Lease: a thousand nodes that wait would each write every number.
+    if status.reason == "fleet-slot" and _without_count(last.message) != _without_count(status.message):
         return True
     settled = status.state != "pending"
     return settled and any(
@@ -161,8 +160,9 @@ def worth_a_write(status: NodeStatus, node: Node, last: NodeStatus | None) -> bo
     )
 
 
-def _without_figures(text: str) -> str:
-    return re.sub(r"\d+", "", text)
+def _without_count(text: str) -> str:
+    """How many are in change now the leader's Lease tells: a thousand nodes that wait would each write every number."""
+    return re.sub(r"\d+ of \d+ nodes in change", "", text)
 
 
 def schedule_now(period: InForce | None) -> ScheduleNow | None:

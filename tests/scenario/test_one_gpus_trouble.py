@@ -225,3 +225,7 @@ def test_of_a_slot_that_is_waited_for_the_figures_are_no_news_and_another_cause_
     first = NodeStatus("pending", "fleet-slot", f"{words}99 of 100 nodes in change", 0.0, revision="r")
     assert not worth_a_write(replace(first, message=f"{words}100 of 100 nodes in change"), node, first)
     assert worth_a_write(first, node, replace(first, message=f"{words}no leader yet"))
+    shut = [
+        replace(first, message=f"{words}outside the maintenance window, which opens 2026-02-0{day}") for day in (1, 2)
+    ]
+    assert worth_a_write(shut[1], node, shut[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import cache
 
 import aiohttp
 
@@ -39,10 +40,15 @@ class DcgmExporter:
             raise RetryError(f"the dcgm-exporter at {url} cannot be asked: {said}") from error
 
 
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Those of this machine, read for who is asked over https and for nobody else: see lean_http."""
+    return ssl.create_default_context()
+
+
 async def _get(url: str) -> bytes:
     """Not unpacked: a small answer would become a large one."""
-    # The authorities of this machine are read for it alone: see lean_http.
-    trust = ssl.create_default_context() if url.startswith("https:") else True
+    trust = _authorities() if url.startswith("https:") else True
     async with (
         aiohttp.ClientSession(headers=_HEADERS, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()) as session,
         session.get(url, allow_redirects=False, ssl=trust) as answer,

@@ -36,8 +36,6 @@ from hack.page_cache import MemoryGroup, NoGroupError, cached_bytes, memory_grou
 from hack.processes import Children
 
 SLOWER_AT_MOST = 1.5
-KEPT_AT_LEAST = 0.98
-"""Of the file: what is reclaimed for a moment, whoever reads it brings back."""
 ROOM_BYTES = 256 * 1024 * 1024
 READY = f"{labels.MODEL_PREFIX}{REPOSITORY.replace('/', '--')}"
 CATALOG = f"models: [{{repository: {REPOSITORY}}}]\nsets: {{none: [], all: [{REPOSITORY.replace('/', '--')}]}}\n"
@@ -158,7 +156,7 @@ class _Bench:
         print(f"in the page cache, of finished blobs: {left / 1e6:.0f} MB")
         _print_residency({"nothing": nothing, "fetch": fetching, "copy": self._copy()})
         slower = _print_answers(alone, beside)
-        return int(left > 0 or fetching.lowest < KEPT_AT_LEAST or slower > SLOWER_AT_MOST)
+        return int(left > 0 or fetching.lowest < nothing.lowest or slower > SLOWER_AT_MOST)
 
     def _answers(self, found: Answers, goes_on: Callable[[int], bool]) -> None:
         count = 0

@@ -34,8 +34,8 @@ from hack.demo_node import (
     STATE,
     AsDaemonSet,
     AsProcess,
-    free_port,
 )
+from hack.ports import free_port
 from hack.processes import Children
 
 T = TypeVar("T")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from hack.ports import free_port
 
 if TYPE_CHECKING:
     from hack.demo import Story
@@ -49,13 +50,6 @@ CATALOG = f"""\
 models:
 - repository: {MODEL}
 """
-
-
-def free_port() -> int:
-    """A TCP port that nobody has now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class AsProcess:

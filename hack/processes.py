@@ -21,6 +21,12 @@ def _end_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
+def rss_mb(pid: int | str = "self") -> float:
+    """What a process has in memory, shared pages too."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
 class Children:
     """Processes by name, with their output in files; all ended, youngest first, when the block is left."""
 

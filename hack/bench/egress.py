@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from agent.model import labels
 from hack.bench.node import ApiClient, until
 from hack.hub.mirror import front
 from hack.hub.server import Hub
@@ -29,7 +30,7 @@ from tests.fakes.hub import tiny_model
 
 MODEL = "org/wanted"
 NAMESPACE = "warmslice"
-LABEL = "models.warmslice.dev/org--wanted"
+LABEL = f"{labels.MODEL_PREFIX}org--wanted"
 PAPER_NODES, PAPER_GB = 1000, 16.0
 
 

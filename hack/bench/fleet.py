@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.model import labels
 from hack.bench.fleet_agents import NAMESPACE, may_open, node_name
 from hack.bench.fleet_model import (
     AWAY_SECONDS,
@@ -37,7 +38,7 @@ from hack.bench.fleet_model import (
 )
 from hack.bench.node import CONFIG, STATE, ApiClient, until
 from hack.hub.server import Hub
-from hack.processes import Children
+from hack.processes import Children, rss_mb
 from tests.fakes.hub import tiny_model
 
 MOST_BESIDE_PAPER = 1.1
@@ -50,7 +51,7 @@ version: v1
 mig-configs:
   mixed: [{devices: all, mig-enabled: true, mig-devices: {3g.40gb: 1, 1g.10gb: 4}}]
 """
-LABEL = "models.warmslice.dev/org--tiny"
+LABEL = f"{labels.MODEL_PREFIX}org--tiny"
 _FILLER = 14_000
 """Bytes that make a node object as long as real ones are."""
 
@@ -89,7 +90,6 @@ class Result:
     catalog: Seen
     heartbeat_bytes: float
     server_mb: float
-    agents_mb: float
     leader: Counter[str]
 
     @property
@@ -119,7 +119,7 @@ class Fleet:
         self._api.ask("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
         for number in range(self._nodes):
             self._api.ask("POST", "/api/v1/nodes", _node(node_name(number)))
-        before = _rss_mb(self._children.pid("cluster"))
+        before = rss_mb(self._children.pid("cluster"))
         agents = [sys.executable, "-m", "hack.bench.fleet_agents", str(kubeconfig), str(self._folder)]
         self._children.start(
             "agents", [*agents, "0", str(self._nodes), "--resync-seconds", str(RESYNC_SECONDS / FASTER)]
@@ -130,7 +130,7 @@ class Fleet:
 
     def measure(self) -> Result:
         before = self.start()
-        memory = _rss_mb(self._children.pid("cluster")) - before, _rss_mb(self._children.pid("agents"))
+        memory = rss_mb(self._children.pid("cluster")) - before
         with self._looking() as rest:
             time.sleep(REST_SECONDS)
         os.kill(self._children.pid("agents"), signal.SIGUSR1)
@@ -151,7 +151,7 @@ class Fleet:
             (self._folder / "catalog.yaml").write_text(edited, "utf-8")
             self._until_all(LABEL, "ready")
         leader = Counter(e["verb"] for e in relabel.entries if "warmslice-leader" in e["object"] or _is_leaders(e))
-        return Result(self._nodes, rest, relabel, restart, catalog, heartbeat, *memory, leader)
+        return Result(self._nodes, rest, relabel, restart, catalog, heartbeat, memory, leader)
 
     @contextmanager
     def _looking(self) -> Iterator[Seen]:
@@ -216,11 +216,6 @@ def _check_ports(nodes: int) -> None:
             f"net.ipv4.ip_local_port_range leaves {last - first} ports and {nodes:,} nodes need {needed}; as root: "
             'sysctl -w net.ipv4.ip_local_port_range="1024 65535"'
         )
-
-
-def _rss_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
 
 async def _pulled(folder: Path) -> str:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import asyncio.sslproto
 import resource
 import signal
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -27,25 +26,14 @@ from agent.adapters.kube import Kube
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
 from agent.daemon import Agent
-from agent.model.errors import RetryError
 from agent.partition_role import Machine
 from agent.report import log
 from agent.settings import Settings
-from tests.fakes.world import Effects, MemoryGpus, h100
+from tests.fakes.world import Effects, GpusWithoutNvml, h100
 
 SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
 NAMESPACE = "warmslice"
 USUAL_SECONDS = agent.adapters.watch.RESYNC_SECONDS
-
-
-class Gpus(MemoryGpus):
-    """There is no NVML that telemetry could ask."""
-
-    async def on_reader(self, _about: str, _function: Callable[[], object]) -> NoReturn:
-        raise RetryError("no driver")
-
-    def before_closing(self, let_go: Callable[[], None]) -> None:
-        """There is no session either."""
 
 
 def node_name(number: int) -> str:
@@ -74,7 +62,7 @@ async def _run(options: argparse.Namespace) -> None:
     agents: list[Agent] = []
     for number in range(options.first, options.first + options.count):
         partition, cache = _settings(options.folder, node_name(number))
-        machine = Machine(cast("Hardware", Gpus(Effects(), [h100(SEVEN)])), KubeletIfAny(""))
+        machine = Machine(cast("Hardware", GpusWithoutNvml(Effects(), [h100(SEVEN)])), KubeletIfAny(""))
         for settings, there in ((partition, machine), (cache, None)):
             agents.append(Agent(settings, await Kube.connect(str(options.kubeconfig)), there))
     stop = asyncio.Event()
@@ -100,10 +88,14 @@ def _resync_every(seconds: float) -> None:
 
 
 def may_open(files: int) -> None:
-    """This process and its children may have so many open; more than the hard limit only root may."""
+    """This process and its children may have so many open. More than the hard limit only root may, and not everywhere."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < files:
+    if soft >= files:
+        return
+    try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, max(files, hard)))
+    except ValueError:
+        raise SystemExit(f"a process may have {hard} files open here, and this fleet needs {files}") from None
 
 
 @asynccontextmanager
@@ -132,8 +124,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--resync-seconds", type=float, default=USUAL_SECONDS)
     options = parser.parse_args(argv)
     may_open(6 * options.count + 1000)
-    # Of each connection; asyncio would hold 256 KB.
-    asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
     _resync_every(options.resync_seconds)
     setattr(agent.daemon, "serving", _no_page)  # noqa: B010  mypy knows it as another
     _shared_trust()

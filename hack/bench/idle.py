@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hack.bench.node import CONFIG, BenchNode, free_port, until
+from hack.bench.node import CONFIG, BenchNode, until
+from hack.ports import free_port
 from hack.processes import Children
 
 MOST_MB = 90.0
@@ -124,11 +125,10 @@ class Bench:
         time.sleep(10.0)
 
     def _is_ready(self, role: str) -> bool:
-        found = re.findall(r'"event": "started".*"address": "([^"]+)"', self._children.log(role))
         try:
-            with urllib.request.urlopen(f"http://{found[-1]}/readyz", timeout=1.0) as answer:
+            with urllib.request.urlopen(f"http://{self._node.address(role)}/readyz", timeout=1.0) as answer:
                 return bool(answer.status == 200)
-        except (OSError, IndexError):
+        except (OSError, ValueError):
             return False
 
     def measure(self, minutes: float) -> list[Row]:

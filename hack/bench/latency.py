@@ -27,6 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from agent.model import labels
 from hack.bench.node import CONFIG, BenchNode, until
 from hack.processes import Children
 
@@ -41,8 +42,6 @@ CHANGES = (
     "nvmlGpuInstanceDestroy",
 )
 SMALL, LARGE = "nvidia.com/mig-1g.10gb", "nvidia.com/mig-3g.40gb"
-OPERATION = "warmslice.dev/operation"
-PLUGIN = "nvidia.com/gpu.deploy.device-plugin"
 
 
 @dataclass
@@ -127,11 +126,13 @@ class Bench:
         events = self._events[first:]
         nodes = [(at, item["object"]) for at, item in events if item["object"]["kind"] == "Node"]
         pods = [(at, item) for at, item in events if item["object"]["kind"] == "Pod" and item["type"] == "DELETED"]
-        seen.begun = next(at for at, node in nodes if OPERATION in _annotations(node))
-        seen.ended = next(at for at, node in nodes if at > seen.begun and OPERATION not in _annotations(node))
-        paused = [at for at, node in nodes if str(_labels(node).get(PLUGIN)).startswith("paused")]
+        seen.begun = next(at for at, node in nodes if labels.OPERATION in _annotations(node))
+        seen.ended = next(at for at, node in nodes if at > seen.begun and labels.OPERATION not in _annotations(node))
+        paused = [at for at, node in nodes if _labels(node).get(labels.DEVICE_PLUGIN) == labels.PAUSED]
         seen.paused = paused[0] if paused else seen.begun
-        seen.resumed = next(at for at, node in nodes if at > seen.paused and _labels(node).get(PLUGIN) == "true")
+        seen.resumed = next(
+            at for at, node in nodes if at > seen.paused and _labels(node).get(labels.DEVICE_PLUGIN) == "true"
+        )
         seen.shown = next(at for at, node in nodes if at > seen.resumed and _shows(node, resources))
         evictions = [one["at"] for one in self.node.requests(since) if one["object"].endswith("/eviction")]
         seen.evicted = max(evictions, default=0.0)
@@ -160,7 +161,7 @@ def _labels(item: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _has_ended(items: Sequence[Mapping[str, Any]]) -> bool:
-    under_way = [OPERATION in _annotations(node) for node in items if node["kind"] == "Node"]
+    under_way = [labels.OPERATION in _annotations(node) for node in items if node["kind"] == "Node"]
     return True in under_way and not under_way[-1]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
+import re
 import ssl
 import subprocess
 import sys
@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hack import simgpu
+from hack.containers.mounts import namespace, why_not
 from hack.devcluster.kubeconfig import read_kubeconfig
 from hack.processes import Children
 
@@ -119,8 +120,7 @@ class BenchNode(ApiClient):
         command = [*self._command(role, module), f"--{role}-listen=127.0.0.1:0", *flags]
         command += [f"--status-socket={self.folder / 'share.sock'}"]
         environment = {name: value for name, value in self.environment.items() if name != "KUBECONFIG"}
-        namespace = mount_namespace()
-        if not namespace:
+        if why_not():
             self._children.start(role, command, self.environment)
             return
         access = read_kubeconfig(self.folder / "kubeconfig")
@@ -130,7 +130,7 @@ class BenchNode(ApiClient):
         (account / "ca.crt").write_text(access.authority)
         address = urlsplit(access.server)
         service = {"KUBERNETES_SERVICE_HOST": str(address.hostname), "KUBERNETES_SERVICE_PORT": str(address.port)}
-        entered = [*namespace, "sh", "-c", _WITH_ACCOUNT, str(account), *command]
+        entered = [*namespace(), "sh", "-c", _WITH_ACCOUNT, str(account), *command]
         self._children.start(role, entered, {**environment, **service})
 
     def _command(self, role: str, module: str = "agent") -> list[str]:
@@ -143,6 +143,11 @@ class BenchNode(ApiClient):
             f"--proc-directory={self.folder / NODE / 'proc'}",
         ]
         return agent
+
+    def address(self, name: str) -> str:
+        """Where the agent of that child serves its pages; empty before it does."""
+        found = re.findall(r'"event": "started".*"address": "([^"]+)"', self._children.log(name))
+        return str(found[-1]) if found else ""
 
     def label(self, labels: Mapping[str, str | None]) -> None:
         """Set labels of the node; None removes one."""
@@ -189,23 +194,6 @@ class BenchNode(ApiClient):
             "items"
         ]
         return pods
-
-
-def mount_namespace() -> list[str]:
-    """The command that gives a process mounts of its own; empty where it may not have any."""
-    for command in (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"]):
-        tried = subprocess.run([*command, "mount", "-t", "tmpfs", "none", "/run"], capture_output=True, check=False)
-        if tried.returncode == 0:
-            return command
-    return []
-
-
-def free_port() -> int:
-    """A TCP port that nobody has now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def until(

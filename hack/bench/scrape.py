@@ -24,7 +24,8 @@ from pathlib import Path
 
 import aiohttp
 
-from hack.bench.node import CONFIG, BenchNode, free_port, until
+from hack.bench.node import CONFIG, BenchNode, until
+from hack.ports import free_port
 from hack.processes import Children
 
 LIMIT_SECONDS = 0.050
@@ -90,9 +91,7 @@ def _start(folder: Path, children: Children) -> tuple[Target, Target]:
     program = str(Path(sys.executable).parent / "nvitop-exporter")
     port = free_port()
     children.start("peer", [program, "--bind-address", "127.0.0.1", "--port", str(port)], node.environment)
-    found = re.search(r'"event": "started".*"address": "([^"]+)"', children.log("agent"))
-    assert found is not None
-    agent = Target(AGENT, f"http://{found[1]}/metrics")
+    agent = Target(AGENT, f"http://{node.address('agent')}/metrics")
     peer = Target(PEER, f"http://127.0.0.1:{port}/metrics")
     until(lambda: _shows(agent.url, r"warmslice_slice_utilization_ratio\{.*") >= SLICES)
     until(lambda: _shows(agent.url, r"warmslice_model_ready\{.*") >= MODELS)

@@ -29,7 +29,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hack.bench.node import CONFIG, STATE, BenchNode, free_port, until
+from agent.model import labels
+from hack.bench.node import CONFIG, STATE, BenchNode, until
+from hack.ports import free_port
 from hack.processes import Children
 
 EVERY_SECONDS = 5.0
@@ -134,8 +136,8 @@ class Soak:
 
     def _says(self, wish: str, state: str) -> bool:
         node = self._node.ask("GET", "/api/v1/nodes/gpu-1")["metadata"]
-        status = json.loads(node["annotations"].get("warmslice.dev/status", "{}"))
-        if "warmslice.dev/operation" in node["annotations"] or status.get("layout") != wish:
+        status = json.loads(node["annotations"].get(labels.STATUS, "{}"))
+        if labels.OPERATION in node["annotations"] or status.get("layout") != wish:
             return False
         if status.get("reason") == "rolled-back":
             # The driver refused, and the old layout is back: that is told, and tried again when nobody here waits for it.
@@ -146,12 +148,13 @@ class Soak:
     def _models(self) -> None:
         wanted = tuple(self._random.sample(MODELS, self._random.randint(0, 2)))
         self._write_catalog(wanted)
-        names = {f"models.warmslice.dev/{name.replace('/', '--')}" for name in wanted}
-        prefix = "models.warmslice.dev/"
+        names = {f"{labels.MODEL_PREFIX}{name.replace('/', '--')}" for name in wanted}
 
         def there() -> bool:
-            labels = self._node.labels()
-            return {name for name, value in labels.items() if name.startswith(prefix) and value == "ready"} == names
+            now = self._node.labels()
+            return {
+                key for key, word in now.items() if key.startswith(labels.MODEL_PREFIX) and word == "ready"
+            } == names
 
         self._come("catalog", there)
 

@@ -8,19 +8,17 @@ import json
 import signal
 import sys
 import threading
-from pathlib import Path
 
 from agent.cli import main
+from hack.processes import rss_mb
 
 
 def _say(*_: object) -> None:
     # Where the signal comes, the loop is running in this thread.
     gc.collect()
-    status = Path("/proc/self/status").read_text().splitlines()
-    rss = next(int(line.split()[1]) for line in status if line.startswith("VmRSS:")) / 1024
     # The loop's own pool fills as it is used, up to a few more than there are processors.
     threads = [thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio_")]
-    said = {"event": "soaked", "tasks": len(asyncio.all_tasks()), "rss_mb": rss, "threads": len(threads)}
+    said = {"event": "soaked", "tasks": len(asyncio.all_tasks()), "rss_mb": rss_mb(), "threads": len(threads)}
     print(json.dumps(said), file=sys.stderr, flush=True)
 
 

@@ -56,10 +56,11 @@ class Process:
     def command(self, file: Path) -> list[str]:
         """What runs it, from a file that this writes."""
         file.write_bytes(msgspec.json.encode(self))
-        return [*_namespace(), sys.executable, "-m", __name__, str(file)]
+        return [*namespace(), sys.executable, "-m", __name__, str(file)]
 
 
-def _namespace() -> list[str]:
+def namespace() -> list[str]:
+    """The words before a command that give it mounts of its own."""
     as_root = [] if os.geteuid() == 0 else ["--map-root-user"]
     return ["unshare", "--mount", "--propagation=private", *as_root]
 
@@ -69,7 +70,7 @@ def why_not() -> str:
     missing = [program for program in ("unshare", "mount", "setpriv") if shutil.which(program) is None]
     if missing:
         return f"{', '.join(missing)} of util-linux missing"
-    done = subprocess.run([*_namespace(), "true"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*namespace(), "true"], capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else f"no mount namespaces: {done.stderr.strip()}"
 
 

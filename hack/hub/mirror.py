@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from hack.hub.third_parties import olah
+from hack.ports import free_port
 
 _STARTS_WITHIN_SECONDS = 60
 
@@ -18,7 +18,7 @@ _STARTS_WITHIN_SECONDS = 60
 async def running_olah(program: Path, hub_url: str, folder: Path) -> AsyncIterator[str]:
     """The address of a mirror of ``hub_url`` that keeps what it has seen in ``folder``."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         program, *_options(hub_url, port), cwd=folder, stdout=DEVNULL, stderr=DEVNULL
     )
@@ -61,9 +61,3 @@ async def _wait_for_port(process: asyncio.subprocess.Process, port: int) -> None
             writer.close()
             await writer.wait_closed()
             return
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

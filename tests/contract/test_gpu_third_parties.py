@@ -1,7 +1,6 @@
 """Programs that know nothing of us, run unchanged on the simulated GPU."""
 
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from hack.ports import free_port
 from tests.fakes.simgpu import H100, SimulatedGpus
 
 PROGRAMS = Path(sys.executable).parent
@@ -45,12 +45,6 @@ def test_nvitop_exporter_has_series_for_each_slice(node: SimulatedGpus, tmp_path
         exporter.wait()
     series = [line for line in page.splitlines() if "memory_total" in line and not line.startswith("#")]
     assert [uuid for uuid in node.mig_uuids() if not any(uuid in line for line in series)] == []
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_series(exporter: "subprocess.Popen[bytes]", url: str, log: Path) -> str:

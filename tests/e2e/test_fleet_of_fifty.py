@@ -9,14 +9,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import msgspec
 
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
 from agent.model import labels
-from agent.model.errors import RetryError
 from agent.model.fleet import LEADER, SLOT_PREFIX
 from agent.partition_role import Machine
 from agent.settings import Settings
@@ -25,23 +24,13 @@ from hack.devcluster.objects import Object, dig, name_of, uid_of
 from tests.e2e.agent_node import LAYOUTS, AgentNode, new_node
 from tests.e2e.in_memory import agents_in_memory
 from tests.fakes.devcluster import DevCluster, bare_node, dev_cluster
-from tests.fakes.world import Effects, MemoryGpus, h100
+from tests.fakes.world import Effects, GpusWithoutNvml, h100
 from tests.scenario.story import SEVEN
 
 NAMESPACE, MOST = "warmslice", 3
 REAL = tuple(f"gpu-{number:02}" for number in range(3))
 IN_MEMORY = tuple(f"gpu-{number:02}" for number in range(3, 50))
 DEADLINE_SECONDS = 60.0
-
-
-class _Gpus(MemoryGpus):
-    """There is no NVML that telemetry could ask."""
-
-    async def on_reader(self, about: str, function: Callable[[], object]) -> NoReturn:
-        raise RetryError("no driver")
-
-    def before_closing(self, let_go: Callable[[], None]) -> None:
-        """There is no session either."""
 
 
 @dataclass
@@ -111,7 +100,7 @@ def _agents_in_memory(cluster: DevCluster, folder: Path) -> AbstractAsyncContext
         cluster,
         IN_MEMORY,
         lambda name: msgspec.structs.replace(settings, state_directory=str(folder / name)),
-        lambda: Machine(cast("Hardware", _Gpus(Effects(), [h100(SEVEN)])), KubeletIfAny("")),
+        lambda: Machine(cast("Hardware", GpusWithoutNvml(Effects(), [h100(SEVEN)])), KubeletIfAny("")),
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from agent.execute.partition import Hands
 from agent.model import labels
@@ -328,6 +328,16 @@ class MemoryGpus:
     def set_processes(self, uuid: str, processes: tuple[GpuProcess, ...]) -> None:
         """Replace who runs on a GPU."""
         self.gpus[uuid] = replace(self.gpus[uuid], processes=processes)
+
+
+class GpusWithoutNvml(MemoryGpus):
+    """For a whole agent: there is no NVML that its telemetry could ask."""
+
+    async def on_reader(self, about: str, function: Callable[[], object]) -> NoReturn:
+        raise RetryError("no driver")
+
+    def before_closing(self, let_go: Callable[[], None]) -> None:
+        """There is no session either."""
 
 
 def media_left(there: Iterable[str], profile: str) -> bool:

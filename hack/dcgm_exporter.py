@@ -19,6 +19,8 @@ from typing import Any
 
 from aiohttp import web
 
+from hack.serving import Listener, bound
+
 SERIES = {
     "DCGM_FI_PROF_GR_ENGINE_ACTIVE": ("graphics", "Ratio of time the graphics engine is active."),
     "DCGM_FI_PROF_SM_ACTIVE": ("sm", "The ratio of cycles an SM has at least 1 warp assigned."),
@@ -79,7 +81,7 @@ class SimulatedExporter:
         app.add_routes([web.get("/metrics", self._metrics), web.get("/health", self._health)])
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, host, port).start()
+        await Listener(runner, bound(port, host)).start()
         collecting = asyncio.create_task(self._collect_for_ever())
         try:
             yield f"http://{host}:{runner.addresses[0][1]}/metrics"

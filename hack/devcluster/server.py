@@ -19,6 +19,7 @@ from hack.devcluster.faults import Fault, Faults
 from hack.devcluster.request_log import LOG_LENGTH, USER, LoggedRequest, RequestLog
 from hack.devcluster.resources import FAULT, LOGGED, Resources
 from hack.devcluster.targets import parse_target, verb_of
+from hack.serving import Listener, bound
 
 BODY_LIMIT = 3 * 1024 * 1024
 asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
@@ -73,8 +74,7 @@ class ApiServer:
         app.router.add_route("*", "/{path:.*}", self._resources.handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls)
-        await site.start()
+        await Listener(self._runner, bound(self._port), self._tls).start()
         self._port = int(self._runner.addresses[0][1])
 
     def restart(self, forgets: bool = True, away_s: float = 0.0) -> None:

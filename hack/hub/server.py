@@ -32,6 +32,7 @@ from hack.hub.faults import Fault, FaultKind, Faults
 from hack.hub.limits import RateLimits, Throttle
 from hack.hub.repository import Commit, Repository
 from hack.hub.xet import XetStore
+from hack.serving import Listener, bound
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _FAULT = web.RequestKey("fault", object)
@@ -69,7 +70,7 @@ class Hub:
 
     async def __aenter__(self) -> Self:
         self._ports = {"cdn": 0, "hub": self.port}
-        await self._listen({origin: _bound(port) for origin, port in self._ports.items()})
+        await self._listen({origin: bound(port) for origin, port in self._ports.items()})
         self.url, self.cdn_url = (f"http://127.0.0.1:{self._ports[origin]}" for origin in ("hub", "cdn"))
         return self
 
@@ -98,15 +99,15 @@ class Hub:
         return self.repositories[repository].name(self.repositories[repository].pull_requests, str(number), revision)
 
     async def _listen(self, sockets: Mapping[str, socket.socket]) -> None:
-        for origin, bound in sockets.items():
+        for origin, listening in sockets.items():
             app = web.Application(middlewares=[self._witness(origin)])
             app.on_response_prepare.append(_say_what_is_left)
             app.add_routes(self._hub_routes() if origin == "hub" else self._cdn_routes())
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
             await runner.setup()
             self._runners.append(runner)
-            self._ports[origin] = int(bound.getsockname()[1])
-            await web.SockSite(runner, bound).start()
+            self._ports[origin] = int(listening.getsockname()[1])
+            await Listener(runner, listening).start()
 
     async def _hang_up(self) -> None:
         runners, self._runners = self._runners, []
@@ -117,7 +118,7 @@ class Hub:
         """Meanwhile the ports are bound, so that nobody else gets them, and nobody listens there."""
         await self._hang_up()
         with ExitStack() as kept:
-            sockets = {origin: kept.enter_context(_bound(port)) for origin, port in self._ports.items()}
+            sockets = {origin: kept.enter_context(bound(port)) for origin, port in self._ports.items()}
             await asyncio.sleep(seconds)
             kept.pop_all()
         await self._listen(sockets)
@@ -305,14 +306,6 @@ def _fault_of(request: web.Request) -> Fault | None:
     fault = request[_FAULT]
     assert fault is None or isinstance(fault, Fault)
     return fault
-
-
-def _bound(port: int) -> socket.socket:
-    """Also where connections that were cut still have the port."""
-    bound = socket.socket()
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind(("127.0.0.1", port))
-    return bound
 
 
 def _flag(request: web.Request, name: str) -> bool:

@@ -25,6 +25,7 @@ from agent.model.errors import RefusedError, RetryError
 from agent.model.node import PodRef
 from agent.reconcile import loop
 from hack.devcluster.access.certificates import Authority
+from hack.serving import Listener, bound
 from tests.fakes.simgpu import SimulatedGpus
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -36,7 +37,7 @@ async def _server(answer: Answer) -> AsyncIterator[Kube]:
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = Listener(runner, bound(0))
     await site.start()
     kube = Kube(Configuration(host=site.name))
     try:

@@ -85,6 +85,7 @@ def holdings(gpu: Gpu, seen: Snapshot, policy: DrainPolicy, operation: Operation
         fixed=frozenset(fixed),
         pods=movable,
         spent=census.spent,
+        ending=census.ending,
         whole=undivided.pods,
         whole_fixed=undivided.fixed if midway else undivided.fixed + undivided.strangers,
         leaving=leaving,
@@ -163,6 +164,8 @@ class _Census:
         self.spent = frozenset(
             pod.ref for pod in seen.pods if any(budget.disruptions_allowed < 1 for budget in _covering(pod, seen))
         )
+
+        self.ending = frozenset(pod.ref for pod in seen.pods if pod.terminating)
 
     def holders(self, device: str, processes: Iterable[GpuProcess], *, whole: bool) -> _There:
         """Whoever has the device by the kubelet or runs a process there; ``whole``: it is a GPU that is not divided."""

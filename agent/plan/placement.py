@@ -1,8 +1,8 @@
 """Which of the legal ways is taken: by placement, over the whole node, exact, deterministic.
 
 Among all legal completions of a wish that leave the fixed slices where they are, the one is taken that moves the fewest
-pods without budget, then the fewest pods, destroys the fewest slices, leaves the largest profiles creatable, and takes the
-fewest calls; the lowest placements on a tie.
+pods without budget, then the fewest pods, waits for the fewest slices of pods that are ending anyway, destroys the fewest
+slices, leaves the largest profiles creatable, and takes the fewest calls; the lowest placements on a tie.
 
 # Note [GPUs that share a pod]
 # A pod is moved once, however many of its slices have to go, so GPUs on which one pod has slices are decided together; all
@@ -42,13 +42,15 @@ class Tenants:
     """Who holds the slices of one GPU: ``fixed`` ones cannot be freed, ``pods`` can be moved.
 
     ``whole`` are the pods that hold the GPU undivided, ``whole_fixed`` says of those that cannot be moved who they are:
-    they matter to a change of mode. ``spent`` are the pods that no budget lets go now. ``leaving`` names, in mid-change, what
+    they matter to a change of mode. ``spent`` are the pods that no budget lets go now, ``ending`` those that go already: moving
+    these costs nobody anything any more, but their slices have to be waited for. ``leaving`` names, in mid-change, what
     an evicted pod leaves behind for a moment: nobody to move, but the slice (the GPU: ``whole_leaving``) is not free yet.
     """
 
     fixed: frozenset[Part] = frozenset()
     pods: Mapping[Part, Pods] = field(default_factory=dict)
     spent: Pods = frozenset()
+    ending: Pods = frozenset()
     whole: Pods = frozenset()
     whole_fixed: tuple[str, ...] = ()
     leaving: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
@@ -70,9 +72,9 @@ class Ask:
 
     @property
     def movable(self) -> Pods:
-        """The pods that some way could move."""
+        """The pods that some way could move, without those that go already."""
         held = Pods().union(*self.tenants.pods.values())
-        return held | self.tenants.whole if self.switches else held
+        return (held | self.tenants.whole if self.switches else held) - self.tenants.ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +259,7 @@ class _Group:
         """The cost of moving these shared pods too."""
         if not bits:
             return 0
-        tail = [0] * (len(self._kinds) + 2)
+        tail = [0] * (len(self._kinds) + 3)
         return _packed((bits & self._spent).bit_count(), bits.bit_count(), *tail)
 
     def _bits(self, pods: Pods) -> int:
@@ -275,8 +277,15 @@ class _Disruptions:
         self._spent = sum(1 << number[pod] for pod in ask.tenants.spent if pod in number)
         self._everybody = sum(1 << number[pod] for pod in ask.movable) if ask.switches else None
         parts = _parts(ask.gpu)
-        pods = {part: sum(1 << number[pod] for pod in held) for part, held in ask.tenants.pods.items()}
-        self._have = [(slot, [(part, pods.get(part, 0)) for part in parts[slot.placement]]) for slot in ask.gpu.layout]
+        ending = ask.tenants.ending
+        pods = {
+            part: (sum(1 << number[pod] for pod in held - ending), bool(held & ending))
+            for part, held in ask.tenants.pods.items()
+        }
+        nobody = 0, False
+        self._have = [
+            (slot, [(part, *pods.get(part, nobody)) for part in parts[slot.placement]]) for slot in ask.gpu.layout
+        ]
         self._by_start = {slot.placement.start: (1 << bit, slot) for bit, (slot, _) in enumerate(self._have)}
         self._known: dict[tuple[int, tuple[Part, ...]], tuple[int, Cost, int]] = {}
 
@@ -298,14 +307,15 @@ class _Disruptions:
     def _count(self, staying: int, kept: tuple[Part, ...]) -> tuple[int, Cost, int]:
         """The same for all targets in which these slots and slices stay; calls without those that make something."""
         changed = [parts for bit, (_, parts) in enumerate(self._have) if not staying >> bit & 1]
-        gone = [pods for parts in changed for part, pods in parts if part not in kept]
-        moved = 0
-        for pods in gone:
+        gone = [(pods, is_ending) for parts in changed for part, pods, is_ending in parts if part not in kept]
+        moved = awaited = 0
+        for pods, is_ending in gone:
             moved |= pods
+            awaited += is_ending
         if self._everybody is not None:
             moved = self._everybody
         own = moved & ~self._shared
-        disruption = _packed((own & self._spent).bit_count(), own.bit_count(), len(gone))
+        disruption = _packed((own & self._spent).bit_count(), own.bit_count(), awaited, len(gone))
         return moved & self._shared, disruption, len(gone if kept else changed)
 
 

@@ -19,7 +19,7 @@ from tests.fakes.world import cut
 from tests.strategies import having, layouts
 
 BOARDS = ("A30", "H100-80GB-SXM", "A30")
-Price = tuple[int, int, int, tuple[int, ...], int]
+Price = tuple[int, int, int, int, tuple[int, ...], int]
 
 
 def _pod(number: int) -> PodRef:
@@ -38,12 +38,13 @@ def nodes(draw: st.DrawFn) -> list[Ask]:
             if holder:
                 pods[gpu.uuid][Part(slot.placement)] = frozenset({_pod(holder)})
     spent = frozenset(_pod(number) for number in draw(st.sets(st.integers(1, 5))))
+    ending = frozenset(_pod(number) for number in draw(st.sets(st.integers(1, 5), max_size=2)))
     asks = []
     for gpu, paper in zip(gpus, papers, strict=True):
         fixed = frozenset(place for place in pods[gpu.uuid] if draw(st.integers(0, 9)) == 0)
         movable = {place: who for place, who in pods[gpu.uuid].items() if place not in fixed}
         wish = GpuWish(True, tuple(slot.shape for slot in draw(layouts(paper))))
-        asks.append(Ask(gpu, wish, Tenants(fixed, movable, spent)))
+        asks.append(Ask(gpu, wish, Tenants(fixed, movable, spent, ending)))
     return asks
 
 
@@ -56,19 +57,24 @@ def _price(asks: Iterable[Ask], ways: Iterable[Layout]) -> Price:
     """What a combination costs, counted from scratch."""
     moved: set[PodRef] = set()
     spent: set[PodRef] = set()
-    destroyed = calls = 0
+    ending: set[PodRef] = set()
+    awaited = destroyed = calls = 0
     left: Counter[tuple[int, int, str]] = Counter()
     for ask, way in zip(asks, ways, strict=True):
         gone = [slot for slot in ask.gpu.layout if slot not in way]
-        moved |= {pod for slot in gone for pod in ask.tenants.pods.get(Part(slot.placement), ())}
+        held = [ask.tenants.pods.get(Part(slot.placement), frozenset()) for slot in gone]
+        moved |= set().union(*held)
         spent |= ask.tenants.spent
+        ending |= ask.tenants.ending
+        awaited += len([pods for pods in held if pods & ask.tenants.ending])
         destroyed += len(gone)
         calls += len(gone) + len([slot for slot in way if slot not in ask.gpu.layout])
         for profile in ask.gpu.profiles:
             free = [p for p in profile.placements if not any(p.overlaps(slot.placement) for slot in way)]
             left[(-profile.size, -profile.slices, profile.name)] -= len(free)
     fragmentation = tuple(count for _, count in sorted(left.items()))
-    return len(moved & spent), len(moved), destroyed, fragmentation, calls
+    moved -= ending
+    return len(moved & spent), len(moved), awaited, destroyed, fragmentation, calls
 
 
 def _chosen(asks: list[Ask], choice: Choice) -> list[Layout]:

@@ -190,6 +190,24 @@ def _waiting_for_a_job(evict: str = "") -> Story:
     return story
 
 
+@pytest.mark.parametrize("kept", [0, 4])
+async def test_while_an_evicted_pod_is_ending_no_other_is_asked_in_its_place(kept: int) -> None:
+    """One half of the GPU has to go, and while its pod takes its time the budget of the other one opens."""
+    story = Story(NodeWorld(h100(HALVES)))
+    world = story.world
+    stays = world.add_pod("stays", world.device(0, kept), pod_labels={"app": "stays"})
+    world.budgets_list = [_budget("keep", "stays", 0)]
+    goes = world.add_pod("goes", world.device(0, 4 - kept))
+    world.grace[goes] = 90.0
+    world.label(value="1x3g.40gb_2x1g.10gb")
+    await story.until_said("pending", "draining")
+    world.budgets_list[0]["status"]["disruptionsAllowed"] = 1
+    await story.settled()
+    assert story.verdict == ("success", "applied")
+    assert stays in world.pods
+    assert goes not in world.pods
+
+
 async def test_a_pod_of_a_job_is_waited_for_and_nobody_is_asked_to_go_meanwhile() -> None:
     story = _waiting_for_a_job()
     world = story.world

@@ -1,8 +1,9 @@
 """Agents of many nodes in one process, each with its two roles, connections and watches, over GPUs in memory.
 
-    python -m hack.bench.fleet_agents KUBECONFIG FOLDER FIRST COUNT --resync-seconds 600
+    python -m hack.bench.fleet_agents KUBECONFIG SOCKET FOLDER COUNT --resync-seconds 600
 
-It says ``watching`` when all have seen their node and its pods; with SIGUSR1 the usual resync comes. Nobody scrapes them, so
+Their connections are joined in one to SOCKET, since a process may not have as many files open as large fleets have watches. It
+says ``watching`` when all have seen their node and its pods; with SIGUSR1 the usual resync comes. Nobody scrapes them, so
 they serve no page.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import resource
 import signal
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -29,6 +29,7 @@ from agent.daemon import Agent
 from agent.partition_role import Machine
 from agent.report import log
 from agent.settings import Settings
+from hack.joined import JoinedConnector, Joint, joint_to
 from tests.fakes.world import Effects, GpusWithoutNvml, h100
 
 SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
@@ -60,11 +61,12 @@ def _settings(folder: Path, name: str) -> tuple[Settings, Settings]:
 
 async def _run(options: argparse.Namespace) -> None:
     agents: list[Agent] = []
-    for number in range(options.first, options.first + options.count):
+    joint = await joint_to(options.socket)
+    for number in range(options.count):
         partition, cache = _settings(options.folder, node_name(number))
         machine = Machine(cast("Hardware", GpusWithoutNvml(Effects(), [h100(SEVEN)])), KubeletIfAny(""))
         for settings, there in ((partition, machine), (cache, None)):
-            agents.append(Agent(settings, await Kube.connect(str(options.kubeconfig)), there))
+            agents.append(Agent(settings, await _connected(options.kubeconfig, joint), there))
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _resync_every, USUAL_SECONDS)
@@ -77,6 +79,12 @@ async def _run(options: argparse.Namespace) -> None:
             one.stop()
 
 
+async def _connected(kubeconfig: Path, joint: Joint) -> Kube:
+    kube = await Kube.connect(str(kubeconfig))
+    kube._configuration.client_session_kwargs |= {"connector": JoinedConnector(joint)}
+    return kube
+
+
 async def _say_when_watching(agents: Sequence[Agent]) -> None:
     while not all(one._node.synced and one._pods.synced for one in agents):  # noqa: ASYNC110  nobody tells
         await asyncio.sleep(0.2)
@@ -85,17 +93,6 @@ async def _say_when_watching(agents: Sequence[Agent]) -> None:
 
 def _resync_every(seconds: float) -> None:
     agent.adapters.watch.RESYNC_SECONDS = seconds
-
-
-def may_open(files: int) -> None:
-    """This process and its children may have so many open. More than the hard limit only root may, and not everywhere."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= files:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, max(files, hard)))
-    except ValueError:
-        raise SystemExit(f"a process may have {hard} files open here, and this fleet needs {files}") from None
 
 
 @asynccontextmanager
@@ -118,12 +115,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kubeconfig", type=Path)
+    parser.add_argument("socket", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("first", type=int)
     parser.add_argument("count", type=int)
     parser.add_argument("--resync-seconds", type=float, default=USUAL_SECONDS)
     options = parser.parse_args(argv)
-    may_open(6 * options.count + 1000)
     _resync_every(options.resync_seconds)
     setattr(agent.daemon, "serving", _no_page)  # noqa: B010  mypy knows it as another
     _shared_trust()

@@ -51,13 +51,13 @@ class ApiClient:
         with self._answer("GET", f"{path}?watch=1", None) as answer:
             yield (json.loads(line) for line in answer)
 
-    def requests(self, since: int = 0) -> list[dict[str, Any]]:
+    def requests(self, since: int = 0, verb: str = "") -> list[dict[str, Any]]:
         """What the API server was asked for after the request of that number."""
-        found: list[dict[str, Any]] = self.ask("GET", f"/_dev/requests?since={since}")
+        found: list[dict[str, Any]] = self.ask("GET", f"/_dev/requests?since={since}&verb={verb}")
         return found
 
     def last_request(self) -> int:
-        return max((entry["number"] for entry in self.requests()), default=0)
+        return int(self.ask("GET", "/_dev/requests/last")["number"])
 
     def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> http.client.HTTPResponse:
         access = read_kubeconfig(self._kubeconfig)

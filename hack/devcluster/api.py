@@ -99,7 +99,8 @@ class Api:
         return None if stored is None else shown_as(kind, stored)
 
     def all(self, kind: Kind, namespace: str = "", selection: Selection | None = None) -> list[Object]:
-        shown = (shown_as(kind, obj) for obj in self.store.all(kind, namespace))
+        name = selection.only_name if selection is not None else ""
+        shown = (shown_as(kind, obj) for obj in self.store.all(kind, namespace, name))
         return [obj for obj in shown if selection is None or selection.matches(obj)]
 
     def list_page(

@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bookmark-interval", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--log-length", type=int, default=LOG_LENGTH, help="so many requests are remembered")
     parser.add_argument("--api-only", action="store_true", help="no controllers and no scheduler")
+    parser.add_argument("--joined", type=Path, metavar="SOCKET", help="also serve who joins many connections in one")
     parser.add_argument("--rbac", action="store_true", help="enforce roles; without it everybody may do everything")
     parser.add_argument(
         "--no-anonymous",
@@ -83,6 +84,8 @@ async def _run(options: argparse.Namespace) -> None:
         else:
             name, _, default = options.plugin_config.partition("/")
             gpu_operator.install(control_plane.api, name, default)
+        if options.joined is not None:
+            await control_plane.server.serve_joined(options.joined)
         kubeconfig = options.run_dir / "kubeconfig"
         write_kubeconfig(kubeconfig, control_plane.access(control_plane.admin_token))
         nodes = [_kubelet(control_plane, options, lifeline, name) for name in options.nodes.split(",") if name]

@@ -1,6 +1,6 @@
 """Routes of the development server's own, under ``/_dev/``: what was asked, and faults to come.
 
-* ``GET /_dev/requests?since=N``: the request log; ``DELETE`` clears it.
+* ``GET /_dev/requests?since=N&verb=``: the request log; ``DELETE`` clears it. ``GET /_dev/requests/last``: its last number.
 * ``POST /_dev/faults``: add a fault (fields of ``faults.Fault``); ``GET`` lists, ``DELETE`` clears.
 * ``POST /_dev/restart?forgets=true&away_s=0``: break every watch off, take no connection for a while, and forget the
   history, as a restart that loses the watch cache.
@@ -24,7 +24,10 @@ def add_dev_routes(
     app: web.Application, api: Api, log: RequestLog, faults: Faults, restart: Callable[[bool, float], None]
 ) -> None:
     async def show_requests(request: web.Request) -> web.Response:
-        return web.json_response(log.to_json(int(request.query.get("since", "0"))))
+        return web.json_response(log.to_json(int(request.query.get("since", "0")), request.query.get("verb", "")))
+
+    async def show_last(_: web.Request) -> web.Response:
+        return web.json_response({"number": log.last})
 
     async def clear_requests(_: web.Request) -> web.Response:
         log.clear()
@@ -55,6 +58,7 @@ def add_dev_routes(
 
     app.router.add_post("/_dev/restart", begin_again)
     app.router.add_get("/_dev/requests", show_requests)
+    app.router.add_get("/_dev/requests/last", show_last)
     app.router.add_delete("/_dev/requests", clear_requests)
     app.router.add_post("/_dev/faults", add_fault)
     app.router.add_get("/_dev/faults", show_faults)

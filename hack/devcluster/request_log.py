@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 
 from aiohttp import web
 
@@ -53,10 +54,17 @@ class RequestLog:
         return entry
 
     def since(self, number: int = 0) -> list[LoggedRequest]:
-        return [entry for entry in self._requests if entry.number > number]
+        newer = list(takewhile(lambda entry: entry.number > number, reversed(self._requests)))
+        return newer[::-1]
 
     def clear(self) -> None:
         self._requests.clear()
 
-    def to_json(self, since: int = 0) -> list[Object]:
-        return [asdict(entry) for entry in self.since(since)]
+    @property
+    def last(self) -> int:
+        """The number of the last request."""
+        return self._count
+
+    def to_json(self, since: int = 0, verb: str = "") -> list[Object]:
+        """Of that verb, or all."""
+        return [asdict(entry) for entry in self.since(since) if verb in ("", entry.verb)]

@@ -7,6 +7,7 @@ import asyncio.sslproto
 import json
 import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from aiohttp import web
 
@@ -19,6 +20,7 @@ from hack.devcluster.faults import Fault, Faults
 from hack.devcluster.request_log import LOG_LENGTH, USER, LoggedRequest, RequestLog
 from hack.devcluster.resources import FAULT, LOGGED, Resources
 from hack.devcluster.targets import parse_target, verb_of
+from hack.joined import serve_joined
 from hack.serving import Listener, bound
 
 BODY_LIMIT = 3 * 1024 * 1024
@@ -52,6 +54,7 @@ class ApiServer:
         self._resources = Resources(api, self.gate, bookmark_interval_s)
         self._away_until = 0.0
         self._runner: web.AppRunner | None = None
+        self._joined: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
@@ -77,6 +80,12 @@ class ApiServer:
         await Listener(self._runner, bound(self._port), self._tls).start()
         self._port = int(self._runner.addresses[0][1])
 
+    async def serve_joined(self, path: Path) -> None:
+        """The same for who joins many connections in one, at a Unix socket: see hack.joined."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        self._joined = await serve_joined(path, self._runner.server)
+
     def restart(self, forgets: bool = True, away_s: float = 0.0) -> None:
         """As clients see one: open watches break off, no connection is taken for ``away_s``, and (with ``forgets``) nobody
         remembers what changed before. Objects stay."""
@@ -88,6 +97,8 @@ class ApiServer:
     async def stop(self) -> None:
         """Open watches end cleanly, as they do when a real API server goes down."""
         self.api.store.close()
+        if self._joined is not None:
+            self._joined.close()
         if self._runner is not None:
             await self._runner.cleanup()
 

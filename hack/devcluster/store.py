@@ -37,9 +37,13 @@ def _every(_: Change) -> bool:
 
 
 class Subscription:
-    """Every change of one shelf after a revision that concerns it, in order; ends when the store closes."""
+    """Every change of its shelves after a revision that concerns it, in order; ends when the store closes. ``places``: by
+    shelf, and by the one name that it is about, empty for any."""
 
-    def __init__(self, after: int, backlog: list[Change], concerns: Concerns) -> None:
+    def __init__(
+        self, after: int, backlog: list[Change], concerns: Concerns, places: frozenset[tuple[str, str]]
+    ) -> None:
+        self.places = places
         self._after = after
         self._concerns = concerns
         self._changes = deque(backlog)
@@ -82,16 +86,20 @@ class Store:
         self._shelves: dict[str, dict[Key, Object]] = {}
         self._history: deque[Change] = deque(maxlen=HISTORY_LENGTH)
         self._compacted = 0
-        # By shelf and by the one name that a subscription is about, empty for any.
         self._subscriptions: dict[tuple[str, str], set[Subscription]] = {}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         return self._shelf(kind.storage).get((namespace, name))
 
-    def all(self, kind: Kind, namespace: str = "") -> Iterator[Object]:
-        """In (namespace, name) order; the empty namespace means all of them."""
-        for (where, _), obj in sorted(self._shelf(kind.storage).items(), key=lambda item: item[0]):
-            if not namespace or where == namespace:
+    def all(self, kind: Kind, namespace: str = "", name: str = "") -> Iterator[Object]:
+        """In (namespace, name) order; the empty namespace means all of them, the empty name any."""
+        shelf = self._shelf(kind.storage)
+        if name and (namespace or not kind.namespaced):
+            found = shelf.get((namespace, name))
+            yield from () if found is None else (found,)
+            return
+        for (where, called), obj in sorted(shelf.items(), key=lambda item: item[0]):
+            if (not namespace or where == namespace) and (not name or called == name):
                 yield obj
 
     def put(self, kind: Kind, obj: Object) -> Object:
@@ -126,14 +134,16 @@ class Store:
         since = self.revision if after is None else after
         shelves = {kind.storage for kind in kinds}
         past = [change for change in self._since(since) if change.storage in shelves and concerns(change)]
-        subscription = Subscription(since, past, concerns)
-        for shelf in shelves:
-            self._subscriptions.setdefault((shelf, name), set()).add(subscription)
+        subscription = Subscription(since, past, concerns, frozenset((shelf, name) for shelf in shelves))
+        for place in subscription.places:
+            self._subscriptions.setdefault(place, set()).add(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        for subscriptions in self._subscriptions.values():
-            subscriptions.discard(subscription)
+        for place in subscription.places:
+            self._subscriptions[place].discard(subscription)
+            if not self._subscriptions[place]:
+                del self._subscriptions[place]
 
     def close(self) -> None:
         for subscriptions in self._subscriptions.values():

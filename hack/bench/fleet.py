@@ -4,7 +4,7 @@ The real loops of every node's two agents, over GPUs in memory, in one process; 
 request log. Beside each figure stands what a model on paper says (fleet_model.py). The API server is a Python program: its
 requests and bytes are what a real one would see, its memory and its times are its own. Connections are joined in one, without
 TLS (hack.joined). Watches are renewed up to twenty times as often here as in a fleet, so that half a minute shows ten; the
-figures are divided by that.
+figures are divided by that. 10,000 nodes have ``reconnect_jitter_seconds: 100``, which one Python program can answer.
 
     python -m hack.bench.fleet [--nodes 100 1000] [--full]      --full: 10,000 nodes too (an hour, 15 GB)
 """
@@ -126,9 +126,9 @@ class Fleet:
             self._api.ask("POST", "/api/v1/nodes", _node(node_name(number)))
         before = rss_mb(self._children.pid("cluster"))
         agents = [sys.executable, "-m", "hack.bench.fleet_agents", str(kubeconfig), socket, str(self._folder)]
-        self._children.start(
-            "agents", [*agents, str(self._nodes), "--resync-seconds", str(RESYNC_SECONDS / self.faster)]
-        )
+        jitter = ["--jitter-seconds", str(Model(self._nodes).jitter_seconds)]
+        resync = ["--resync-seconds", str(RESYNC_SECONDS / self.faster)]
+        self._children.start("agents", [*agents, str(self._nodes), *resync, *jitter])
         until(lambda: "watching" in self._children.log("agents"), 3600.0)
         time.sleep(5.0)
         return before

@@ -1,10 +1,10 @@
 """Agents of many nodes in one process, each with its two roles, connections and watches, over GPUs in memory.
 
-    python -m hack.bench.fleet_agents KUBECONFIG SOCKET FOLDER COUNT --resync-seconds 600
+    python -m hack.bench.fleet_agents KUBECONFIG SOCKET FOLDER COUNT --resync-seconds 600 --jitter-seconds 10
 
 Their connections are joined in one to SOCKET, since a process may not have as many files open as large fleets have watches. It
-says ``watching`` when all have seen their node and its pods; with SIGUSR1 the usual resync comes. Nobody scrapes them, so
-they serve no page.
+says ``watching`` when all have seen their node and its pods; with SIGUSR1 the usual resync comes. They start some after the
+others, as a DaemonSet is rolled out: one processor would not answer all in time. Nobody scrapes them, so they serve no page.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 
 import agent.adapters.watch
 import agent.daemon
-from agent.adapters.kube import Kube
+from agent.adapters.kube import JITTER_SECONDS, Kube
 from agent.adapters.kubelet import KubeletIfAny
 from agent.adapters.nvml import Hardware
 from agent.daemon import Agent
@@ -34,6 +34,7 @@ from tests.fakes.world import Effects, GpusWithoutNvml, h100
 
 SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
 NAMESPACE = "warmslice"
+_AT_ONCE = 100
 USUAL_SECONDS = agent.adapters.watch.RESYNC_SECONDS
 
 
@@ -60,35 +61,40 @@ def _settings(folder: Path, name: str) -> tuple[Settings, Settings]:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    agents: list[Agent] = []
-    joint = await joint_to(options.socket)
-    for number in range(options.count):
-        partition, cache = _settings(options.folder, node_name(number))
-        machine = Machine(cast("Hardware", GpusWithoutNvml(Effects(), [h100(SEVEN)])), KubeletIfAny(""))
-        for settings, there in ((partition, machine), (cache, None)):
-            agents.append(Agent(settings, await _connected(options.kubeconfig, joint), there))
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _resync_every, USUAL_SECONDS)
+    joint = await joint_to(options.socket)
+    agents: list[Agent] = []
     async with asyncio.TaskGroup() as tasks:
-        for one in agents:
-            tasks.create_task(one.run())
-        tasks.create_task(_say_when_watching(agents))
+        for first in range(0, options.count, _AT_ONCE):
+            for number in range(first, min(first + _AT_ONCE, options.count)):
+                for one in await _agents(number, options, joint):
+                    agents.append(one)
+                    tasks.create_task(one.run())
+            await _all_watch(agents[2 * first :])
+        print("watching", flush=True)
         await stop.wait()
         for one in agents:
             one.stop()
 
 
-async def _connected(kubeconfig: Path, joint: Joint) -> Kube:
-    kube = await Kube.connect(str(kubeconfig))
+async def _agents(number: int, options: argparse.Namespace, joint: Joint) -> list[Agent]:
+    """The two of one node."""
+    machine = Machine(cast("Hardware", GpusWithoutNvml(Effects(), [h100(SEVEN)])), KubeletIfAny(""))
+    both = zip(_settings(options.folder, node_name(number)), (machine, None), strict=True)
+    return [Agent(settings, await _connected(options, joint), there) for settings, there in both]
+
+
+async def _connected(options: argparse.Namespace, joint: Joint) -> Kube:
+    kube = await Kube.connect(str(options.kubeconfig), jitter_seconds=options.jitter_seconds)
     kube._configuration.client_session_kwargs |= {"connector": JoinedConnector(joint)}
     return kube
 
 
-async def _say_when_watching(agents: Sequence[Agent]) -> None:
+async def _all_watch(agents: Sequence[Agent]) -> None:
     while not all(one._node.synced and one._pods.synced for one in agents):  # noqa: ASYNC110  nobody tells
-        await asyncio.sleep(0.2)
-    print("watching", flush=True)
+        await asyncio.sleep(0.05)
 
 
 def _resync_every(seconds: float) -> None:
@@ -119,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("count", type=int)
     parser.add_argument("--resync-seconds", type=float, default=USUAL_SECONDS)
+    parser.add_argument("--jitter-seconds", type=float, default=JITTER_SECONDS)
     options = parser.parse_args(argv)
     _resync_every(options.resync_seconds)
     setattr(agent.daemon, "serving", _no_page)  # noqa: B010  mypy knows it as another

@@ -9,14 +9,16 @@ WATCHES = 4
 """Of a node: each of its two processes watches the node object, and the pods that are bound to it."""
 RESYNC_SECONDS = 600.0
 """A watch lives so long, then its objects are listed again."""
-JITTER_SECONDS = 10.0
+NODES_PER_JITTER_SECOND = 100
+"""Past a thousand nodes ``reconnect_jitter_seconds`` grows with the fleet here, as the benchmark's API server needs it."""
 AWAY_SECONDS = 5.0
 NODE_WRITES = 3
 """Of a change: begin (and pause, where nobody has to be moved), resume, end."""
 WAIT_WRITES = 2
 """That it waits for a slot, at once, and for whom, when the leader has said it; the second is spared in a small fleet."""
-LEASE_REQUESTS = 7
-"""A slot: the leader looked up, the slot asked for, watched (a list and a watch), granted, confirmed and given back."""
+LEASE_REQUESTS = 8
+"""A slot: the leader looked up, and again when it has said how many wait (spared where the change is over in five seconds); the
+slot asked for, watched (a list and a watch), granted, confirmed and given back."""
 EVENTS = 4
 """With each of these but the one in mid-change."""
 KUBELET_SECONDS, NODE_KB = 300.0, 20.0
@@ -32,6 +34,11 @@ class Model:
     """Of so many nodes."""
 
     nodes: int
+
+    @property
+    def jitter_seconds(self) -> float:
+        """``reconnect_jitter_seconds`` of such a fleet."""
+        return max(10.0, self.nodes / NODES_PER_JITTER_SECOND)
 
     @property
     def rest_per_second(self) -> float:
@@ -51,7 +58,7 @@ class Model:
     @property
     def restart_peak(self) -> float:
         """In one second: the first tries come within the jitter, half of those after the server is back; lists as long after."""
-        return self.nodes * WATCHES * 3 / JITTER_SECONDS
+        return self.nodes * WATCHES * 3 / self.jitter_seconds
 
     @property
     def herd_peak(self) -> float:

@@ -14,6 +14,8 @@ from hack.devcluster.objects import Object, name_of, namespace_of, shared_with
 
 ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
 Key = tuple[str, str]
+Place = tuple[str, str]
+"""A shelf, and the name of what is on it; empty for all of it."""
 
 HISTORY_LENGTH = 20_000
 
@@ -37,12 +39,10 @@ def _every(_: Change) -> bool:
 
 
 class Subscription:
-    """Every change of its shelves after a revision that concerns it, in order; ends when the store closes. ``places``: by
-    shelf, and by the one name that it is about, empty for any."""
+    """Every change of its shelves after a revision that concerns it, in order; ends when the store closes. ``places`` are
+    where these can be."""
 
-    def __init__(
-        self, after: int, backlog: list[Change], concerns: Concerns, places: frozenset[tuple[str, str]]
-    ) -> None:
+    def __init__(self, after: int, backlog: list[Change], concerns: Concerns, places: frozenset[Place]) -> None:
         self.places = places
         self._after = after
         self._concerns = concerns
@@ -84,9 +84,11 @@ class Store:
     def __init__(self) -> None:
         self.revision = 0
         self._shelves: dict[str, dict[Key, Object]] = {}
-        self._history: deque[Change] = deque(maxlen=HISTORY_LENGTH)
+        self._history: deque[tuple[Place, Change]] = deque()
+        # The same once more, for each shelf and for each object on it.
+        self._past: dict[Place, deque[Change]] = {}
         self._compacted = 0
-        self._subscriptions: dict[tuple[str, str], set[Subscription]] = {}
+        self._subscriptions: dict[Place, set[Subscription]] = {}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         return self._shelf(kind.storage).get((namespace, name))
@@ -124,6 +126,7 @@ class Store:
     def compact(self) -> None:
         """Forget the history, as etcd does after a while: watches from before now get 410."""
         self._history.clear()
+        self._past.clear()
         self._compacted = self.revision
 
     def subscribe(
@@ -132,9 +135,9 @@ class Store:
         """Changes of these kinds after this revision, the past ones first. None means from now on. Of thousands of
         watches only those that a change ``concerns`` are woken by it; those of another ``name`` are not even asked."""
         since = self.revision if after is None else after
-        shelves = {kind.storage for kind in kinds}
-        past = [change for change in self._since(since) if change.storage in shelves and concerns(change)]
-        subscription = Subscription(since, past, concerns, frozenset((shelf, name) for shelf in shelves))
+        places = frozenset((kind.storage, name) for kind in kinds)
+        past = sorted((change for place in places for change in self._since(place, since)), key=lambda c: c.revision)
+        subscription = Subscription(since, [change for change in past if concerns(change)], concerns, places)
         for place in subscription.places:
             self._subscriptions.setdefault(place, set()).add(subscription)
         return subscription
@@ -150,10 +153,9 @@ class Store:
             for subscription in subscriptions:
                 subscription.close()
 
-    def _since(self, revision: int) -> list[Change]:
-        """Newest first in the history, so that a watch from now on looks at nothing."""
-        newer = list(takewhile(lambda change: change.revision > revision, reversed(self._history)))
-        return newer[::-1]
+    def _since(self, place: Place, revision: int) -> Iterator[Change]:
+        """From the newest on, so that a watch from now on looks at nothing."""
+        return takewhile(lambda change: change.revision > revision, reversed(self._past.get(place, ())))
 
     def _shelf(self, storage: str) -> dict[Key, Object]:
         return self._shelves.setdefault(storage, {})
@@ -164,9 +166,19 @@ class Store:
 
     def _publish(self, kind: Kind, change_type: ChangeType, obj: Object, previous: Object | None) -> None:
         change = Change(self.revision, change_type, kind.storage, obj, previous)
+        shelf, own = (kind.storage, ""), (kind.storage, name_of(obj))
         if len(self._history) == HISTORY_LENGTH:
-            self._compacted = self._history[0].revision
-        self._history.append(change)
-        for name in ("", name_of(obj)):
-            for subscription in self._subscriptions.get((kind.storage, name), ()):
+            self._forget_oldest()
+        self._history.append((own, change))
+        for place in (shelf, own):
+            self._past.setdefault(place, deque()).append(change)
+            for subscription in self._subscriptions.get(place, ()):
                 subscription.publish(change)
+
+    def _forget_oldest(self) -> None:
+        own, oldest = self._history.popleft()
+        self._compacted = oldest.revision
+        for place in ((own[0], ""), own):
+            self._past[place].popleft()
+            if not self._past[place]:
+                del self._past[place]

@@ -109,6 +109,8 @@ class Fleet:
         self._nodes = nodes
         self._commit = commit
         self.faster = min(FASTER, MOST_RENEWED_FASTER / nodes)
+        processes = 2 if nodes >= LARGE else 1
+        self._agents = {f"agents-{number}": nodes // processes for number in range(processes)}
         self._api: ApiClient
 
     def start(self) -> float:
@@ -128,8 +130,10 @@ class Fleet:
         agents = [sys.executable, "-m", "hack.bench.fleet_agents", str(kubeconfig), socket, str(self._folder)]
         jitter = ["--jitter-seconds", str(Model(self._nodes).jitter_seconds)]
         resync = ["--resync-seconds", str(RESYNC_SECONDS / self.faster)]
-        self._children.start("agents", [*agents, str(self._nodes), *resync, *jitter])
-        until(lambda: "watching" in self._children.log("agents"), 3600.0)
+        for name, count in self._agents.items():
+            first = list(self._agents).index(name) * count
+            self._children.start(name, [*agents, str(first), str(count), *resync, *jitter])
+        until(lambda: all("watching" in self._children.log(name) for name in self._agents), 3600.0)
         time.sleep(5.0)
         return before
 
@@ -138,7 +142,8 @@ class Fleet:
         memory = rss_mb(self._children.pid("cluster")) - before
         with self._looking() as rest:
             time.sleep(REST_SECONDS)
-        os.kill(self._children.pid("agents"), signal.SIGUSR1)
+        for name in self._agents:
+            os.kill(self._children.pid(name), signal.SIGUSR1)
         heartbeat = self._heartbeat()
         time.sleep(RESYNC_SECONDS / self.faster * 1.2)
         with self._looking() as relabel:

@@ -1,6 +1,6 @@
 """Agents of many nodes in one process, each with its two roles, connections and watches, over GPUs in memory.
 
-    python -m hack.bench.fleet_agents KUBECONFIG SOCKET FOLDER COUNT --resync-seconds 600 --jitter-seconds 10
+    python -m hack.bench.fleet_agents KUBECONFIG SOCKET FOLDER FIRST COUNT --resync-seconds 600 --jitter-seconds 10
 
 Their connections are joined in one to SOCKET, since a process may not have as many files open as large fleets have watches. It
 says ``watching`` when all have seen their node and its pods; with SIGUSR1 the usual resync comes. They start some after the
@@ -67,12 +67,12 @@ async def _run(options: argparse.Namespace) -> None:
     joint = await joint_to(options.socket)
     agents: list[Agent] = []
     async with asyncio.TaskGroup() as tasks:
-        for first in range(0, options.count, _AT_ONCE):
-            for number in range(first, min(first + _AT_ONCE, options.count)):
-                for one in await _agents(number, options, joint):
-                    agents.append(one)
-                    tasks.create_task(one.run())
-            await _all_watch(agents[2 * first :])
+        for number in range(options.first, options.first + options.count):
+            for one in await _agents(number, options, joint):
+                agents.append(one)
+                tasks.create_task(one.run())
+            await _all_watch(agents[-_AT_ONCE - 2 : -_AT_ONCE])
+        await _all_watch(agents)
         print("watching", flush=True)
         await stop.wait()
         for one in agents:
@@ -123,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("kubeconfig", type=Path)
     parser.add_argument("socket", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("first", type=int)
     parser.add_argument("count", type=int)
     parser.add_argument("--resync-seconds", type=float, default=USUAL_SECONDS)
     parser.add_argument("--jitter-seconds", type=float, default=JITTER_SECONDS)

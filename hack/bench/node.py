@@ -13,13 +13,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from hack import simgpu
 from hack.containers.mounts import namespace, why_not
-from hack.devcluster.kubeconfig import read_kubeconfig
+from hack.devcluster.kubeconfig import Access, read_kubeconfig
 from hack.processes import Children
 
 NODE = "gpu-1"
@@ -60,7 +61,7 @@ class ApiClient:
         return int(self.ask("GET", "/_dev/requests/last")["number"])
 
     def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> http.client.HTTPResponse:
-        access = read_kubeconfig(self._kubeconfig)
+        access = self._access
         request = urllib.request.Request(
             access.server + path,
             method=method,
@@ -70,9 +71,16 @@ class ApiClient:
                 "Authorization": f"Bearer {access.token}",
             },
         )
-        trust = ssl.create_default_context(cadata=access.authority)
-        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=600, context=trust)
+        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=600, context=self._trust)
         return answer
+
+    @cached_property
+    def _access(self) -> Access:
+        return read_kubeconfig(self._kubeconfig)
+
+    @cached_property
+    def _trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cadata=self._access.authority)
 
 
 class BenchNode(ApiClient):

@@ -55,10 +55,14 @@ async def test_what_many_send_and_read_at_once_stays_apart_and_whole(tmp_path: P
 async def test_who_reads_slowly_loses_nothing(tmp_path: Path) -> None:
     body = hashlib.shake_256(b"").digest(3_000_000)
 
-    async def large(_: web.Request) -> web.Response:
-        return web.Response(body=body)
+    async def large(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for at in range(0, len(body), 50_000):
+            await response.write(body[at : at + 50_000])
+        return response
 
-    async with _sessions(tmp_path, large) as (session,), session.get(URL, read_bufsize=4096) as answer:
+    async with _sessions(tmp_path, large) as (session,), asyncio.timeout(10.0), session.get(URL) as answer:
         read = b""
         async for piece in answer.content.iter_chunked(10_000):
             read += piece

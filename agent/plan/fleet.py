@@ -14,7 +14,8 @@
 # Lease at all. Nobody's clock is compared with another's: a leader is gone when the mark of its renewal has not changed for
 # LEASE_SECONDS on the own monotonic clock. A leader acts only for ACT_SECONDS after its last renewal began; what it has sent
 # then has arrived or failed before anybody else can lead. Who waits does not look all the time: together about two agents a
-# second, so that ten thousand that wait cost the API server what ten do.
+# second, so that ten thousand that wait cost the API server what ten do. How many wait the leader says; one that says nothing
+# may have none of its requests through, because of all those that look: so each looks rarer, the longer nothing is said.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ RENEW_SECONDS = 5.0
 LOOK_SECONDS = 5.0
 _LONGEST_LOOK_SECONDS = 600.0
 _LOOKS_PER_SECOND = 2.0
+_SOON_AT_FIRST = 3
+"""So many looks in a row that find a leader without a word are made as if few waited: a new one has to see all first."""
+_RAREST_UNTOLD_SECONDS = 160.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +131,18 @@ class Sighting:
         """Whether anybody may take the lead."""
         return not self.mark[0] or clock - self.since >= LEASE_SECONDS
 
-    def next_look(self, waiting: int, clock: float) -> float:
-        """After how many seconds to look again, on the average of all: soon, while it may be dead."""
+    def next_look(self, waiting: int, clock: float, untold: int = 0) -> float:
+        """After how many seconds to look again, on the average of all: soon, while it may be dead. ``untold``: so many looks in a
+        row have found nothing that says how many are ``waiting``."""
         if not self.mark[0]:
             # Somebody else was quicker just now.
             return LOOK_SECONDS
-        if not self.renewing:
-            return min(LOOK_SECONDS, max(0.1, self.since + LEASE_SECONDS - clock))
-        return min(_LONGEST_LOOK_SECONDS, max(LOOK_SECONDS, waiting / _LOOKS_PER_SECOND))
+        rarer = min(_RAREST_UNTOLD_SECONDS, LOOK_SECONDS * 2.0 ** max(0, untold - _SOON_AT_FIRST))
+        if self.renewing:
+            return min(_LONGEST_LOOK_SECONDS, max(rarer, waiting / _LOOKS_PER_SECOND))
+        if rarer > LOOK_SECONDS:
+            return rarer
+        return min(LOOK_SECONDS, max(0.1, self.since + LEASE_SECONDS - clock))
 
 
 def _stamp(seconds: float) -> str:

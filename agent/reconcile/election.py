@@ -59,6 +59,7 @@ class Election:
         self._ended = ended
         self._sighting = Sighting()
         self._next_look = 0.0
+        self._untold = 0
         self._term: _Term | None = None
         self.said: Said | None = None
 
@@ -85,9 +86,9 @@ class Election:
         """Until the next look."""
         return max(0.0, self._next_look - self._clock())
 
-    async def look(self, waiting: Callable[[Leader | None], int]) -> Leader | None:
+    async def look(self, waiting: Callable[[Leader | None], int | None]) -> Leader | None:
         """Look who leads, and take the lead where nobody does. ``waiting`` says how many look, so that together they do so about
-        twice a second."""
+        twice a second; None where nobody has said it."""
         try:
             found = leader_of(await self._ballot.find())
         except GoneError:
@@ -95,8 +96,10 @@ class Election:
         self._sighting = self._sighting.then(found, self._clock())
         if self._sighting.vacant(self._clock()) and await self._elected(found):
             return None
-        wait = self._sighting.next_look(waiting(found), self._clock()) * random.uniform(0.75, 1.25)
-        self._next_look = self._clock() + wait
+        count = waiting(found)
+        self._untold = self._untold + 1 if count is None else 0
+        wait = self._sighting.next_look(count or 0, self._clock(), self._untold)
+        self._next_look = self._clock() + wait * random.uniform(0.75, 1.25)
         return found
 
     async def lead(self, act: Callable[[], Awaitable[float]]) -> float:
@@ -129,7 +132,7 @@ class Election:
             return
         log.info(f"{self._task}.leading-no-more", extra={"detail": why})
         self._term = None
-        self._sighting, self._next_look = Sighting(), 0.0
+        self._sighting, self._next_look, self._untold = Sighting(), 0.0, 0
         self._ended()
 
     async def resign(self) -> None:

@@ -196,6 +196,6 @@ def _word(leader: Leader | None) -> Word | None:
     return Word.from_json(leader.said) if leader is not None else None
 
 
-def _waiting(leader: Leader | None) -> int:
+def _waiting(leader: Leader | None) -> int | None:
     word = _word(leader)
-    return word.waiting if word is not None else 0
+    return word.waiting if word is not None else None

@@ -209,7 +209,8 @@ class Agent:
 
 class Fleet:
     """``nodes`` by name. ``most`` is the largest number of nodes that were cordoned at once. ``counted``: writes of Leases count
-    among the effects of their node, and take no time. The agents' clocks are wrong by up to ``skew`` seconds."""
+    among the effects of their node, and take no time. The agents' clocks are wrong by up to ``skew`` seconds.
+    ``view_is_there``: a leader can list slots and nodes."""
 
     def __init__(
         self,
@@ -226,6 +227,7 @@ class Fleet:
         self.skew = skew
         self.cut_off: set[str] = set()
         self.lost: list[str] = []
+        self.view_is_there = True
         self.leases = MemoryLeases(self.now, 0.0 if counted else 0.01)
         self.agents: dict[str, Agent] = {}
         self.most = 0
@@ -357,7 +359,7 @@ class View:
 
     @property
     def synced(self) -> bool:
-        return self._open
+        return self._open and self._fleet.view_is_there
 
     def put(self, slot: Object) -> None:
         return

@@ -14,6 +14,7 @@ from agent.model.errors import BadInputError
 from agent.model.fleet import Leader, Limit, Member, Slot, Window, Word
 from agent.plan.fleet import (
     LEASE_SECONDS,
+    LOOK_SECONDS,
     RENEW_SECONDS,
     SILENT_SECONDS,
     UNSEEN_SECONDS,
@@ -261,6 +262,26 @@ def test_ten_thousand_that_wait_look_together_about_twice_a_second() -> None:
     assert (seen.next_look(3, 5.0), seen.next_look(1000, 5.0)) == (5.0, 500.0)
     long_after = seen.then(_leader(200), 700.0)
     assert long_after.next_look(1000, 700.0) == 5.0, "that it led at some time says nothing about now"
+
+
+def test_a_leader_that_says_nothing_is_looked_at_rarer_and_rarer() -> None:
+    """It may be those who look that keep it from saying anything."""
+    sighting, clock, looks = Sighting(), 0.0, 0
+    while clock < 1800.0:
+        looks += 1
+        sighting = sighting.then(_leader(int(clock // RENEW_SECONDS)), clock)
+        assert not sighting.vacant(clock)
+        clock += sighting.next_look(0, clock, looks)
+    assert looks <= 20, "ten thousand would look 3,600,000 times every five seconds"
+
+
+def test_one_that_dies_before_it_has_said_anything_is_followed_in_time() -> None:
+    sighting, clock, looks = Sighting(), 0.0, 0
+    while not sighting.vacant(clock):
+        looks += 1
+        sighting = sighting.then(_leader(0), clock)
+        clock += 0.0 if sighting.vacant(clock) else sighting.next_look(0, clock, looks)
+    assert clock <= LEASE_SECONDS + LOOK_SECONDS
 
 
 # -- what is said -----------------------------------------------------------------------------------------------------

@@ -222,6 +222,27 @@ async def test_a_leader_that_is_cut_off_is_followed_and_grants_nothing_when_it_i
     await fleet.end()
 
 
+async def test_while_a_leader_cannot_say_anything_those_who_wait_ask_for_it_rarer_and_rarer() -> None:
+    """Its lists fail, and perhaps because everybody asks. When it can, each has its turn."""
+    fleet = Fleet("3", *_nodes(30))
+    fleet.view_is_there = False
+    for name in fleet.nodes:
+        fleet.start(name)
+    fleet.label("2x3g.40gb")
+    looks = []
+    for _ in range(4):
+        before = len(fleet.leases.requests)
+        await fleet.run(300)
+        looks.append(len([name for verb, name in fleet.leases.requests[before:] if (verb, name) == ("get", LEADER)]))
+    assert fleet.done() == []
+    assert looks[0] <= 12 * 30
+    assert looks[-1] <= 4 * 30
+    fleet.view_is_there = True
+    await fleet.run(1500, lambda: len(fleet.done()) == 30)
+    assert (len(fleet.done()), fleet.most) == (30, 3)
+    await fleet.end()
+
+
 async def test_a_renewal_whose_answer_is_lost_does_not_end_the_lead() -> None:
     fleet = Fleet("1", *_nodes(6))
     for name in fleet.nodes:

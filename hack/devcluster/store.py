@@ -38,6 +38,11 @@ def _every(_: Change) -> bool:
     return True
 
 
+def _places(change: Change) -> tuple[Place, Place]:
+    """Where it is looked for: its shelf, and its object there."""
+    return (change.storage, ""), (change.storage, name_of(change.object))
+
+
 class Subscription:
     """Every change of its shelves after a revision that concerns it, in order; ends when the store closes. ``places`` are
     where these can be."""
@@ -84,7 +89,7 @@ class Store:
     def __init__(self) -> None:
         self.revision = 0
         self._shelves: dict[str, dict[Key, Object]] = {}
-        self._history: deque[tuple[Place, Change]] = deque()
+        self._history: deque[Change] = deque()
         # The same once more, for each shelf and for each object on it.
         self._past: dict[Place, deque[Change]] = {}
         self._compacted = 0
@@ -166,19 +171,18 @@ class Store:
 
     def _publish(self, kind: Kind, change_type: ChangeType, obj: Object, previous: Object | None) -> None:
         change = Change(self.revision, change_type, kind.storage, obj, previous)
-        shelf, own = (kind.storage, ""), (kind.storage, name_of(obj))
         if len(self._history) == HISTORY_LENGTH:
             self._forget_oldest()
-        self._history.append((own, change))
-        for place in (shelf, own):
+        self._history.append(change)
+        for place in _places(change):
             self._past.setdefault(place, deque()).append(change)
             for subscription in self._subscriptions.get(place, ()):
                 subscription.publish(change)
 
     def _forget_oldest(self) -> None:
-        own, oldest = self._history.popleft()
+        oldest = self._history.popleft()
         self._compacted = oldest.revision
-        for place in ((own[0], ""), own):
+        for place in _places(oldest):
             self._past[place].popleft()
             if not self._past[place]:
                 del self._past[place]

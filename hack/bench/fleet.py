@@ -1,10 +1,11 @@
 """What a fleet costs its API server: at rest, while all nodes change, in a restart of the API server, after a catalog edit.
 
-The real loops of every node's two agents, over GPUs in memory, in one process; the development API server in another, with its
-request log. Beside each figure stands what a model on paper says (fleet_model.py). The API server is a Python program: its
-requests and bytes are what a real one would see, its memory and its times are its own. Connections are joined in one, without
-TLS (hack.joined). Watches are renewed up to twenty times as often here as in a fleet, so that half a minute shows ten; the
-figures are divided by that. 10,000 nodes have ``reconnect_jitter_seconds: 100``, which one Python program can answer.
+The real loops of every node's two agents, over GPUs in memory, in one process (large fleets: two); the development API server
+in another, with its request log. Beside each figure stands what a model on paper says (fleet_model.py). The API server is a
+Python program: its requests and bytes are what a real one would see, its memory and its times are its own. Connections are
+joined in one, without TLS (hack.joined). Watches are renewed up to twenty times as often here as in a fleet, so that half a
+minute shows ten; the figures are divided by that. 10,000 nodes have ``reconnect_jitter_seconds: 100``, which one Python program
+can answer.
 
     python -m hack.bench.fleet [--nodes 100 1000] [--full]      --full: 10,000 nodes too (an hour, 15 GB)
 """
@@ -109,8 +110,9 @@ class Fleet:
         self._nodes = nodes
         self._commit = commit
         self.faster = min(FASTER, MOST_RENEWED_FASTER / nodes)
-        processes = 2 if nodes >= LARGE else 1
-        self._agents = {f"agents-{number}": nodes // processes for number in range(processes)}
+        half = nodes // 2 if nodes >= LARGE else 0
+        shares = range(half), range(half, nodes)
+        self._agents = {f"agents-{share.start}": share for share in shares if share}
         self._api: ApiClient
 
     def start(self) -> float:
@@ -130,9 +132,8 @@ class Fleet:
         agents = [sys.executable, "-m", "hack.bench.fleet_agents", str(kubeconfig), socket, str(self._folder)]
         jitter = ["--jitter-seconds", str(Model(self._nodes).jitter_seconds)]
         resync = ["--resync-seconds", str(RESYNC_SECONDS / self.faster)]
-        for name, count in self._agents.items():
-            first = list(self._agents).index(name) * count
-            self._children.start(name, [*agents, str(first), str(count), *resync, *jitter])
+        for name, share in self._agents.items():
+            self._children.start(name, [*agents, str(share.start), str(len(share)), *resync, *jitter])
         until(lambda: all("watching" in self._children.log(name) for name in self._agents), 3600.0)
         time.sleep(5.0)
         return before

@@ -35,6 +35,7 @@ from tests.fakes.world import Effects, GpusWithoutNvml, h100
 SEVEN = " ".join(f"1g.10gb@{start}:1" for start in range(7))
 NAMESPACE = "warmslice"
 _AT_ONCE = 100
+"""So many of them may not be watching yet while others start."""
 USUAL_SECONDS = agent.adapters.watch.RESYNC_SECONDS
 
 

@@ -110,7 +110,7 @@ class BenchNode(ApiClient):
             if not (self.folder / f"{name}.yaml").exists():
                 (self.folder / f"{name}.yaml").write_text(text, "utf-8")
         self._children.start("cluster", cluster)
-        until(lambda: (self.folder / "kubeconfig").exists())
+        until(self._kubeconfig.exists)
         until(lambda: self._node() is not None)
 
     def start_agent(self, *flags: str) -> None:
@@ -131,7 +131,7 @@ class BenchNode(ApiClient):
         if why_not():
             self._children.start(role, command, self.environment)
             return
-        access = read_kubeconfig(self.folder / "kubeconfig")
+        access = self._access
         account = self.folder / "account"
         account.mkdir(exist_ok=True)
         (account / "token").write_text(access.token)

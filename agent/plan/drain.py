@@ -164,7 +164,6 @@ class _Census:
         self.spent = frozenset(
             pod.ref for pod in seen.pods if any(budget.disruptions_allowed < 1 for budget in _covering(pod, seen))
         )
-
         self.ending = frozenset(pod.ref for pod in seen.pods if pod.terminating)
 
     def holders(self, device: str, processes: Iterable[GpuProcess], *, whole: bool) -> _There:

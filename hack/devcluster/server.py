@@ -106,6 +106,9 @@ class ApiServer:
     async def _logged(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith(_DEV_PREFIX):
             return await handler(request)
+        if asyncio.get_running_loop().time() < self._away_until:
+            # Nobody is there to write it down.
+            return _cut(request)
         agent = request.headers.get("User-Agent", "")
         entry = self.log.begin(request.method, _verb(request), request.path, request.query_string, agent)
         entry.object = _object(request)
@@ -133,8 +136,6 @@ class ApiServer:
     async def _faulty(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         fault = None
         if not request.path.startswith(_DEV_PREFIX):
-            if asyncio.get_running_loop().time() < self._away_until:
-                return _cut(request)
             fault = self.faults.striking(request.method, request.path_qs)
         if fault is None:
             return await handler(request)

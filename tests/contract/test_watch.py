@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from agent.adapters.kube import Kube
 from agent.adapters.watch import Watch
+from agent.model.errors import AgentError
 from hack.devcluster import kinds
 from hack.devcluster.faults import Fault
 from hack.devcluster.objects import Object
@@ -116,10 +117,25 @@ async def test_a_watch_whose_past_is_forgotten_lists_again(cluster: DevCluster) 
 async def test_a_watch_that_breaks_goes_on_from_what_it_has_seen(cluster: DevCluster) -> None:
     """What happened meanwhile comes by the watch too: nothing is listed again."""
     async with watched(cluster) as seen:
+        await seen.until_watching()
         await seen.wish("a")
         cluster.control_plane.server.restart(forgets=False, away_s=0.1)
         await seen.wish("b")
         assert (seen.lists, seen.watches > 1) == (1, True)
+
+
+async def test_an_api_server_that_is_away_knows_nothing_of_who_tried(cluster: DevCluster) -> None:
+    kube = await Kube.connect(str(cluster.kubeconfig()))
+    try:
+        cluster.control_plane.server.restart(forgets=False, away_s=60.0)
+        with pytest.raises(AgentError):
+            await kube.get("/api/v1/nodes")
+        assert not cluster.requests("list", "warmslice")
+        cluster.control_plane.server.restart(forgets=False)
+        await kube.get("/api/v1/nodes")
+        assert len(cluster.requests("list", "warmslice")) == 1
+    finally:
+        await kube.close()
 
 
 async def test_a_version_from_which_no_watch_can_be_opened_is_given_up(cluster: DevCluster) -> None:

@@ -3,9 +3,10 @@
 The real loops of every node's two agents, over GPUs in memory, in one process (large fleets: two); the development API server
 in another, with its request log. Beside each figure stands what a model on paper says (fleet_model.py). The API server is a
 Python program: its requests and bytes are what a real one would see, its memory and its times are its own. Connections are
-joined in one, without TLS (hack.joined). Watches are renewed up to twenty times as often here as in a fleet, so that half a
-minute shows ten; the figures are divided by that. 10,000 nodes have ``reconnect_jitter_seconds: 100``, which one Python program
-can answer.
+joined in one, without TLS (hack.joined). At rest watches are renewed up to twenty times as often here as in a fleet, so that half
+a minute shows ten, and the figures are divided by that; afterwards they are not renewed, so that a change is counted alone. Small
+fleets are labelled at once. 10,000 nodes are labelled fifteen in a second and have ``reconnect_jitter_seconds: 100``, which one
+Python program can answer.
 
     python -m hack.bench.fleet [--nodes 100 1000] [--full]      --full: 10,000 nodes too (an hour, 15 GB)
 """
@@ -47,6 +48,8 @@ MOST_BESIDE_PAPER = 1.1
 LARGE = 5000
 FASTER, MOST_RENEWED_FASTER = 20.0, 20_000
 """What one Python program can answer sets how much faster the watches of so many nodes are renewed."""
+LABELLED_A_SECOND = 15.0
+"""Of large fleets: two cores that API server and all agents share answer no more. Smaller ones are labelled at once."""
 REST_SECONDS = 35.0
 MODEL = "org/tiny"
 LAYOUTS = """\
@@ -141,17 +144,15 @@ class Fleet:
     def measure(self) -> Result:
         before = self.start()
         memory = rss_mb(self._children.pid("cluster")) - before
+        renewed_seconds = RESYNC_SECONDS / self.faster
         with self._looking() as rest:
-            time.sleep(REST_SECONDS)
+            time.sleep(max(REST_SECONDS, renewed_seconds))
         for name in self._agents:
             os.kill(self._children.pid(name), signal.SIGUSR1)
         heartbeat = self._heartbeat()
-        time.sleep(RESYNC_SECONDS / self.faster * 1.2)
+        time.sleep(renewed_seconds * 1.2)
         with self._looking() as relabel:
-            for number in range(self._nodes):
-                self._api.ask(
-                    "PATCH", f"/api/v1/nodes/{node_name(number)}", {"metadata": {"labels": {CONFIG: "mixed"}}}
-                )
+            self._label_all()
             self._until_all(STATE, "success")
         with self._looking() as restart:
             since = self._api.last_request()
@@ -163,6 +164,12 @@ class Fleet:
             self._until_all(LABEL, "ready")
         leader = Counter(e["verb"] for e in relabel.entries if "warmslice-leader" in e["object"] or _is_leaders(e))
         return Result(self._nodes, self.faster, rest, relabel, restart, catalog, heartbeat, memory, leader)
+
+    def _label_all(self) -> None:
+        began, pause = time.monotonic(), 1 / LABELLED_A_SECOND if self._nodes >= LARGE else 0.0
+        for number in range(self._nodes):
+            time.sleep(max(0.0, began + number * pause - time.monotonic()))
+            self._api.ask("PATCH", f"/api/v1/nodes/{node_name(number)}", {"metadata": {"labels": {CONFIG: "mixed"}}})
 
     @property
     def _look_seconds(self) -> float:

@@ -3,7 +3,7 @@
     python -m hack.bench.fleet_agents KUBECONFIG SOCKET FOLDER FIRST COUNT --resync-seconds 600 --jitter-seconds 10
 
 Their connections are joined in one to SOCKET, since a process may not have as many files open as large fleets have watches. It
-says ``watching`` when all have seen their node and its pods; with SIGUSR1 the usual resync comes. They start some after the
+says ``watching`` when all have seen their node and its pods; with SIGUSR1 no watch is renewed any more. They start some after the
 others, as a DaemonSet is rolled out: one processor would not answer all in time. Nobody scrapes them, so they serve no page.
 """
 
@@ -37,6 +37,7 @@ NAMESPACE = "warmslice"
 _AT_ONCE = 100
 """So many of them may not be watching yet while others start."""
 USUAL_SECONDS = agent.adapters.watch.RESYNC_SECONDS
+_NEVER_SECONDS = 24 * 3600.0
 
 
 def node_name(number: int) -> str:
@@ -64,7 +65,7 @@ def _settings(folder: Path, name: str) -> tuple[Settings, Settings]:
 async def _run(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _resync_every, USUAL_SECONDS)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _resync_every, _NEVER_SECONDS)
     joint = await joint_to(options.socket)
     agents: list[Agent] = []
     async with asyncio.TaskGroup() as tasks:

@@ -51,13 +51,13 @@ class Model:
 
     @property
     def restart_requests(self) -> float:
-        """Every watch is tried, some while the server is still away, and told that its past is forgotten; then a list and a
-        watch."""
-        return self.nodes * WATCHES * 3.5
+        """Every watch is tried and told that its past is forgotten; then a list and a watch. A server that is away sees nothing
+        of those that try too soon."""
+        return float(self.nodes * WATCHES * 3)
 
     @property
     def restart_peak(self) -> float:
-        """In one second: the first tries come within the jitter, half of those after the server is back; lists as long after."""
+        """In one second: first tries come within the jitter, a list and a watch within as long after each."""
         return self.nodes * WATCHES * 3 / self.jitter_seconds
 
     @property

@@ -34,6 +34,7 @@ from agent.plan.page_cache import WarmRules
 from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads, Workloads
 from agent.reconcile.cold_starts import ColdStarts
 from agent.reconcile.demand import DemandRules, NodeDemand
+from agent.reconcile.election import Elected
 from agent.reconcile.fits import SliceFits
 from agent.reconcile.gate import GateKeeper, GateSight, in_this_boot
 from agent.reconcile.page_cache import PageCache
@@ -60,7 +61,7 @@ class CacheRole:
 
     shared: Shared
     told: Callable[[CacheReport], None]
-    elected: list[PublishingPass] = field(default_factory=list)
+    elected: list[Elected] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     _servings: PodServings = field(default_factory=PodServings)
     _fetches: FetchSupervisor | None = None
@@ -220,7 +221,10 @@ class CacheRole:
         def ballot(name: str) -> TokenHands:
             return TokenHands(leases, name, LEASE_SECONDS, clock.now)
 
-        return LeaseTokens(f"{settings.node_name}_{uuid4().hex[:8]}", settings.fetch_at_once, ballot, time.monotonic)
+        holder = f"{settings.node_name}_{uuid4().hex[:8]}"
+        tokens = LeaseTokens(holder, settings.fetch_at_once, ballot, time.monotonic)
+        self.elected.append(tokens)
+        return tokens
 
     def _cold_starts(self) -> ColdStarts:
         shared = self.shared

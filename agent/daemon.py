@@ -37,8 +37,7 @@ from agent.shared import Pass, Shared
 if TYPE_CHECKING:
     from agent.cache_role import CacheRole
     from agent.partition_role import Machine
-    from agent.reconcile.leading import FleetPass
-    from agent.reconcile.publishing import PublishingPass
+    from agent.reconcile.election import Elected
 
 log = logging.getLogger("warmslice.daemon")
 
@@ -101,7 +100,7 @@ class Agent:
         self._machine = machine
         self._stopping = asyncio.Event()
         self._wakes: dict[str, asyncio.Event] = {}
-        self._elected: list[FleetPass | PublishingPass] = []
+        self._elected: list[Elected] = []
         hostname = settings.node_name if settings.dcgm_names else ""
         self._metrics = Metrics(VERSION, clock.now, settings.gpu_prices, hostname)
         self._beats = Heartbeats(time.monotonic)

@@ -36,6 +36,7 @@ from agent.observe.telemetry import Telemetry
 from agent.observe.world import Kubelet, World
 from agent.plan.fleet import LEASE_SECONDS
 from agent.plan.upgrade import driver_leaves
+from agent.reconcile.election import Elected
 from agent.reconcile.fleet import Board, NoSlots, OwnSlot, Slots
 from agent.reconcile.history import Remembering
 from agent.reconcile.host import HostCommands
@@ -68,7 +69,7 @@ class PartitionRole:
     machine: Machine
     told: Callable[[PartitionReport], None]
     looked: Callable[[TelemetrySnapshot], None]
-    elected: list[FleetPass] = field(default_factory=list)
+    elected: list[Elected] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     _fleet_wake: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -113,33 +113,36 @@ def _opening(window: Window, day: date) -> tuple[float, float]:
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """What an agent that waits has seen of the leader. ``since`` is when it first saw the present mark, ``looked`` when it looked
-    last, on its own monotonic clock; ``renewing``: it has seen the mark change between two looks that were close."""
+    last, on its own monotonic clock; ``renewing``: it has seen the mark change between two looks that were close; ``waiting``:
+    how many wait; ``untold``: so many looks in a row have found nothing that says it."""
 
     mark: tuple[str, str] = ("", "")
     since: float = 0.0
     looked: float = float("-inf")
     renewing: bool = False
+    waiting: int = 0
+    untold: int = 0
 
-    def then(self, leader: Leader | None, clock: float) -> Sighting:
-        """The same after another look."""
+    def then(self, leader: Leader | None, waiting: int | None, clock: float) -> Sighting:
+        """The same after another look. ``waiting`` is None where the leader does not say it."""
         mark = (leader.holder, leader.renewed) if leader is not None else ("", "")
+        untold = self.untold + 1 if waiting is None else 0
         if mark == self.mark:
-            return Sighting(mark, self.since, clock, False)
-        return Sighting(mark, clock, clock, clock - self.looked <= LEASE_SECONDS)
+            return Sighting(mark, self.since, clock, False, waiting or 0, untold)
+        return Sighting(mark, clock, clock, clock - self.looked <= LEASE_SECONDS, waiting or 0, untold)
 
     def vacant(self, clock: float) -> bool:
         """Whether anybody may take the lead."""
         return not self.mark[0] or clock - self.since >= LEASE_SECONDS
 
-    def next_look(self, waiting: int, clock: float, untold: int = 0) -> float:
-        """After how many seconds to look again, on the average of all: soon, while it may be dead. ``untold``: so many looks in a
-        row have found nothing that says how many are ``waiting``."""
+    def next_look(self, clock: float) -> float:
+        """After how many seconds to look again, on the average of all: soon, while it may be dead."""
         if not self.mark[0]:
             # Somebody else was quicker just now.
             return LOOK_SECONDS
-        rarer = min(_RAREST_UNTOLD_SECONDS, LOOK_SECONDS * 2.0 ** max(0, untold - _SOON_AT_FIRST))
+        rarer = min(_RAREST_UNTOLD_SECONDS, LOOK_SECONDS * 2.0 ** max(0, self.untold - _SOON_AT_FIRST))
         if self.renewing:
-            return min(_LONGEST_LOOK_SECONDS, max(rarer, waiting / _LOOKS_PER_SECOND))
+            return min(_LONGEST_LOOK_SECONDS, max(rarer, self.waiting / _LOOKS_PER_SECOND))
         if rarer > LOOK_SECONDS:
             return rarer
         return min(LOOK_SECONDS, max(0.1, self.since + LEASE_SECONDS - clock))

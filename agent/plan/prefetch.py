@@ -29,15 +29,17 @@ class CacheSeen:
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """``labels``: only those to change, None to remove. ``look_again_seconds``: when a failed model's turn comes. ``due``: all
-    whose turn it is, in order; ``starts`` are of them."""
+    """``labels``: only those to change, None to remove. ``look_again_seconds``: when a failed model's turn comes. ``asking``:
+    those that are fetched if they have a fetch token, in order, ``most`` of them; where as many run as may, those for which one
+    that runs makes way."""
 
     starts: tuple[CatalogModel, ...]
     stops: tuple[str, ...]
     states: Mapping[str, ModelState]
     labels: Mapping[str, str | None]
     look_again_seconds: float | None
-    due: tuple[CatalogModel, ...] = ()
+    asking: tuple[CatalogModel, ...] = ()
+    most: int = 0
 
 
 def plan_prefetch(wanted: Sequence[CatalogModel], seen: CacheSeen, now_seconds: float, at_once: int = 1) -> CachePlan:
@@ -52,12 +54,17 @@ def plan_prefetch(wanted: Sequence[CatalogModel], seen: CacheSeen, now_seconds: 
     # What is missing goes before what is only asked for again.
     due.sort(key=lambda m: seen.models[m.name].complete)
     free = max(0, at_once - len(seen.running))
-    starts = tuple(m for m in due if m.name not in seen.held)[:free]
-    stops += _outranked(due, seen, stops) if not free else ()
+    least = min(seen.running, key=lambda name: seen.ranks.get(name, 0), default="")
+    asking = tuple(due) if free else _more_urgent(due, seen, least) if least and not stops else ()
+    may = tuple(m for m in asking if m.name not in seen.held)
+    starts = may[:free]
+    # Where none ends anyway, one makes way: to whoever may take its place.
+    stops += (least,) if may and not free else ()
     busy = {*seen.running, *(m.name for m in starts)} - set(stops)
     states = {m.name: _state(m, seen, busy) for m in wanted}
     later = [turn for turn in turns.values() if turn is not None and turn > now_seconds]
-    return CachePlan(starts, stops, states, _labels(wanted, seen, states), min(later, default=None), tuple(due))
+    labels = _labels(wanted, seen, states)
+    return CachePlan(starts, stops, states, labels, min(later, default=None), asking, min(free or 1, len(asking)))
 
 
 def next_try_seconds(kind: FailureKind, failures: int, now_seconds: float, after_seconds: float | None) -> float:
@@ -76,16 +83,10 @@ def _still_wanted(running: CatalogModel, wanted: CatalogModel | None) -> bool:
     return wanted is not None and wanted.fetched_as(running)
 
 
-def _outranked(due: Sequence[CatalogModel], seen: CacheSeen, stops: Collection[str]) -> tuple[str, ...]:
-    """A fetch that makes way to the first that is due, where none ends anyway. One that only asks for a newer commit never
-    makes another one wait."""
-    first = next((m for m in due if not seen.models[m.name].complete), None)
-    if first is None or stops:
-        return ()
-    least = min(seen.running, key=lambda name: seen.ranks.get(name, 0), default=None)
-    if least is None or seen.ranks.get(least, 0) >= seen.ranks.get(first.name, 0):
-        return ()
-    return (least,)
+def _more_urgent(due: Sequence[CatalogModel], seen: CacheSeen, least: str) -> tuple[CatalogModel, ...]:
+    """Than the one that runs. One that only asks for a newer commit never makes another one wait."""
+    rank = seen.ranks.get(least, 0)
+    return tuple(m for m in due if not seen.models[m.name].complete and seen.ranks.get(m.name, 0) > rank)
 
 
 def _turn(model: CatalogModel, seen: CacheSeen, now_seconds: float) -> float | None:

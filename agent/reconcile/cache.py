@@ -131,6 +131,7 @@ class CachePass:
         wish = read_wish(self.catalog, self.node.labels())
         disk = await asyncio.to_thread(disk_use, self.rules.cache)
         if isinstance(wish, CatalogRefusal):
+            await self.tokens.keep(running.keys())
             return self._report(now, (), wish.message, disk, finished, {}, None)
         choice = self.workloads.choose(wish.catalog, wish.wanted)
         wanted = tuple(one.model for one in choice.wanted)
@@ -159,15 +160,14 @@ class CachePass:
     async def _with_tokens(
         self, plan: CachePlan, wanted: Sequence[CatalogModel], seen: CacheSeen, now: float
     ) -> tuple[CachePlan, CacheSeen]:
-        """The plan with those starts that have a token. See Note [Fetch tokens] in tokens.py."""
-        await self.tokens.keep(seen.running.keys() - set(plan.stops))
-        if not plan.starts:
-            return plan, seen
-        may = await self.tokens.seek(plan.due, len(plan.starts))
-        if may == plan.starts:
-            return plan, seen
-        seen = replace(seen, held=frozenset(model.name for model in plan.due) - {model.name for model in may})
-        return plan_prefetch(wanted, seen, now, self.rules.fetches_at_once), seen
+        """The plan for those that have a token: others neither start nor make one that runs end. See Note [Fetch tokens] in
+        tokens.py."""
+        may = await self.tokens.seek(plan.asking, plan.most)
+        if may != plan.asking[: plan.most]:
+            seen = replace(seen, held=frozenset(model.name for model in plan.asking) - {model.name for model in may})
+            plan = plan_prefetch(wanted, seen, now, self.rules.fetches_at_once)
+        await self.tokens.keep({*(seen.running.keys() - set(plan.stops)), *(model.name for model in may)})
+        return plan, seen
 
     def _too_large(self, wanted: Sequence[CatalogModel], seen: CacheSeen) -> FetchFailure | None:
         """Why the first wanted model that did not fit did not."""

@@ -30,6 +30,13 @@ class Ballot(Protocol):
     async def resign(self, found: Leader) -> None: ...
 
 
+class Elected(Protocol):
+    """Whoever may hold a Lease that others wait for."""
+
+    async def resign(self) -> None:
+        """Hold none any more, so that the next need not wait until this one is known to be gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Term:
     """``began`` is when the last renewal was sent, on our monotonic clock."""
@@ -59,7 +66,6 @@ class Election:
         self._ended = ended
         self._sighting = Sighting()
         self._next_look = 0.0
-        self._untold = 0
         self._term: _Term | None = None
         self.said: Said | None = None
 
@@ -93,13 +99,10 @@ class Election:
             found = leader_of(await self._ballot.find())
         except GoneError:
             found = None
-        self._sighting = self._sighting.then(found, self._clock())
+        self._sighting = self._sighting.then(found, waiting(found), self._clock())
         if self._sighting.vacant(self._clock()) and await self._elected(found):
             return None
-        count = waiting(found)
-        self._untold = self._untold + 1 if count is None else 0
-        wait = self._sighting.next_look(count or 0, self._clock(), self._untold)
-        self._next_look = self._clock() + wait * random.uniform(0.75, 1.25)
+        self._next_look = self._clock() + self._sighting.next_look(self._clock()) * random.uniform(0.75, 1.25)
         return found
 
     async def lead(self, act: Callable[[], Awaitable[float]]) -> float:
@@ -132,8 +135,12 @@ class Election:
             return
         log.info(f"{self._task}.leading-no-more", extra={"detail": why})
         self._term = None
-        self._sighting, self._next_look, self._untold = Sighting(), 0.0, 0
+        self.forget()
         self._ended()
+
+    def forget(self) -> None:
+        """Look as if for the first time: what was seen, and when to look next, was of another wait."""
+        self._sighting, self._next_look = Sighting(), 0.0
 
     async def resign(self) -> None:
         """Lead no more, so that the next need not wait until this one is known to be gone."""
@@ -160,20 +167,14 @@ class Election:
         """None where somebody else leads; the same where the API server does not answer."""
         began = self._clock()
         try:
-            lease = leader_of(await self._ballot.lead(term.lease, self._holder, self.said))
+            try:
+                return _Term(leader_of(await self._ballot.lead(term.lease, self._holder, self.said)), began)
+            except ConflictError:
+                # A renewal whose answer was lost is ours all the same; when it was made is not known.
+                found = leader_of(await self._ballot.find())
+                return _Term(found, term.began) if found.holder == self._holder else None
         except GoneError:
             return None
-        except ConflictError:
-            return await self._found_ours(term)
         except AgentError as error:
             log.warning(f"{self._task}.not-renewed", extra={"error": str(error)})
             return term
-        return _Term(lease, began)
-
-    async def _found_ours(self, term: _Term) -> _Term | None:
-        """A renewal whose answer was lost is ours all the same; when it was made is not known."""
-        try:
-            found = leader_of(await self._ballot.find())
-        except GoneError:
-            return None
-        return _Term(found, term.began) if found.holder == self._holder else None

@@ -34,11 +34,11 @@ _TAKEN = "other nodes hold those that there are (setting fetch_at_once)"
 class Tokens(Protocol):
     """Who may fetch now."""
 
-    async def keep(self, models: Collection[str]) -> None:
-        """Renew the tokens of these models, by name, that are being fetched, and give all others back."""
-
     async def seek(self, due: Sequence[CatalogModel], most: int) -> tuple[CatalogModel, ...]:
         """Those of ``due`` that may be fetched now, ``most`` of them."""
+
+    async def keep(self, models: Collection[str]) -> None:
+        """Renew the tokens of these models, by name, that are being fetched or about to be, and give all others back."""
 
     @property
     def look_again_seconds(self) -> float | None:
@@ -55,12 +55,12 @@ class NoTokens:
     look_again_seconds: float | None = None
     why: str = ""
 
-    async def keep(self, models: Collection[str]) -> None:
-        """There are none."""
-
     async def seek(self, due: Sequence[CatalogModel], most: int) -> tuple[CatalogModel, ...]:
         """The first."""
         return tuple(due[:most])
+
+    async def keep(self, models: Collection[str]) -> None:
+        """There are none."""
 
 
 @dataclass(slots=True)
@@ -89,17 +89,22 @@ class LeaseTokens:
         return max(0.1, self._next_look - self.clock()) if self._waits else None
 
     async def keep(self, models: Collection[str]) -> None:
-        for name, lease in list(self._held.items()):
-            election = self._elections[lease]
-            if name not in models:
-                del self._held[name]
-                await election.resign()
-            elif election.leads and election.due:
+        before = set(self._held.values())
+        self._held = {name: lease for name, lease in self._held.items() if name in models}
+        # Two of the catalog may be one revision of one model, and share a token.
+        kept = set(self._held.values())
+        for lease in before - kept:
+            await self._elections[lease].resign()
+        for election in (self._elections[lease] for lease in kept):
+            if election.leads and election.due:
                 await election.renew()
         # What is not held is known only as long as something waits for it.
         if not self._waits:
-            self._elections = {lease: self._elections[lease] for lease in self._held.values()}
-        self._waits = False
+            self._elections = {lease: self._elections[lease] for lease in kept}
+
+    async def resign(self) -> None:
+        """Give all back: nothing is fetched any more."""
+        await self.keep(())
 
     async def seek(self, due: Sequence[CatalogModel], most: int) -> tuple[CatalogModel, ...]:
         found = [model for model in due if model.name in self._held][:most]

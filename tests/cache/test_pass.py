@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +12,12 @@ import pytest
 
 from agent.execute.fetch import FetchSupervisor
 from agent.model.cache import CacheReport, ModelState
+from agent.model.catalog import Catalog, CatalogModel
+from agent.model.demand import Rank
 from agent.model.errors import RetryError
 from agent.model.revision import PodText
 from agent.model.scrub import ScrubReport
+from agent.plan.demand import Choice, Wanted
 from agent.reconcile.cache import CachePass, CacheRules, NoWorkloads
 from agent.reconcile.cache_by_hand import list_cached, pull, verify_cached
 from agent.reconcile.room import RoomKeeper, RoomRules
@@ -201,6 +204,51 @@ async def test_a_fetch_of_what_is_not_wanted_any_more_ends(loop: Loop, hub: Hub)
     loop.catalog.text = ""
     await loop.until(lambda r: not loop.step.fetches.running())
     assert [(d.reason, loop.node.present) for r in loop.reports for d in r.finished] == [("stopped", {})]
+
+
+class Sealed:
+    """Tokens of all models but these; ``kept``: whose tokens were kept at the end of each pass."""
+
+    look_again_seconds: float | None = None
+    why = "others have them"
+
+    def __init__(self, *without: str) -> None:
+        self.without = set(without)
+        self.kept: list[set[str]] = []
+
+    async def seek(self, due: Sequence[CatalogModel], most: int) -> tuple[CatalogModel, ...]:
+        return tuple(model for model in due if model.name not in self.without)[:most]
+
+    async def keep(self, models: Collection[str]) -> None:
+        self.kept.append(set(models))
+
+
+class UrgentFirst:
+    """A pod here waits for the model of that name."""
+
+    def choose(self, catalog: Catalog, declared: Sequence[CatalogModel]) -> Choice:
+        found = [Wanted(one, Rank.HERE if one.name == "urgent" else Rank.DECLARED, "") for one in declared]
+        return Choice(tuple(sorted(found, key=lambda one: -one.rank)))
+
+
+async def test_a_fetch_makes_way_to_an_urgent_model_once_that_has_its_token(loop: Loop, hub: Hub) -> None:
+    """Until then it goes on: to stop it would leave the node with neither. The token is kept while the other one ends."""
+    hub.faults.add("GET cdn/", "stall", after_bytes=0)
+    loop.step.tokens = tokens = Sealed("urgent")
+    loop.step.workloads = UrgentFirst()
+    loop.catalog.text = (
+        "models: [{repository: acme/tiny, name: tiny}, {repository: acme/tiny, name: urgent, revision: v2}]"
+    )
+    for _ in range(3):
+        report = await loop.step.run()
+        assert [*loop.step.fetches.running()] == ["tiny"]
+    (urgent,) = (model for model in report.models if model.name == "urgent")
+    assert (urgent.state, urgent.reason, urgent.message) == (ModelState.WAITING, "fetch-token", "others have them")
+    assert tokens.kept == [{"tiny"}] * 3
+    tokens.without.clear()
+    await loop.until(lambda r: [*loop.step.fetches.running()] == ["urgent"])
+    assert tokens.kept[3:] == [{"urgent"}] * len(tokens.kept[3:])
+    assert [(d.model, d.reason) for r in loop.reports for d in r.finished] == [("tiny", "stopped")]
 
 
 @pytest.mark.usefixtures("filled")

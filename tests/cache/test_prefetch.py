@@ -38,7 +38,8 @@ def test_the_first_model_that_is_missing_is_fetched() -> None:
             "models.warmslice.dev/c": "fetching",
         },
         look_again_seconds=None,
-        due=(B, C),
+        asking=(B, C),
+        most=1,
     )
 
 
@@ -98,10 +99,21 @@ def test_another_priority_or_fate_of_what_is_being_fetched_disturbs_nothing() ->
 def test_a_model_that_waits_for_its_token_lets_another_one_go_first_and_is_not_outranked() -> None:
     waiting = replace(seen(a=ABSENT, b=ABSENT), held={"a"})
     plan = plan_prefetch((A, B), waiting, NOW)
-    assert (plan.starts, plan.stops, plan.due) == ((B,), (), (A, B))
+    assert (plan.starts, plan.stops, plan.asking) == ((B,), (), (A, B))
     assert plan.states == {"a": ModelState.WAITING, "b": ModelState.FETCHING}
     plan = plan_prefetch((A, B), replace(waiting, held={"a", "b"}), NOW)
     assert (plan.starts, plan.stops) == ((), ())
+
+
+def test_no_fetch_makes_way_to_a_model_without_a_token() -> None:
+    """It could not be fetched either. Of several that are more urgent, one that has a token is enough."""
+    ranks = {"a": Rank.DECLARED, "b": Rank.PENDING, "c": Rank.HERE}
+    world = replace(seen(a=ABSENT, b=ABSENT, c=ABSENT), running={"a": A}, ranks=ranks)
+    asked = plan_prefetch((C, B, A), world, NOW)
+    assert (asked.asking, asked.most, asked.stops) == ((C, B), 1, ("a",))
+    assert plan_prefetch((C, B, A), replace(world, held={"c", "b"}), NOW).stops == ()
+    assert plan_prefetch((C, B, A), replace(world, held={"c"}), NOW).stops == ("a",)
+    assert plan_prefetch((C, B, A), replace(world, running={"c": C}), NOW).asking == ()
 
 
 def test_a_model_not_wanted_any_more_loses_its_label_and_nothing_else_does() -> None:

@@ -118,6 +118,42 @@ async def test_a_token_that_is_lost_in_mid_fetch_is_not_given_back_for_somebody_
 
 
 @pytest.mark.looptime
+async def test_two_of_the_catalog_that_are_one_revision_share_a_token_until_both_are_there() -> None:
+    fleet = Fleet(1)
+    node, other = fleet.tokens("node"), fleet.tokens("other")
+    same = replace(A, name="same")
+    assert await node.seek([A], 1) == (A,)
+    await asyncio.sleep(30)
+    assert await node.seek([A, same], 2) == (A, same)
+    await node.keep(["same"])
+    await other.seek([A], 1)
+    await asyncio.sleep(30)
+    await node.keep(["same"])
+    assert await other.seek([A], 1) == ()
+    await node.resign()
+    await asyncio.sleep(30)
+    assert await other.seek([A], 1) == (A,)
+
+
+@pytest.mark.looptime
+async def test_a_renewal_that_nobody_can_look_up_ends_no_pass() -> None:
+    """Its answer was lost, and then the API server was away."""
+    fleet = Fleet(1)
+    tokens = fleet.tokens("node")
+    assert await tokens.seek([A], 1) == (A,)
+    (lease,) = fleet.leases.items
+    fleet.leases.items[lease]["metadata"]["resourceVersion"] = "999"
+    await asyncio.sleep(10)
+    fleet.leases.away_after_patch = True
+    await tokens.keep(["a"])
+    assert fleet.leases.away
+    fleet.leases.away = False
+    await tokens.keep(["a"])
+    await tokens.resign()
+    assert fleet.leases.items == {}
+
+
+@pytest.mark.looptime
 async def test_an_api_server_that_is_away_for_long_keeps_nobody_from_fetching() -> None:
     tokens = Fleet(1).tokens("a")
 

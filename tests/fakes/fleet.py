@@ -18,7 +18,7 @@ from typing import Any
 
 from agent.execute.fleet import FleetHands, LeaderHands
 from agent.model import labels
-from agent.model.errors import ConflictError, GoneError, RetryError
+from agent.model.errors import ConflictError, GoneError, RefusedError, RetryError
 from agent.model.fleet import LEADER, Limit, Window, slot_name
 from agent.plan.fleet import LEASE_SECONDS
 from agent.reconcile.fleet import Board, OwnSlot
@@ -32,13 +32,14 @@ Object = dict[str, Any]
 
 
 class MemoryLeases:
-    """The Leases of one namespace, with the API server's rules for versions and preconditions. ``away``: it does not answer.
-    ``requests`` are verb and name of each."""
+    """The Leases of one namespace, with the API server's rules for versions and preconditions. ``away``: it does not answer,
+    with ``away_after_patch`` from the next patch on. ``requests`` are verb and name of each."""
 
     def __init__(self, now: Callable[[], float], seconds: float = 0.01) -> None:
         self.items: dict[str, Object] = {}
         self.requests: list[tuple[str, str]] = []
         self.away = False
+        self.away_after_patch = False
         self.watching: dict[object, Callable[[str], None]] = {}
         self._now = now
         self.seconds = seconds
@@ -61,6 +62,8 @@ class MemoryLeases:
 
     async def patch(self, name: str, patch: Object) -> Object:
         await self._asked("patch", name)
+        self.away |= self.away_after_patch
+        self.away_after_patch = False
         if name not in self.items:
             raise GoneError(name)
         if patch["metadata"]["resourceVersion"] != self.items[name]["metadata"]["resourceVersion"]:
@@ -152,6 +155,8 @@ class Line:
 
     async def patch(self, name: str, patch: Object) -> Object:
         await self._through()
+        if name in self._fleet.refused:
+            raise RefusedError(f"a policy is against {name}")
         patched = await self._leases.patch(name, patch)
         if name in self._fleet.lost:
             self._fleet.lost.remove(name)
@@ -210,7 +215,7 @@ class Agent:
 class Fleet:
     """``nodes`` by name. ``most`` is the largest number of nodes that were cordoned at once. ``counted``: writes of Leases count
     among the effects of their node, and take no time. The agents' clocks are wrong by up to ``skew`` seconds.
-    ``view_is_there``: a leader can list slots and nodes."""
+    ``view_is_there``: a leader can list slots and nodes. Patches of Leases that are ``refused`` are not made."""
 
     def __init__(
         self,
@@ -227,6 +232,7 @@ class Fleet:
         self.skew = skew
         self.cut_off: set[str] = set()
         self.lost: list[str] = []
+        self.refused: set[str] = set()
         self.view_is_there = True
         self.leases = MemoryLeases(self.now, 0.0 if counted else 0.01)
         self.agents: dict[str, Agent] = {}

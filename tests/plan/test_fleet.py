@@ -241,10 +241,10 @@ def test_who_waits_never_unseats_a_leader_that_renews_and_one_that_died_is_follo
     death = first_look + dies_after
     sighting, clock = Sighting(), first_look
     for factor in jitter:
-        sighting = sighting.then(_leader(int(min(clock, death) // RENEW_SECONDS)), clock)
+        sighting = sighting.then(_leader(int(min(clock, death) // RENEW_SECONDS)), 3, clock)
         if sighting.vacant(clock):
             break
-        clock += sighting.next_look(3, clock) * factor
+        clock += sighting.next_look(clock) * factor
     assert sighting.vacant(clock)
     last_renewal = death // RENEW_SECONDS * RENEW_SECONDS
     assert clock >= last_renewal + LEASE_SECONDS - RENEW_SECONDS
@@ -252,16 +252,17 @@ def test_who_waits_never_unseats_a_leader_that_renews_and_one_that_died_is_follo
 
 
 def test_an_empty_lead_may_be_taken_at_the_first_look() -> None:
-    assert Sighting().then(None, 5.0).vacant(5.0)
-    assert Sighting().then(replace(_leader(1), holder=""), 5.0).vacant(5.0)
-    assert not Sighting().then(_leader(1), 5.0).vacant(5.0)
+    assert Sighting().then(None, None, 5.0).vacant(5.0)
+    assert Sighting().then(replace(_leader(1), holder=""), None, 5.0).vacant(5.0)
+    assert not Sighting().then(_leader(1), None, 5.0).vacant(5.0)
 
 
 def test_ten_thousand_that_wait_look_together_about_twice_a_second() -> None:
-    seen = Sighting().then(_leader(1), 0.0).then(_leader(2), 5.0)
-    assert (seen.next_look(3, 5.0), seen.next_look(1000, 5.0)) == (5.0, 500.0)
-    long_after = seen.then(_leader(200), 700.0)
-    assert long_after.next_look(1000, 700.0) == 5.0, "that it led at some time says nothing about now"
+    first = Sighting().then(_leader(1), None, 0.0)
+    few, many = (first.then(_leader(2), waiting, 5.0) for waiting in (3, 1000))
+    assert (few.next_look(5.0), many.next_look(5.0)) == (5.0, 500.0)
+    long_after = many.then(_leader(200), 1000, 700.0)
+    assert long_after.next_look(700.0) == 5.0, "that it led at some time says nothing about now"
 
 
 def test_a_leader_that_says_nothing_is_looked_at_rarer_and_rarer() -> None:
@@ -269,18 +270,17 @@ def test_a_leader_that_says_nothing_is_looked_at_rarer_and_rarer() -> None:
     sighting, clock, looks = Sighting(), 0.0, 0
     while clock < 1800.0:
         looks += 1
-        sighting = sighting.then(_leader(int(clock // RENEW_SECONDS)), clock)
+        sighting = sighting.then(_leader(int(clock // RENEW_SECONDS)), None, clock)
         assert not sighting.vacant(clock)
-        clock += sighting.next_look(0, clock, looks)
+        clock += sighting.next_look(clock)
     assert looks <= 20, "every five seconds would be 360"
 
 
 def test_one_that_dies_before_it_has_said_anything_is_followed_in_time() -> None:
-    sighting, clock, looks = Sighting(), 0.0, 0
+    sighting, clock = Sighting(), 0.0
     while not sighting.vacant(clock):
-        looks += 1
-        sighting = sighting.then(_leader(0), clock)
-        clock += 0.0 if sighting.vacant(clock) else sighting.next_look(0, clock, looks)
+        sighting = sighting.then(_leader(0), None, clock)
+        clock += 0.0 if sighting.vacant(clock) else sighting.next_look(clock)
     assert clock <= LEASE_SECONDS + LOOK_SECONDS
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from agent.model import labels
 from agent.model.node import Budget, Node, Pod, PodRef, Requirement, Taint
 
 Object = Mapping[str, Any]
@@ -22,7 +23,10 @@ def node_of(item: Object) -> Node:
         uid=metadata.get("uid", ""),
         resource_version=metadata.get("resourceVersion", ""),
         labels=dict(metadata.get("labels") or {}),
-        annotations=dict(metadata.get("annotations") or {}),
+        # An empty record is none: that is how somebody takes it away by hand.
+        annotations={
+            key: text for key, text in (metadata.get("annotations") or {}).items() if text or key != labels.OPERATION
+        },
         unschedulable=bool((item.get("spec") or {}).get("unschedulable")),
         allocatable=_gpus(status.get("allocatable")),
         capacity=_gpus(status.get("capacity")),

@@ -45,7 +45,7 @@ def member_of(item: Object, label_key: str) -> Member:
     return Member(
         metadata["name"],
         any(_asks(key, label_key) for key in there),
-        labels.OPERATION in (metadata.get("annotations") or {}),
+        bool((metadata.get("annotations") or {}).get(labels.OPERATION)),
     )
 
 
@@ -59,7 +59,7 @@ def kept_of_member(item: Object, label_key: str) -> dict[str, Any]:
             "uid": metadata["uid"],
             "resourceVersion": metadata.get("resourceVersion", ""),
             "labels": {key: "" for key in there if _asks(key, label_key)},
-            "annotations": {labels.OPERATION: ""} if labels.OPERATION in notes else {},
+            "annotations": {labels.OPERATION: "there"} if notes.get(labels.OPERATION) else {},
         }
     }
 

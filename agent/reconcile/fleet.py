@@ -63,6 +63,8 @@ class Board:
         self._wake_fleet = wake_fleet
         self._word: Word | None = None
         self._waiting = False
+        self.waits_begun = 0
+        """How often the node has begun to wait."""
 
     @property
     def waiting(self) -> bool:
@@ -77,6 +79,7 @@ class Board:
     def waits(self, waiting: bool) -> None:
         """Said by the loop that changes the node."""
         if waiting and not self._waiting:
+            self.waits_begun += 1
             self._wake_fleet()
         self._waiting = waiting
 

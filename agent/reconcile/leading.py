@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.execute.fleet import FleetHands
-from agent.model.errors import AgentError, ConflictError, GoneError
+from agent.model.errors import AgentError, ConflictError, GoneError, RefusedError
 from agent.model.fleet import Leader, Limit, Slot, Window, Word, slot_name
 from agent.observe.fleet import member_of, slot_of
 from agent.plan.fleet import UNSEEN_SECONDS, Orders, is_free, opens, orders
@@ -25,6 +25,8 @@ _LONGEST_BETWEEN_SECONDS = 2.0
 _SHARE = 10.0
 """A leader sorts all that wait: not for each event, and, of ten thousand, for a tenth of its time (150 ms)."""
 _LINGER_SECONDS = 30.0
+_REFUSED_SECONDS = 60.0
+"""A slot that the API server will not have granted (an admission policy) is tried again so often."""
 
 
 class View(Protocol):
@@ -79,11 +81,13 @@ class FleetPass:
         self._rules = rules
         self._now = now
         self._clock = clock
+        self._waited = 0
         self._looked = float("-inf")
         self._needed = 0.0
         self._took = 0.0
         self._unchanged: dict[str, tuple[str, float]] = {}
         self._looked_into: dict[str, float] = {}
+        self._refused: dict[str, float] = {}
 
     async def __call__(self) -> float:
         """One pass; after how many seconds to look again at the latest."""
@@ -91,6 +95,9 @@ class FleetPass:
             return await self._election.lead(self._act)
         if not self._board.waiting:
             return _IDLE_SECONDS
+        if self._board.waits_begun != self._waited:
+            self._waited = self._board.waits_begun
+            self._election.forget()
         return self._election.wait_seconds or await self._look()
 
     async def resign(self) -> None:
@@ -147,7 +154,10 @@ class FleetPass:
     def _orders(self, slots: tuple[Slot, ...], still: Mapping[str, float]) -> Orders:
         members = [member_of(item, self._rules.label_key) for item in self._view.nodes]
         opening = opens(self._rules.window, self._now())
-        return orders(slots, {member.name: member for member in members}, still, self._rules.limit, opening)
+        late = self._clock() - _REFUSED_SECONDS
+        self._refused = {uid: at for uid, at in self._refused.items() if at > late}
+        may_be_asked = tuple(slot for slot in slots if slot.uid not in self._refused)
+        return orders(may_be_asked, {member.name: member for member in members}, still, self._rules.limit, opening)
 
     def _still(self, slots: tuple[Slot, ...]) -> dict[str, float]:
         """For how long each slot has been seen unchanged, by UID."""
@@ -169,6 +179,10 @@ class FleetPass:
         except ConflictError:
             with contextlib.suppress(GoneError):
                 self._view.put(await self._hands.find(slot_name(slot.node)))
+        except RefusedError as error:
+            # Surely not granted; those behind it need not wait for somebody to mend that.
+            self._refused[slot.uid] = self._clock()
+            log.warning("slot.refused", extra={"to": slot.node, "error": str(error)})
         except AgentError as error:
             self._election.end(f"whether {slot.node} has its slot is not known: {error}")
             raise

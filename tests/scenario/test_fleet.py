@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agent.execute.fleet import FleetHands
+from agent.execute.fleet import FleetHands, LeaderHands
 from agent.model import labels
-from agent.model.fleet import LEADER, Window, slot_name
-from agent.observe.fleet import slot_of
+from agent.model.fleet import LEADER, Window, Word, slot_name
+from agent.observe.fleet import leader_of, slot_of
+from agent.plan.fleet import LEASE_SECONDS
 from tests.fakes.fleet import EPOCH, Fleet
 from tests.fakes.world import Kill, Killed, Moment, NodeWorld, h100
 
@@ -240,6 +241,61 @@ async def test_while_a_leader_cannot_say_anything_those_who_wait_ask_for_it_rare
     fleet.view_is_there = True
     await fleet.run(1500, lambda: len(fleet.done()) == 30)
     assert (len(fleet.done()), fleet.most) == (30, 3)
+    await fleet.end()
+
+
+async def test_whoever_begins_to_wait_looks_for_the_leader_at_once() -> None:
+    """However long ahead an earlier wait, of many, has set its next look: nobody may lead any more."""
+    fleet = Fleet("3", *_nodes(1))
+    agent = fleet.start("gpu-00")
+    hands = FleetHands(fleet.leases, fleet.now)
+    ballot = LeaderHands(fleet.leases, LEADER, LEASE_SECONDS, fleet.now)
+    far = leader_of(await ballot.lead(None, "far", None))
+    fleet.label("2x3g.40gb")
+    for _ in range(10):
+        far = leader_of(await ballot.lead(far, "far", Word(2000, 3, 3)))
+        await fleet.run(5)
+    found = slot_of(await hands.find(slot_name("gpu-00")))
+    assert found is not None
+    await hands.grant(found)
+    await fleet.run(60, lambda: len(fleet.done()) == 1)
+    assert len(fleet.done()) == 1
+    await ballot.resign(far)
+    await fleet.run(5)
+    fleet.label("7x1g.10gb")
+    await fleet.run(20, lambda: fleet.leader == "gpu-00")
+    assert fleet.leader == "gpu-00"
+    await fleet.run(60, lambda: len(fleet.done()) == 1)
+    assert (fleet.done(), agent.holder) == (["gpu-00"], agent.holder)
+    await fleet.end()
+
+
+async def test_a_grant_that_is_refused_keeps_nobody_behind_it_waiting() -> None:
+    """An admission policy of somebody else's is about one Lease."""
+    fleet = Fleet("1", *_nodes(4))
+    fleet.refused.add(slot_name("gpu-00"))
+    for name in fleet.nodes:
+        fleet.start(name)
+    fleet.label("2x3g.40gb")
+    await fleet.run(200, lambda: len(fleet.done()) == 3)
+    assert (sorted(fleet.done()), fleet.most) == (["gpu-01", "gpu-02", "gpu-03"], 1)
+    assert fleet.leases.items[LEADER]["spec"]["leaseTransitions"] == 0
+    fleet.refused.clear()
+    await fleet.run(200, lambda: len(fleet.done()) == 4)
+    assert (len(fleet.done()), fleet.most) == (4, 1)
+    await fleet.end()
+
+
+async def test_a_record_that_somebody_emptied_is_none() -> None:
+    """`kubectl annotate node … warmslice.dev/operation=`: it takes no place, and the node's next change waits for its turn."""
+    fleet = Fleet("1", *_nodes(3))
+    for world in fleet.nodes.values():
+        world.node["metadata"]["annotations"][labels.OPERATION] = ""
+    for name in fleet.nodes:
+        fleet.start(name)
+    fleet.label("2x3g.40gb")
+    await fleet.run(300, lambda: len(fleet.done()) == 3)
+    assert (len(fleet.done()), fleet.most) == (3, 1)
     await fleet.end()
 
 

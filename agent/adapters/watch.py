@@ -28,6 +28,7 @@ log = logging.getLogger("warmslice.watch")
 _BACKOFF_CAP_SECONDS = 60.0
 _MOST_DOUBLINGS = 10
 RESYNC_SECONDS = 600.0
+_IN_TIME_SECONDS = 5.0
 _FIRST_LIST_SECONDS = 1.0
 """Of back-off, before anything is known."""
 _MOST_REOPENED = 3
@@ -86,10 +87,10 @@ class Watch:
         return tuple(self._objects.values())
 
     def put(self, item: Object) -> None:
-        """Take an object that the API server answered with, unless a newer one is known."""
+        """Take an object that the API server answered with, unless a newer one is known, or that it was deleted since."""
         uid = item["metadata"]["uid"]
         known = self._objects.get(uid)
-        if known is None or not _newer(known, item):
+        if not _is_older(_version(item), _version(known) if known is not None else self._version):
             self._objects[uid] = item
 
     def forget(self) -> None:
@@ -178,8 +179,9 @@ class Watch:
                         break
                     if not self._take(_parsed(line)):
                         return True
-            # A server that closes at once must not be asked in a hot loop.
-            await asyncio.sleep(random.uniform(0.1, 1.0))
+            # It ends with its time. One that ends earlier, though in order, ended for all that watch: a server goes down.
+            early = deadline - asyncio.get_running_loop().time() > _IN_TIME_SECONDS
+            await asyncio.sleep(random.uniform(0, self._kube.jitter_seconds) if early else random.uniform(0.1, 1.0))
         return False
 
     def _take(self, event: Mapping[str, Any]) -> bool:
@@ -197,7 +199,7 @@ class Watch:
         uid = metadata["uid"]
         if kind == "DELETED":
             self._objects.pop(uid, None)
-        elif uid not in self._objects or not _newer(self._objects[uid], item):
+        elif uid not in self._objects or not _is_older(_version(item), _version(self._objects[uid])):
             self._objects[uid] = item if self._metadata is None else self._metadata.keep(item)
         self._changed()
         return True
@@ -209,7 +211,7 @@ class Watch:
         first = self._kube.jitter_seconds if self.synced else _FIRST_LIST_SECONDS
         wait = random.uniform(0, min(_BACKOFF_CAP_SECONDS, first * 2 ** min(self._failures - 1, _MOST_DOUBLINGS)))
         if isinstance(error, RetryError) and error.after_seconds:
-            wait += error.after_seconds
+            wait += min(error.after_seconds, _BACKOFF_CAP_SECONDS)
         log.warning("watch.failed", extra={"path": self._path, "error": str(error), "wait_seconds": round(wait, 1)})
         await asyncio.sleep(wait)
 
@@ -228,7 +230,10 @@ def _parsed(line: bytes) -> Mapping[str, Any]:
     return event
 
 
-def _newer(known: Object, other: Object) -> bool:
-    """Whether what is known is newer. Versions of one object compare as numbers."""
-    one, two = (item["metadata"].get("resourceVersion", "") for item in (known, other))
-    return one.isdigit() and two.isdigit() and int(one) > int(two)
+def _version(item: Object) -> str:
+    return str(item["metadata"].get("resourceVersion", ""))
+
+
+def _is_older(version: str, than: str) -> bool:
+    """Whether it surely is. Versions of one kind compare as numbers."""
+    return version.isdigit() and than.isdigit() and int(version) < int(than)

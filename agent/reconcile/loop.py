@@ -13,6 +13,8 @@ log = logging.getLogger("warmslice.loop")
 
 _FIRST_BACKOFF_SECONDS = 0.5
 _LAST_BACKOFF_SECONDS = 60.0
+_LONGEST_ASKED_SECONDS = 300.0
+"""What stands before an API server may ask for a day, which nobody would see pass."""
 _MOST_DOUBLINGS = 10
 _SHORTEST_SECONDS = 0.02
 _AT_ONCE_IN_A_ROW = 50
@@ -37,7 +39,7 @@ async def keep_passing(
             longest = min(_LAST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** min(failures, _MOST_DOUBLINGS))
             wait = random.uniform(0.5, 1) * longest
             if isinstance(error, RetryError) and error.after_seconds:
-                wait = max(wait, error.after_seconds)
+                wait = max(wait, min(error.after_seconds, _LONGEST_ASKED_SECONDS))
             log.warning("pass.failed", extra={"loop": name, "error": str(error), "wait_seconds": round(wait, 1)})
         in_a_row = in_a_row + 1 if wait == 0 else 0
         if not stopping.is_set():

@@ -147,6 +147,20 @@ async def test_days_without_an_answer_do_not_end_the_loop(
     assert len(passes) == 1200
 
 
+@pytest.mark.looptime
+async def test_what_stands_before_an_api_server_cannot_make_a_loop_wait_for_a_day() -> None:
+    stopping, moments = asyncio.Event(), []
+
+    async def one_pass() -> float:
+        moments.append(asyncio.get_running_loop().time())
+        if len(moments) == 2:
+            stopping.set()
+        raise RetryError("busy", after_seconds=86_400.0)
+
+    await loop.keep_passing("partition", one_pass, asyncio.Event(), stopping)
+    assert moments[1] - moments[0] <= 301
+
+
 async def test_a_command_out_of_time_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     began, child = time.monotonic(), tmp_path / "child"
     with pytest.raises(RetryError, match="did not end within"):

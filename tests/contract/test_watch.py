@@ -188,6 +188,53 @@ async def _open(cluster: DevCluster, count: int, since: int) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_watches_that_a_server_ends_in_order_do_not_come_back_in_one_moment_either(cluster: DevCluster) -> None:
+    """As one does that goes down: long before they would have ended by themselves."""
+    jitter = 3.0
+    kube = await Kube.connect(str(cluster.kubeconfig()), jitter_seconds=jitter)
+    watches = [Watch(kube, "/api/v1/nodes", f"metadata.name={NODE}", lambda: None) for _ in range(100)]
+    running = [asyncio.create_task(watch.run()) for watch in watches]
+    try:
+        await _open(cluster, 100, since=0)
+        last = cluster.requests("watch", "warmslice")[-1].number
+        cluster.api.store.close()
+        await _open(cluster, 100, since=last)
+        moments = Counter(int(one.at / (jitter / 10)) for one in cluster.requests("watch", "warmslice", since=last))
+        assert max(moments.values()) <= 24, "ten are to be expected in a tenth of the time"
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+        await kube.close()
+
+
+async def test_what_stands_before_an_api_server_cannot_make_a_watch_wait_for_a_day(
+    cluster: DevCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.inject(Fault(*LIST, code=503, retry_after=86_400))
+    async with watched(cluster), asyncio.timeout(10):
+        while not (failed := [one for one in caplog.records if one.message == "watch.failed"]):
+            await asyncio.sleep(0.01)
+    assert 60.0 <= vars(failed[0])["wait_seconds"] <= 61.0
+
+
+async def test_an_answer_that_comes_late_brings_nothing_back_that_was_deleted(cluster: DevCluster) -> None:
+    """The answer to a write may be read after the watch has told that the object is gone."""
+    cluster.label_node(NODE, {"wish": "a"})
+    async with watched(cluster) as seen:
+        await seen.until("a")
+        late = cluster.get(kinds.NODES, NODE)
+        cluster.delete(kinds.NODES, NODE)
+        async with asyncio.timeout(10):
+            while seen.watch.objects:
+                await asyncio.sleep(0.01)
+        seen.watch.put(late)
+        assert seen.watch.objects == ()
+        made = cluster.create(kinds.NODES, bare_node(NODE, labels={"wish": "b"}))
+        seen.watch.put(made)
+        assert seen.told("b")
+
+
 async def test_half_a_line_is_no_event(cluster: DevCluster) -> None:
     async with watched(cluster) as seen:
         await seen.wish("a")

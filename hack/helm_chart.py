@@ -49,6 +49,7 @@ _TEXT = {"type": "string"}
 _FLAG = {"type": "boolean"}
 _OBJECT = {"type": "object"}
 _PATH = {"type": "string", "pattern": "^/"}
+_NAMED = {"type": "array", "items": {"type": "object", "required": ["name"]}}
 
 
 def _closed(**properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def schema() -> dict[str, Any]:
             visibleDevices={"type": "string", "minLength": 1},
             driver=_closed(hostPath={"type": "string", "pattern": "^(/.*)?$"}),
             waitForToolkit=_FLAG,
-            cache=_closed(hostPath=_PATH),
+            cache=_closed(hostPath=_PATH, env=_NAMED, volumeMounts=_NAMED, volumes=_NAMED),
             state=_closed(hostPath=_PATH),
             nodeSelector={"type": ["object", "null"], "additionalProperties": {"type": ["string", "null"]}},
             affinity=_OBJECT,

@@ -89,6 +89,11 @@ class Code(Enum):
     )
     WISH_FAILED = "wish-failed", _E, "the agent says `failed` of the node's layout; its reason and message are given"
     WISH_WAITING = "wish-waiting", _W, "a layout has been pending for more than an hour; the agent's reason is given"
+    NOT_ADVERTISED = (
+        "not-advertised",
+        _W,
+        "a layout is applied where neither NVIDIA's device plugin nor its DRA driver runs or is asked for: pods get no slice",
+    )
     WISH_WITHOUT_AGENT = (
         "wish-without-agent",
         _E,

@@ -14,6 +14,7 @@ from agent.model.operation import Operation
 from agent.model.sharing import Sharing, named_by
 from agent.model.snapshot import Snapshot
 
+HARDWARE_ALONE = "applied; neither a device plugin nor a DRA driver runs here, so the hardware's word alone counts"
 _WHOLE = "nvidia.com/gpu"
 _SLICING = ["mixed", "single"]
 """Either counts where nobody says which strategy the device plugin has."""
@@ -24,7 +25,7 @@ def applied(seen: Snapshot, operation: Operation | None = None) -> str:
     """Whose word an applied layout has."""
     if _plugin_belongs(seen, operation) or _driver_belongs(seen, operation):
         return "applied"
-    return "applied; neither a device plugin nor a DRA driver runs here, so the hardware's word alone counts"
+    return HARDWARE_ALONE
 
 
 def not_shown(seen: Snapshot, word: Word, operation: Operation | None = None) -> str:

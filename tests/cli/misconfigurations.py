@@ -9,6 +9,7 @@ from agent.model.doctor import Code
 from agent.model.drift import Drift
 from agent.model.gate import Gate
 from agent.model.operation import Operation
+from agent.plan.advertise import HARDWARE_ALONE
 from hack.devcluster import gpu_operator, kinds
 from hack.devcluster.objects import Object
 from tests.cli.planting import (
@@ -177,6 +178,12 @@ CASES = (
         said("pending", "blocked", "held by ml/train-0", hours=5),
         "pending for 5 h, blocked: held by ml/train-0",
         "annotate pod POD warmslice.dev/evict=true",
+    ),
+    Case(
+        Code.NOT_ADVERTISED,
+        said("success", "applied", HARDWARE_ALONE),
+        "layout 'day' is applied, and nobody gives its slices to pods",
+        "kubectl label node gpu-1 nvidia.com/gpu.deploy.device-plugin=true",
     ),
     Case(
         Code.DRIFTS,

@@ -274,3 +274,21 @@ def test_an_own_certificate_is_probed_by_https_and_an_empty_one_is_none() -> Non
         found = by_name(chart(f"--set=settings.tls_certificate_file={certificate}"))
         for container in _containers(found["DaemonSet", "warmslice"]):
             assert container["livenessProbe"]["httpGet"].get("scheme") == scheme
+
+
+def test_the_container_of_the_cache_takes_a_proxy_an_authority_and_further_tokens(tmp_path: Path) -> None:
+    more: dict[str, list[Object]] = {
+        "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+        "volumeMounts": [{"name": "tokens", "mountPath": "/etc/tokens", "readOnly": True}],
+        "volumes": [{"name": "tokens", "secret": {"secretName": "hub-tokens"}}],
+    }
+    values = {"settings": {"hub_tokens_directory": "/etc/tokens"}, "cache": more}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    found = by_name(chart("--values", str(tmp_path / "values.yaml")))["DaemonSet", "warmslice"]
+    partition, cache = _containers(found)
+    assert more["env"][0] in cache["env"]
+    assert more["volumeMounts"][0] in cache["volumeMounts"]
+    assert more["volumes"][0] in found["spec"]["template"]["spec"]["volumes"]
+    assert "tokens" not in {mount["name"] for mount in partition["volumeMounts"]}
+    for version in VERSIONS:
+        assert mistakes(found, version) == []

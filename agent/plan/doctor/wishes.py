@@ -10,6 +10,7 @@ from agent.model.cluster_view import ClusterView
 from agent.model.doctor import Code, Finding
 from agent.model.node import Node
 from agent.model.report import NodeStatus
+from agent.plan.advertise import HARDWARE_ALONE
 from agent.plan.doctor.nodes import wish_of, wished_on
 from agent.plan.doctor.reasons import fix_of
 
@@ -46,6 +47,13 @@ def _wish(view: ClusterView, node: Node, status: NodeStatus | None) -> Iterator[
         lasting = f"{(view.now - said.since) / 3600:.0f} h"
         what = f"layout {said.layout or wish!r} has been pending for {lasting}, {said.reason}: {said.message}"
         yield Finding(Code.WISH_WAITING, where, what, _mend(view, node, said.reason), node.name)
+    elif said is not None and said.state == "success" and said.message == HARDWARE_ALONE:
+        what = f"layout {said.layout or wish!r} is applied, and nobody gives its slices to pods"
+        fix = (
+            f"`kubectl label node {node.name} {labels.DEVICE_PLUGIN}=true` where NVIDIA's device plugin is installed (GPU "
+            "Operator, or manifests/components/nvidia), and the same in the labels of its node pool"
+        )
+        yield Finding(Code.NOT_ADVERTISED, where, what, fix, node.name)
 
 
 def _speaks_of(status: NodeStatus, view: ClusterView, node: Node) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import signal
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -44,7 +45,7 @@ def node_name(number: int) -> str:
     return f"gpu-{number:05}"
 
 
-def _settings(folder: Path, name: str) -> tuple[Settings, Settings]:
+def _settings(folder: Path, name: str, most: str) -> tuple[Settings, Settings]:
     common = Settings(
         node_name=name,
         layouts_file=str(folder / "layouts.yaml"),
@@ -54,7 +55,7 @@ def _settings(folder: Path, name: str) -> tuple[Settings, Settings]:
         status_socket="/proc/no-place/socket",
         telemetry_period_seconds=3600.0,
     )
-    partition = msgspec.structs.replace(common, role="partition", max_unavailable="10%", proc_directory=str(folder))
+    partition = msgspec.structs.replace(common, role="partition", max_unavailable=most, proc_directory=str(folder))
     # All nodes have the same disk, with the models on it already.
     cache = msgspec.structs.replace(
         common, role="cache", cache_directory=str(folder / "hub"), hub_endpoint="http://127.0.0.1:9", scrub_days=0
@@ -75,6 +76,9 @@ async def _run(options: argparse.Namespace) -> None:
                 tasks.create_task(one.run())
             await _all_watch(agents[-_AT_ONCE - 2 : -_AT_ONCE])
         await _all_watch(agents)
+        # Ten million objects of so many agents would be gone through for seconds, again and again; one agent has few.
+        gc.collect()
+        gc.freeze()
         print("watching", flush=True)
         await stop.wait()
         for one in agents:
@@ -84,7 +88,7 @@ async def _run(options: argparse.Namespace) -> None:
 async def _agents(number: int, options: argparse.Namespace, joint: Joint) -> list[Agent]:
     """The two of one node."""
     machine = Machine(cast("Hardware", GpusWithoutNvml(Effects(), [h100(SEVEN)])), KubeletIfAny(""))
-    both = zip(_settings(options.folder, node_name(number)), (machine, None), strict=True)
+    both = zip(_settings(options.folder, node_name(number), options.max_unavailable), (machine, None), strict=True)
     return [Agent(settings, await _connected(options, joint), there) for settings, there in both]
 
 
@@ -129,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("count", type=int)
     parser.add_argument("--resync-seconds", type=float, default=USUAL_SECONDS)
     parser.add_argument("--jitter-seconds", type=float, default=JITTER_SECONDS)
+    parser.add_argument("--max-unavailable", default="10%")
     options = parser.parse_args(argv)
     _resync_every(options.resync_seconds)
     setattr(agent.daemon, "serving", _no_page)  # noqa: B010  mypy knows it as another

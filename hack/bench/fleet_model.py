@@ -46,8 +46,12 @@ class Model:
         return self.nodes * WATCHES * 2 / RESYNC_SECONDS
 
     @property
+    def node_writes(self) -> float:
+        return float(self.nodes * (NODE_WRITES + WAIT_WRITES))
+
+    @property
     def relabel_requests(self) -> float:
-        return self.nodes * (NODE_WRITES + WAIT_WRITES + LEASE_REQUESTS + EVENTS)
+        return self.node_writes + self.nodes * (LEASE_REQUESTS + EVENTS)
 
     @property
     def restart_requests(self) -> float:

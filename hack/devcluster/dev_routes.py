@@ -2,8 +2,8 @@
 
 * ``GET /_dev/requests?since=N&verb=``: the request log; ``DELETE`` clears it. ``GET /_dev/requests/last``: its last number.
 * ``POST /_dev/faults``: add a fault (fields of ``faults.Fault``); ``GET`` lists, ``DELETE`` clears.
-* ``POST /_dev/restart?forgets=true&away_s=0``: break every watch off, take no connection for a while, and forget the
-  history, as a restart that loses the watch cache.
+* ``POST /_dev/restart?forgets=true&away_s=0&in_order=false``: break every watch off, or end it in order, take no connection
+  for a while, and forget the history, as a restart that loses the watch cache.
 * ``POST /_dev/compact``: forget the history, so that watches from before get 410.
 """
 
@@ -21,7 +21,7 @@ from hack.devcluster.request_log import RequestLog
 
 
 def add_dev_routes(
-    app: web.Application, api: Api, log: RequestLog, faults: Faults, restart: Callable[[bool, float], None]
+    app: web.Application, api: Api, log: RequestLog, faults: Faults, restart: Callable[[bool, float, bool], None]
 ) -> None:
     async def show_requests(request: web.Request) -> web.Response:
         return web.json_response(log.to_json(int(request.query.get("since", "0")), request.query.get("verb", "")))
@@ -53,7 +53,10 @@ def add_dev_routes(
         return web.Response(status=204)
 
     async def begin_again(request: web.Request) -> web.Response:
-        restart(request.query.get("forgets", "true") == "true", float(request.query.get("away_s", "0")))
+        words = request.query
+        restart(
+            words.get("forgets", "true") == "true", float(words.get("away_s", "0")), words.get("in_order") == "true"
+        )
         return web.Response(status=204)
 
     app.router.add_post("/_dev/restart", begin_again)

@@ -86,13 +86,16 @@ class ApiServer:
         assert self._runner.server is not None
         self._joined = await serve_joined(path, self._runner.server)
 
-    def restart(self, forgets: bool = True, away_s: float = 0.0) -> None:
-        """As clients see one: open watches break off, no connection is taken for ``away_s``, and (with ``forgets``) nobody
-        remembers what changed before. Objects stay."""
+    def restart(self, forgets: bool = True, away_s: float = 0.0, in_order: bool = False) -> None:
+        """As clients see one: open watches break off, or end ``in_order`` as a server's that is told to stop, no connection is
+        taken for ``away_s``, and (with ``forgets``) nobody remembers what changed before. Objects stay."""
         if forgets:
             self.api.store.compact()
         self._away_until = asyncio.get_running_loop().time() + away_s
-        self._resources.break_watches()
+        if in_order:
+            self.api.store.close()
+        else:
+            self._resources.break_watches()
 
     async def stop(self) -> None:
         """Open watches end cleanly, as they do when a real API server goes down."""

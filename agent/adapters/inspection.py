@@ -35,10 +35,10 @@ class Inspection:
             async for item in self._kube.pages(path, **query):
                 yield item
 
-    async def needed(self, what: str, path: str) -> AsyncIterator[Object]:
+    async def needed(self, what: str, path: str, **query: str) -> AsyncIterator[Object]:
         """As ``stream``; but RetryError where the API server does not answer: then nothing else will be seen either."""
         try:
-            async for item in self._kube.pages(path):
+            async for item in self._kube.pages(path, **query):
                 yield item
         except (RefusedError, GoneError) as error:
             self.gaps.append(Gap(what, str(error)))

@@ -16,11 +16,12 @@ from agent.reconcile.doctor.here import host_view
 from agent.settings import Settings
 
 
-async def doctor(settings: Settings, node: str) -> Diagnosis:
-    """Through the API server: all of the cluster, or with ``node`` that node and what is no node's alone."""
+async def doctor(settings: Settings, node: str, alone: bool = False) -> Diagnosis:
+    """Through the API server: all of the cluster, or with ``node`` that node and what is no node's alone; ``alone``: as little of
+    the rest as will do."""
     kube = await Kube.connect(settings.kubeconfig)
     try:
-        return await examine(Inspection(kube), node, clock.now())
+        return await examine(Inspection(kube), node, clock.now(), alone)
     finally:
         await kube.close()
 
@@ -34,7 +35,7 @@ async def doctor_here(settings: Settings) -> Diagnosis:
     looked = {"GPUs of this host": len(view.gpus), "slices": sum(len(gpu.instances) for gpu in view.gpus)}
     if not named:
         return Diagnosis(in_order(of_host), (*gaps_of(view), nothing_asked()), looked)
-    of_cluster = await doctor(settings, name)
+    of_cluster = await doctor(settings, name, alone=True)
     return Diagnosis(
         in_order((*of_host, *of_cluster.findings)),
         (*gaps_of(view), *of_cluster.gaps),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from agent.desired.inline import looks_inline, parse_inline
 from agent.desired.layout_file import Entry, LayoutFile
 from agent.desired.resolve import name_refusal
 from agent.desired.schedule import in_force
 from agent.desired.sharing import sharings
-from agent.model.cluster_view import Wished
+from agent.model.cluster_view import ANY, Wished
 
 _WITHOUT_SLICES = frozenset({"", "disabled", "all-disabled", "enabled", "all-enabled"})
 _BALANCED_KINDS = 2
@@ -20,7 +21,20 @@ def meaning(value: str, file: LayoutFile | None, now: float) -> Wished:
     """``file`` None: the layouts file cannot be read, so that a name of it is not known to be wrong. ``now`` (seconds since the
     epoch) says which period of a schedule is meant."""
     schedule = file.schedules.get(value) if file is not None else None
-    return _of_layout(in_force(schedule, now).period.layout if schedule is not None else value, file)
+    if schedule is None:
+        return _of_layout(value, file)
+    later = frozenset(made for period in schedule.periods for made in _made_by(period.layout, file))
+    return replace(_of_layout(in_force(schedule, now).period.layout, file), later=later)
+
+
+def _made_by(layout: str, file: LayoutFile | None) -> Iterable[str]:
+    """As far as it can be said without the GPUs; ANY stands for the rest."""
+    named = resources_made(file)
+    if layout in named:
+        return named[layout]
+    if looks_inline(layout):
+        return [ask.profile.replace("+", ".") for ask in parse_inline(layout)]
+    return [] if layout in _WITHOUT_SLICES else [ANY]
 
 
 def _of_layout(value: str, file: LayoutFile | None) -> Wished:

@@ -10,6 +10,9 @@ from agent.model.node import Budget, Node, Pod
 from agent.model.place import Place
 from agent.model.rights import Right
 
+ANY = "*"
+"""Slices that nobody can name without the node's GPUs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mount:
@@ -121,12 +124,14 @@ class AdmissionPolicy:
 class Wished:
     """What the value of a layout label means, as far as that is known without the node's hardware. ``refusal``: why it is no
     layout; ``slices``: whether it makes any; ``kinds``: of how many sorts, where that is plain; ``entries``: of the device
-    plugin's configurations that it may ask for, by MIG strategy."""
+    plugin's configurations that it may ask for, by MIG strategy; ``later``: what the device plugin calls the slices of all its
+    periods, where it is a schedule, ANY among them where that depends on the GPUs."""
 
     refusal: str = ""
     slices: bool = False
     kinds: int = 0
     entries: Mapping[str, str] = field(default_factory=dict)
+    later: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +162,8 @@ class ClusterView:
     each of these was given (None: none; not in it: nobody could look). ``lacking``: rights that the agent's account was refused.
     ``said``: by node, reason and message of the agent's Events. ``wished``: by value of the layout label. ``refused_sets``: by
     node, why its label for a model set cannot be followed. ``bound``: pods that have not ended, by node. ``silent``: nodes that
-    are not Ready. ``has_claims_driver``: NVIDIA's DRA driver is installed. Times are seconds since the epoch."""
+    are not Ready; ``young``: that have just been made. ``has_claims_driver``: NVIDIA's DRA driver is installed. Times are
+    seconds since the epoch."""
 
     now: float
     nodes: tuple[Node, ...]
@@ -177,6 +183,7 @@ class ClusterView:
     said: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     bound: Mapping[str, tuple[SeenPod, ...]] = field(default_factory=dict)
     silent: frozenset[str] = frozenset()
+    young: frozenset[str] = frozenset()
     has_claims_driver: bool = False
 
     def on(self, node: Node) -> tuple[SeenPod, ...]:

@@ -88,7 +88,12 @@ class Code(Enum):
         "the node's label names a layout that is in no file and cannot be read as one",
     )
     WISH_FAILED = "wish-failed", _E, "the agent says `failed` of the node's layout; its reason and message are given"
-    WISH_WAITING = "wish-waiting", _W, "a layout has been pending for more than an hour; the agent's reason is given"
+    WISH_WAITING = (
+        "wish-waiting",
+        _W,
+        "a layout has been pending for more than an hour (for jobs that may end: a day; for its turn or a maintenance window: "
+        "three); the agent's reason is given",
+    )
     NOT_ADVERTISED = (
         "not-advertised",
         _W,
@@ -180,7 +185,11 @@ class Code(Enum):
         _W,
         "a PodDisruptionBudget of pods with GPUs allows no eviction, however many of them run",
     )
-    HUB_WRITABLE = "hub-writable", _W, "a pod mounts the model cache of the node writable"
+    HUB_WRITABLE = (
+        "hub-writable",
+        _W,
+        "a pod mounts the model cache of the node writable, by its path (claims are not looked at)",
+    )
     # Models.
     MODEL_UNKNOWN = (
         "model-unknown",

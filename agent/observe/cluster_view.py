@@ -54,7 +54,7 @@ def daemon_set(item: Object, place: Place) -> DaemonSet:
     return DaemonSet(
         namespace=item["metadata"]["namespace"],
         name=item["metadata"]["name"],
-        app=next((labels[key] for key in _APP_KEYS if labels.get(key)), ""),
+        app=_app_of([labels[key] for key in _APP_KEYS if labels.get(key)]),
         place=place,
         containers=_containers(spec, {}),
         mounts=_mounts(spec),
@@ -62,6 +62,12 @@ def daemon_set(item: Object, place: Place) -> DaemonSet:
         runtime_class=spec.get("runtimeClassName") or "",
         rolled_out=_rolled_out(item),
     )
+
+
+def _app_of(names: list[str]) -> str:
+    """One that means something here, where somebody has added a label to what he installs."""
+    known = (name for name in names if name == AGENT_APP or name in PLUGIN_APPS)
+    return next(known, names[0] if names else "")
 
 
 def _rolled_out(item: Object) -> bool:
@@ -140,7 +146,7 @@ def _container(one: Object, status: Object) -> Container:
     return Container(
         name=one["name"],
         image=one.get("image") or "",
-        args=tuple(map(str, one.get("args") or ())),
+        args=tuple(map(str, (*(one.get("command") or ()), *(one.get("args") or ())))),
         env={each["name"]: str(each["value"]) for each in one.get("env") or [] if "value" in each},
         memory_limit=str(limits.get("memory") or ""),
         ready=bool(status.get("ready")),

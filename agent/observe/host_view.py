@@ -80,6 +80,12 @@ def _capability(words: str, access: Path, nodes: Path) -> Capability:
     return Capability(words, str(node), str(access), node.exists())
 
 
+def devices_of_host(proc: Path, directory: str) -> Path:
+    """The host's own, where its first process is to be seen: a container has a copy, as it was when the container was made."""
+    of_host = proc / "1" / "root" / directory.lstrip("/")
+    return of_host if sees_host_pids(proc) and os.path.isdir(of_host) else Path(directory)
+
+
 def sees_host_pids(proc: Path) -> bool | None:
     """Whether this process is in the machine's own namespace of process ids; None where the kernel does not say."""
     try:

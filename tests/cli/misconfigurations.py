@@ -30,6 +30,7 @@ from tests.cli.planting import (
     of_daemon_set,
     other_image,
     plugin_without_config,
+    plugin_without_strategy,
     pod,
     policy_about_another,
     said,
@@ -133,6 +134,17 @@ CASES = (
         ),
         "ClusterPolicy cluster-policy, spec.mig.strategy",
         "kubectl patch clusterpolicies.nvidia.com",
+    ),
+    Case(
+        Code.STRATEGY_NONE,
+        both(
+            labelled(labels.STRATEGY, None),
+            gone(kinds.CLUSTER_POLICIES, "cluster-policy"),
+            plugin_without_config,
+            plugin_without_strategy,
+        ),
+        "which does not set it",
+        "MIG_STRATEGY=mixed",
     ),
     Case(Code.STRATEGY_SINGLE, labelled(labels.STRATEGY, "single"), "2 kinds of slices", "slices of one kind"),
     Case(
@@ -375,7 +387,7 @@ CASES = (
         Code.TWO_BUDGETS,
         budget("more", maxUnavailable=1),
         "chat and more both cover it",
-        "kubectl -n default delete pdb more",
+        "make their selectors disjoint",
     ),
     Case(
         Code.BUDGET_NEVER_MET,
@@ -387,6 +399,12 @@ CASES = (
         Code.BUDGET_NEVER_MET,
         both(gone(kinds.BUDGETS, "chat", "default"), budget("never", minAvailable=1)),
         "minAvailable is 1 and it counts 1 pods",
+        "one replica more than minAvailable",
+    ),
+    Case(
+        Code.BUDGET_NEVER_MET,
+        both(gone(kinds.BUDGETS, "chat", "default"), budget("never", minAvailable="50%")),
+        "minAvailable is 50% and it counts 1 pods",
         "one replica more than minAvailable",
     ),
     Case(Code.HUB_WRITABLE, pod("tool", spec=HUB), "has /var/lib/warmslice of the node writable", "readOnly: true"),

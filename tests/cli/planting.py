@@ -162,6 +162,13 @@ def plugin_without_config(cluster: DevCluster) -> None:
     cluster.merge(kinds.DAEMONSETS, PLUGIN, patch, gpu_operator.NAMESPACE)
 
 
+def plugin_without_strategy(cluster: DevCluster) -> None:
+    template = cluster.get(kinds.DAEMONSETS, PLUGIN, gpu_operator.NAMESPACE)["spec"]["template"]
+    containers = [{**one, "env": None} for one in template["spec"]["containers"]]
+    patch = {"spec": {"updateStrategy": {"type": "OnDelete"}, "template": {"spec": {"containers": containers}}}}
+    cluster.merge(kinds.DAEMONSETS, PLUGIN, patch, gpu_operator.NAMESPACE)
+
+
 def policy_about_another(cluster: DevCluster) -> None:
     conditions = [{"name": "an-agent", "expression": "request.userInfo.username == 'somebody'"}]
     cluster.merge(kinds.ADMISSION_POLICIES, "warmslice-pods", {"spec": {"matchConditions": conditions}})

@@ -14,15 +14,18 @@ import pytest
 import yaml
 
 from agent import cli
-from agent.commands.doctor import doctor
+from agent.adapters import clock
+from agent.adapters.inspection import Inspection
+from agent.adapters.kube import Kube
 from agent.model import labels
 from agent.model.doctor import Code, Diagnosis
 from agent.model.drift import Drift
 from agent.model.rights import Right, base_rights, prewarm_rights
 from agent.plan.doctor.agents import POLICIES
+from agent.plan.doctor.nodes import YOUNG_SECONDS
 from agent.plan.doctor.reasons import FIXES, fix_of
+from agent.reconcile.doctor import examine
 from agent.report.doctor import diagnosis_drawn
-from agent.settings import Settings
 from hack import doctor_table
 from hack.devcluster import kinds
 from hack.devcluster.access.users import User
@@ -40,20 +43,34 @@ from tests.cli.planting import (
     gone,
     labelled,
     merged,
+    no_more_agents,
     of_daemon_set,
     pod,
     said,
     void,
 )
 from tests.fakes.devcluster import DevCluster, bare_node
-from tests.fakes.furnished import AGENTS, CATALOG, LARGE, PREWARMING, SETTINGS, SLICE, furnished
+from tests.fakes.furnished import AGENTS, CATALOG, GPU_NODES, LARGE, LAYOUTS, PREWARMING, SETTINGS, SLICE, furnished
 from tests.manifests.sources import MANIFESTS, Object, only, rendered
 from tests.report.test_reasons import FAILING, GIVEN_UP, SAID, SOURCES
 
+SCHEDULE = """\
+schedules:
+  day-and-night:
+    time-zone: UTC
+    periods:
+      day: {from: '07:00', layout: day}
+      night: {from: '21:00', layout: night}
+"""
+WORKLOAD = "nvidia.com/gpu.workload.config"
 ROOT_DISK = {
     "containers": [{"name": "b", "image": "example.org/b:1", "volumeMounts": [{"name": "root", "mountPath": "/host"}]}],
     "volumes": [{"name": "root", "hostPath": {"path": "/"}}],
 }
+
+
+def off_on(node: str) -> Plant:
+    return lambda cluster: void(cluster.label_node(node, {"nvidia.com/gpu.deploy.mig-manager": "false"}))
 
 
 def rewritten_images(cluster: DevCluster) -> None:
@@ -70,9 +87,15 @@ def renamed_policies(cluster: DevCluster) -> None:
             cluster.create(kind, {"metadata": {"name": f"my-{name_of(one)}"}, "spec": spec})
 
 
-async def examined(cluster: DevCluster, node: str = "") -> Diagnosis:
-    """As the administrator."""
-    return await doctor(Settings(kubeconfig=str(cluster.kubeconfig())), node)
+async def examined(
+    cluster: DevCluster, node: str = "", after_seconds: float = YOUNG_SECONDS, alone: bool = False
+) -> Diagnosis:
+    """As the administrator, so long after the cluster was made."""
+    kube = await Kube.connect(str(cluster.kubeconfig()))
+    try:
+        return await examine(Inspection(kube), node, clock.now() + after_seconds, alone)
+    finally:
+        await kube.close()
 
 
 async def command(*arguments: str) -> tuple[int, str]:
@@ -161,7 +184,54 @@ HARMLESS: dict[str, Plant] = {
     "a pod that has all of the node's disk": pod("backup", spec=ROOT_DISK),
     "agents whose images a webhook rewrites": rewritten_images,
     "a budget for other pods": budget("web", app="web", maxUnavailable=0),
+    "a pod that waits for a slice of another period": both(
+        file("layouts", f"{LAYOUTS}{SCHEDULE}"),
+        labelled(labels.CONFIG, "day-and-night"),
+        pod("big", node="", resources={"nvidia.com/mig-7g.80gb": 1}),
+    ),
+    "a node with what NVIDIA's network operator gives away": lambda cluster: void(
+        cluster.create(kinds.NODES, bare_node("nic-1", allocatable={"nvidia.com/hostdev": "8"}))
+    ),
+    "a node whose GPUs are those of virtual machines": lambda cluster: void(
+        cluster.create(
+            kinds.NODES,
+            bare_node("vm-1", labels={"feature.node.kubernetes.io/pci-10de.present": "true", WORKLOAD: "vm-vgpu"}),
+        )
+    ),
+    "a turn that comes with the maintenance window": said("pending", "fleet-slot", "outside the window", hours=60),
+    "jobs that may end": said("pending", "job-running", "train-0 may end", hours=5),
+    "a migration node by node that is done": both(
+        merged(kinds.CLUSTER_POLICIES, "cluster-policy", {"spec": {"migManager": {"enabled": True}}}),
+        *(off_on(node) for node in GPU_NODES),
+    ),
+    "an agent with a label of somebody's own": merged(
+        kinds.DAEMONSETS, AGENTS, {"spec": {"template": {"metadata": {"labels": {"app": "team-x"}}}}}, AGENTS
+    ),
 }
+
+
+async def test_of_a_node_that_is_being_made_no_agent_is_missed(tmp_path: Path) -> None:
+    async with furnished(tmp_path, time.time()) as cluster:
+        no_more_agents(cluster)
+        taint = {"key": labels.WARMING, "effect": labels.WARMING_EFFECT}
+        cluster.merge(kinds.NODES, NODE, {"spec": {"taints": [taint]}})
+        early, late = [await examined(cluster, NODE, seconds) for seconds in (0.0, YOUNG_SECONDS)]
+    assert early.findings == ()
+    assert {one.code for one in late.findings} == {Code.AGENT_MISSING, Code.GATE_WITHOUT_AGENT}
+
+
+async def test_from_a_container_of_the_agent_other_nodes_are_not_read(tmp_path: Path) -> None:
+    """They may be thousands, and the container's memory is not."""
+    async with furnished(tmp_path, time.time()) as cluster:
+        labelled(labels.DRIVER_UPGRADE_STATE, "upgrade-failed")(cluster)
+        found = await examined(cluster, NODE, alone=True)
+        asked = [entry.query for entry in cluster.requests("list", "warmslice")]
+    assert {one.code for one in found.findings} == {Code.DRIVER_UPGRADE_FAILED}
+    assert found.looked["nodes"] == 1
+    assert [query for query in asked if "nodeName" in query or "metadata.name" in query] == [
+        f"limit=500&fieldSelector=metadata.name%3D{NODE}",
+        f"limit=500&fieldSelector=spec.nodeName%3D{NODE}",
+    ]
 
 
 @pytest.mark.parametrize("name", HARMLESS)

@@ -175,6 +175,17 @@ async def test_each_container_is_asked_for_what_it_needs(tmp_path: Path) -> None
     assert (found_in(of_partition), of_partition.looked["GPUs of this host"]) == ({}, 1)
 
 
+async def test_device_nodes_are_those_of_the_host_and_not_those_that_the_container_began_with(tmp_path: Path) -> None:
+    """A container's /dev is made once: a slice that came later has its node on the host alone."""
+    machine = Machine.laid_out(tmp_path)
+    (tmp_path / "nvidia-caps").rename(tmp_path / "of-the-host")
+    assert found_in(await machine.examined()).keys() == {Code.CAPABILITY_NODE_MISSING}
+    of_host = tmp_path / "proc" / "1" / "root" / str(tmp_path).lstrip("/")
+    of_host.mkdir(parents=True)
+    (tmp_path / "of-the-host").rename(of_host / "nvidia-caps")
+    assert found_in(await machine.examined()) == {}
+
+
 async def test_what_the_driver_does_not_show_is_not_taken_for_right(tmp_path: Path) -> None:
     machine = Machine.laid_out(tmp_path)
     (tmp_path / "proc" / "driver").rename(tmp_path / "driver")

@@ -31,7 +31,8 @@ def agents(view: ClusterView) -> Iterator[Finding]:
             yield from _not_selected(view, node)
         for daemon_set in meant:
             yield from _pods_of(view, node, daemon_set)
-        yield from _gate(view, node)
+        if node.name not in view.young:
+            yield from _gate(view, node)
 
 
 def _absent(view: ClusterView) -> Iterator[Finding]:
@@ -82,7 +83,7 @@ def _pods_of(view: ClusterView, node: Node, daemon_set: DaemonSet) -> Iterator[F
     pods = [one for one in view.on(node) if one.daemon_set == str(daemon_set)]
     if view.pods is None:
         return
-    if not pods:
+    if not pods and node.name not in view.young:
         yield Finding(
             Code.AGENT_MISSING,
             f"node {node.name}",
@@ -94,7 +95,7 @@ def _pods_of(view: ClusterView, node: Node, daemon_set: DaemonSet) -> Iterator[F
         if node.name in view.silent:
             yield _beyond_reach(one, node)
         else:
-            yield from _state_of(one, daemon_set, node)
+            yield from _state_of(one, daemon_set, node, node.name in view.young)
 
 
 def _beyond_reach(one: SeenPod, node: Node) -> Finding:
@@ -107,9 +108,9 @@ def _beyond_reach(one: SeenPod, node: Node) -> Finding:
     )
 
 
-def _state_of(one: SeenPod, daemon_set: DaemonSet, node: Node) -> Iterator[Finding]:
+def _state_of(one: SeenPod, daemon_set: DaemonSet, node: Node, young: bool) -> Iterator[Finding]:
     meant = {container.name: container.image for container in daemon_set.containers}
-    if not one.ready and not one.pod.terminating:
+    if not one.ready and not one.pod.terminating and not young:
         bad = next((c for c in one.containers if c.name in meant and not c.ready), None)
         yield Finding(Code.AGENT_NOT_READY, f"pod {one.pod.ref}", _why(one, bad), _look(one, bad), node.name)
     other = [c for c in one.containers if c.image != meant.get(c.name, c.image)]

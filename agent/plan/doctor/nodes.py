@@ -15,6 +15,10 @@ GPU_LABELS = (
 )
 """What node feature discovery and GPU Operator write on nodes with NVIDIA GPUs (their public sources, November 2026)."""
 _GKE_GPU = "cloud.google.com/gke-accelerator"
+_WORKLOAD = "nvidia.com/gpu.workload.config"
+"""GPU Operator's: the GPUs of such nodes belong to containers, or (``vm-passthrough``, ``vm-vgpu``) to virtual machines."""
+YOUNG_SECONDS = 900.0
+"""A node that is younger is still becoming one: its driver is built, its agent is pulled."""
 _DAEMON_TOLERATED = "node.kubernetes.io/"
 """Taints of a node's lifecycle, which every DaemonSet's pods tolerate (but for that of a node without a network)."""
 _HARD = frozenset({"NoSchedule", "NoExecute"})
@@ -22,11 +26,19 @@ _HARD = frozenset({"NoSchedule", "NoExecute"})
 
 def sign_of_gpus(node: Node) -> str:
     """What tells that the node has NVIDIA GPUs; empty where nothing does."""
-    resource = next((name for name, count in sorted(node.capacity.items()) if count), "")
+    if node.labels.get(_WORKLOAD, "container") != "container":
+        return ""
+    resource = next((name for name, count in sorted(node.capacity.items()) if count and _is_gpu(name)), "")
     if resource:
         return f"capacity {resource}={node.capacity[resource]}"
     found = next((f"label {key}={value}" for key, value in GPU_LABELS if node.labels.get(key) == value), "")
     return found or (f"label {_GKE_GPU}={node.labels[_GKE_GPU]}" if _GKE_GPU in node.labels else "")
+
+
+def _is_gpu(resource: str) -> bool:
+    """NVIDIA's other operators give their NICs and virtual GPUs away in the same domain."""
+    plain = resource.removesuffix(".shared")
+    return plain == "nvidia.com/gpu" or plain.startswith("nvidia.com/mig-")
 
 
 def selects(place: Place, node: Node) -> bool:

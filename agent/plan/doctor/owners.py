@@ -18,7 +18,7 @@ from agent.plan.owners import second_owner
 MIG_MANAGER = "nvidia-mig-manager"
 _DEPLOY_MIG_MANAGER = f"{labels.DEPLOY_PREFIX}mig-manager"
 _STRATEGY_ENV = "MIG_STRATEGY"
-_STRATEGY_FLAG = "--mig-strategy="
+_STRATEGY_FLAG = "--mig-strategy"
 _PLUGIN_CONTAINER = "nvidia-device-plugin"
 _HAMI_COMPONENT = ("app.kubernetes.io/component", "hami-device-plugin")
 
@@ -26,8 +26,10 @@ _HAMI_COMPONENT = ("app.kubernetes.io/component", "hami-device-plugin")
 def owners(view: ClusterView) -> Iterator[Finding]:
     """All of it."""
     if view.agents:
+        left = [node for node in view.nodes if is_ours(view, node) and node.labels.get(_DEPLOY_MIG_MANAGER) != "false"]
         for policy in view.policies or ():
-            yield from _of_operator(policy)
+            if left or not view.nodes:
+                yield from _of_operator(policy)
     for node in view.nodes:
         ours = is_ours(view, node)
         if ours:
@@ -45,7 +47,8 @@ def _of_operator(policy: OperatorPolicy) -> Iterator[Finding]:
             Code.MIG_MANAGER_ENABLED,
             f"ClusterPolicy {policy.name}",
             f"spec.migManager.enabled {said}, so GPU Operator runs its mig-manager beside this agent",
-            f"{_turn_off(policy.name)}, and migManager.enabled=false in the values of its Helm release",
+            f"{_turn_off(policy.name)}, and migManager.enabled=false in the values of its Helm release; where you migrate node "
+            "by node, once the last one is done",
         )
 
 
@@ -148,13 +151,16 @@ def strategy_on(view: ClusterView, node: Node) -> tuple[str, str]:
     policy = next(iter(view.policies or ()), None)
     if policy is not None:
         return policy.strategy or "none", f"ClusterPolicy {policy.name}, spec.mig.strategy"
-    return "", ""
+    # NVIDIA's manifest and chart say nothing of it unless they are told to, and the plugin takes none. A ConfigMap may say it.
+    known = [name for name in sorted(running) if name in view.plugin_configs and view.plugin_configs[name] is None]
+    return ("none", f"DaemonSet {known[0]}, which does not set it") if known else ("", "")
 
 
 def _strategy_of(plugin: DaemonSet) -> str:
     for container in plugin.containers:
-        flag = next((arg for arg in container.args if arg.startswith(_STRATEGY_FLAG)), "")
-        said = flag.removeprefix(_STRATEGY_FLAG) or container.env.get(_STRATEGY_ENV, "")
+        words = " ".join(container.args).replace(f"{_STRATEGY_FLAG} ", f"{_STRATEGY_FLAG}=").split()
+        flag = next((word for word in words if word.startswith(f"{_STRATEGY_FLAG}=")), "")
+        said = flag.removeprefix(f"{_STRATEGY_FLAG}=") or container.env.get(_STRATEGY_ENV, "")
         if said:
             return said
     return ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from agent.model import labels
-from agent.model.cluster_view import ClusterView, SeenBudget, SeenPod
+from agent.model.cluster_view import ANY, ClusterView, SeenBudget, SeenPod
 from agent.model.doctor import Code, Finding
 from agent.model.node import Node
 from agent.model.report import NodeStatus
@@ -91,16 +91,18 @@ def _resource(view: ClusterView, one: SeenPod, offered: frozenset[str] | None) -
             Code.RESOURCE_UNKNOWN,
             f"pod {one.pod.ref}",
             f"it asks for {unknown[0]}, which no node has and no wished layout will make; {makes}",
-            f"`kubectl label node NODE {view.config.label_key}={layout} --overwrite`, or ask for a slice that there is",
+            f"ask for a slice that there is, or, on a node whose layout may be replaced by it, `kubectl label node NODE "
+            f"{view.config.label_key}={layout} --overwrite`",
         )
 
 
 def _offered(view: ClusterView) -> frozenset[str] | None:
-    """Resources that some node has, or will have once its layout is applied. None where that does not say all: a DRA driver may
-    give slices for a resource that no node shows (DeviceClass, extendedResourceName)."""
-    if view.has_claims_driver:
+    """Resources that some node has, or will have once its layout is applied, in whatever period of it. None where that does not
+    say all: a DRA driver may give slices for a resource that no node shows (DeviceClass, extendedResourceName)."""
+    later = {made for wished in view.wished.values() for made in wished.later}
+    if view.has_claims_driver or ANY in later:
         return None
-    found: set[str] = set()
+    found = {f"nvidia.com/mig-{made}" for made in later}
     for node in view.nodes:
         status = NodeStatus.from_json(node.annotations.get(labels.STATUS, "null"))
         will_be = dict(status.offers or {}) if status is not None else {}
@@ -186,7 +188,8 @@ def _budgets(view: ClusterView) -> Iterator[Finding]:
                 Code.TWO_BUDGETS,
                 f"pod {one.pod.ref}",
                 f"PodDisruptionBudgets {' and '.join(names)} both cover it, and the API server evicts no such pod",
-                f"`kubectl -n {one.pod.ref.namespace} delete pdb {names[-1]}`, or make their selectors disjoint",
+                f"make their selectors disjoint, or remove the one that nobody needs: "
+                f"`kubectl -n {one.pod.ref.namespace} delete pdb NAME`",
                 one.node,
             )
         shut.update({f"{each.budget.namespace}/{each.budget.name}": (each, one) for each in covering if _is_shut(each)})
@@ -204,9 +207,12 @@ def _is_shut(budget: SeenBudget) -> bool:
     """Whatever runs, and not just now."""
     if budget.most:
         return budget.most in ("0", "0%")
-    if budget.least.endswith("%"):
-        return budget.least == "100%"
-    return budget.least.isdigit() and 0 < budget.expected <= int(budget.least)
+    share = budget.least.removesuffix("%")
+    if not share.isdigit() or not budget.expected:
+        return False
+    # Of a share as many as it is rounded up to.
+    least = -(-budget.expected * int(share) // 100) if budget.least.endswith("%") else int(share)
+    return budget.expected <= least
 
 
 def _some(names: Sequence[str]) -> str:

@@ -66,7 +66,8 @@ FIXES: dict[str, str] = {
     "driver-upgrade": "wait for GPU Operator, or see why it does not go on: the driver's pod on {node}",
     "operation-unreadable": "put the annotation's last value back, or remove it after looking at cordon and gpu.deploy labels",
     "refused": "give the agent the right that the API server refused: `kubectl apply -k manifests/base`",
-    "fleet-slot": "wait for its turn, or raise max_unavailable; `kubectl -n warmslice get leases` shows who changes",
+    "fleet-slot": "wait for its turn, or the window that the message names; `kubectl -n warmslice get leases` shows who "
+    "changes, max_unavailable says how many may",
     "model-not-ready": "see why the models that it names are not ready, or take gate: true from them",
     "dry-run": "`kubectl annotate node {node} warmslice.dev/dry-run-` makes it so",
 }

@@ -15,6 +15,8 @@ from agent.plan.doctor.nodes import wish_of, wished_on
 from agent.plan.doctor.reasons import fix_of
 
 WAITED_LONG_SECONDS = 3600.0
+_WAITS_LONGER = {"job-running": 86_400.0, "dry-run": 86_400.0, "fleet-slot": 3 * 86_400.0}
+"""What somebody has set up to take longer: jobs that may end, answers that are to be read, a turn or a maintenance window."""
 _CACHE_LIMIT = "memory limit"
 _IN_MEMORY = "ModelNotInMemory"
 
@@ -43,7 +45,7 @@ def _wish(view: ClusterView, node: Node, status: NodeStatus | None) -> Iterator[
         yield Finding(Code.WISH_FAILED, where, what, _mend(view, node, said.reason), node.name)
     elif refusal:
         yield Finding(Code.WISH_UNKNOWN, where, refusal, _mend(view, node, "unknown-layout"), node.name)
-    elif said is not None and said.state == "pending" and view.now - said.since > WAITED_LONG_SECONDS:
+    elif said is not None and said.state == "pending" and _has_waited_long(said, view.now):
         lasting = f"{(view.now - said.since) / 3600:.0f} h"
         what = f"layout {said.layout or wish!r} has been pending for {lasting}, {said.reason}: {said.message}"
         yield Finding(Code.WISH_WAITING, where, what, _mend(view, node, said.reason), node.name)
@@ -54,6 +56,10 @@ def _wish(view: ClusterView, node: Node, status: NodeStatus | None) -> Iterator[
             "Operator, or manifests/components/nvidia), and the same in the labels of its node pool"
         )
         yield Finding(Code.NOT_ADVERTISED, where, what, fix, node.name)
+
+
+def _has_waited_long(said: NodeStatus, now: float) -> bool:
+    return now - said.since > _WAITS_LONGER.get(said.reason, WAITED_LONG_SECONDS)
 
 
 def _speaks_of(status: NodeStatus, view: ClusterView, node: Node) -> bool:

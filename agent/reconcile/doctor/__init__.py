@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from agent.adapters.inspection import Inspection
@@ -43,7 +44,7 @@ from agent.observe.cluster_view import (
     seen_pod,
 )
 from agent.plan.doctor import examine_cluster
-from agent.plan.doctor.nodes import sign_of_gpus
+from agent.plan.doctor.nodes import YOUNG_SECONDS, sign_of_gpus
 from agent.reconcile.doctor.config import config_of, texts, token_fault
 
 Object = Mapping[str, Any]
@@ -62,15 +63,20 @@ class _Sets:
     claims_driver: bool = False
 
 
-async def examine(look: Inspection, node: str, now: float) -> Diagnosis:
-    """The whole cluster; with ``node`` that node, and what is no node's alone. BadInputError where there is no such node;
-    RetryError where the API server does not answer at all."""
-    found = [(node_of(item), is_silent(item)) async for item in look.needed("nodes", "/api/v1/nodes")]
-    nodes = tuple(one for one, _ in found)
+async def examine(look: Inspection, node: str, now: float, alone: bool = False) -> Diagnosis:
+    """The whole cluster; with ``node`` that node, and what is no node's alone. ``alone``: other nodes and their pods are not even
+    read, since whoever asks has the memory of an agent's container. BadInputError where there is no such node; RetryError where
+    the API server does not answer at all."""
+    query = {"fieldSelector": f"metadata.name={node}"} if alone else {}
+    found = [
+        (node_of(item), is_silent(item), _made_at(item))
+        async for item in look.needed("nodes", "/api/v1/nodes", **query)
+    ]
+    nodes = tuple(one for one, _, _ in found)
     if node and not any(one.name == node for one in nodes) and not look.gaps:
         raise BadInputError(f"there is no node {node!r}")
     sets = await _sets(look)
-    pods, counted = await _pods(look, nodes, node)
+    pods, counted = await _pods(look, nodes, _selectors(node, alone))
     policies = await look.listed("GPU Operator's ClusterPolicy", "/apis/nvidia.com/v1/clusterpolicies")
     budgets = await look.listed("PodDisruptionBudgets", "/apis/policy/v1/poddisruptionbudgets")
     events = await look.listed(
@@ -88,7 +94,8 @@ async def examine(look: Inspection, node: str, now: float) -> Diagnosis:
         said=_said(events or ()),
         bound=_bound(pods or ()),
         has_claims_driver=sets.claims_driver,
-        silent=frozenset(one.name for one, silent in found if silent),
+        silent=frozenset(one.name for one, silent, _ in found if silent),
+        young=frozenset(one.name for one, _, made in found if now - made < YOUNG_SECONDS),
     )
     if sets.agents:
         view = await _with_agents(look, view, sets.agents[0])
@@ -119,11 +126,13 @@ async def _sets(look: Inspection) -> _Sets:
     return _Sets(None if listed is None else tuple(agents), tuple(plugins), maps, claims_driver)
 
 
-async def _pods(look: Inspection, nodes: Iterable[Node], only: str) -> tuple[tuple[SeenPod, ...] | None, int]:
-    """(those of interest, how many were looked at). Of one node: those that are there, and those that no node has yet."""
+async def _pods(
+    look: Inspection, nodes: Iterable[Node], chosen: Iterable[str]
+) -> tuple[tuple[SeenPod, ...] | None, int]:
+    """(those of interest, how many were looked at), of those that these field selectors choose."""
     before, counted, kept = len(look.gaps), 0, []
     with_gpus = {one.name for one in nodes if sign_of_gpus(one) or labels.asked_layout(one.labels, labels.CONFIG)}
-    async for item in _all_pods(look, only):
+    async for item in _all_pods(look, chosen):
         counted += 1
         spec = item.get("spec") or {}
         one = seen_pod(item, place_of(spec))
@@ -132,8 +141,19 @@ async def _pods(look: Inspection, nodes: Iterable[Node], only: str) -> tuple[tup
     return (tuple(kept) if len(look.gaps) == before else None), counted
 
 
-async def _all_pods(look: Inspection, only: str) -> AsyncIterator[Object]:
-    chosen = [f"spec.nodeName={only}", "spec.nodeName="] if only else [""]
+def _selectors(node: str, alone: bool) -> list[str]:
+    """Of one node those that are there, and, unless it is looked at alone, those that no node has yet."""
+    if not node:
+        return [""]
+    return [f"spec.nodeName={node}", *([] if alone else ["spec.nodeName="])]
+
+
+def _made_at(item: Object) -> float:
+    made = item["metadata"].get("creationTimestamp")
+    return datetime.fromisoformat(made).timestamp() if made else 0.0
+
+
+async def _all_pods(look: Inspection, chosen: Iterable[str]) -> AsyncIterator[Object]:
     for selector in chosen:
         query = {"fieldSelector": selector} if selector else {}
         async for item in look.stream("pods", "/api/v1/pods", **query):

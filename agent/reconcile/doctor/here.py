@@ -12,6 +12,7 @@ from agent.model.errors import BadInputError
 from agent.model.host_view import HostView
 from agent.observe.host_view import (
     capabilities,
+    devices_of_host,
     is_root,
     look_at_driver,
     look_at_kubelet,
@@ -38,7 +39,7 @@ async def host_view(settings: Settings) -> HostView:
         nvml_error=nvml_error,
         driver=driver,
         gpus=gpus,
-        capabilities=capabilities(gpus, minors, proc, Path(settings.device_directory)),
+        capabilities=capabilities(gpus, minors, proc, devices_of_host(proc, settings.device_directory)),
         kubelet=await look_at_kubelet(settings.pod_resources_socket) if partition else "",
         cache=directory(settings.cache_directory, proc / "self" / "mountinfo"),
         reserve_ratio=settings.cache_reserve_ratio,

@@ -1,7 +1,7 @@
 """Every benchmark in turn: what each is for, its tables, its limits, and this machine.
 
     ./hack/bench/run                     seeded samples and short runs, in less than a quarter of an hour on two processors
-    ./hack/bench/run --full              all there is, and long enough for quiet numbers (about two hours)
+    ./hack/bench/run --full              all there is, and long enough for quiet numbers (some hours)
     ./hack/bench/run --only 'fetch|idle' some of them
     ./hack/bench/run --json FILE         also as data, to compare with another run
     python -m hack.bench --page FILE     docs/benchmarks.md out of such data
@@ -93,7 +93,7 @@ def run(bench: Bench, full: bool) -> Run:
 def report(benches: Iterable[Bench], full: bool) -> Report:
     """Run them all."""
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     runs = [run(bench, full) for bench in benches]
     day = datetime.now(UTC).strftime("%Y-%m-%d")

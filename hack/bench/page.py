@@ -13,15 +13,15 @@ Generated from one run: `./hack/bench/run --json FILE`, then `python -m hack.ben
 at commit `{commit}`, on {machine}.
 Servers, clients, simulated GPUs and the agent share that machine: ratios to the peer in the same run say more than figures.
 
-To repeat it on your machine, in a fresh clone (a quarter of an hour; `--full` takes two):
+To repeat it on your machine, in a fresh clone (a quarter of an hour; `--full` takes some hours):
 
 <!-- needs: minutes -->
 ```sh
 ./hack/bench/run
 ```
 
-Each benchmark says at its head what it measures and how (`python -m hack.bench.NAME --help`), prints its limits, and ends
-with exit code 1 where one is passed. The soak of ten minutes is apart: `python -m hack.bench.soak`.
+Each benchmark says at its head what it measures and how (`python -m hack.bench.NAME --help`), prints its limits where it has any,
+and ends with exit code 1 where one is passed. The soak of ten minutes is apart: `python -m hack.bench.soak`.
 """
 
 

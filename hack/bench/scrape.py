@@ -3,7 +3,8 @@
     python -m hack.bench.scrape [--seconds 20] [--scrapers 20]
 
 Eight H100 of seven slices each, and a catalog of fifty models whose hub does not answer: all are wanted and none is ready.
-Scrapers ask as Prometheus does, over connections that stay, all at the same moment; then the other program is asked, and so on.
+Scrapers ask as Prometheus does, over connections that stay where a server lets them (nvitop-exporter's, Python's wsgiref, closes
+each and has few that wait: of its longest times some are its backlog), all at the same moment; then the other program is asked.
 A time is from the request until the last byte. Scrapers, both programs and the cluster share this machine's processors. Exit
 code 1 where the agent's p99 is above the limit of 50 ms.
 """

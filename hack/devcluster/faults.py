@@ -13,7 +13,8 @@ from hack.devcluster.objects import Object
 
 @dataclass(slots=True)
 class Fault:
-    """``method`` and ``path`` are regular expressions, searched in the verb (GET, ...) and in the path with its query.
+    """``method``, ``path`` and ``user_agent`` are regular expressions, searched in the verb (GET, ...), in the path with its
+    query, and in what the client calls itself.
 
     ``skip`` requests pass before ``count`` are hit (None: all). What happens: wait ``delay_s``; then ``reset`` cuts the
     connection without an answer, ``stall`` never answers, and ``..._after_lines`` let a watch send that many lines, then
@@ -24,6 +25,7 @@ class Fault:
 
     method: str = ""
     path: str = ""
+    user_agent: str = ""
     code: int = 0
     body: str = ""
     content_type: str = "application/json"
@@ -52,8 +54,9 @@ class Fault:
         chosen = (self.cut_after_lines, self.stall_after_lines, self.error_after_lines)
         return next((lines for lines in chosen if lines is not None), None)
 
-    def strikes(self, method: str, path: str) -> bool:
-        if not re.search(self.method, method) or not re.search(self.path, path):
+    def strikes(self, method: str, path: str, user_agent: str) -> bool:
+        asked = ((self.method, method), (self.path, path), (self.user_agent, user_agent))
+        if not all(re.search(pattern, text) for pattern, text in asked):
             return False
         if self.skip:
             self.skip -= 1
@@ -88,5 +91,5 @@ class Faults:
     def all(self) -> list[Fault]:
         return list(self._faults)
 
-    def striking(self, method: str, path: str) -> Fault | None:
-        return next((fault for fault in self._faults if fault.strikes(method, path)), None)
+    def striking(self, method: str, path: str, user_agent: str) -> Fault | None:
+        return next((fault for fault in self._faults if fault.strikes(method, path, user_agent)), None)

@@ -139,7 +139,7 @@ class ApiServer:
     async def _faulty(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         fault = None
         if not request.path.startswith(_DEV_PREFIX):
-            fault = self.faults.striking(request.method, request.path_qs)
+            fault = self.faults.striking(request.method, request.path_qs, request.headers.get("User-Agent", ""))
         if fault is None:
             return await handler(request)
         await asyncio.sleep(fault.delay_s)

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from agent.adapters.kube import Kube
 from agent.adapters.watch import Watch
-from agent.model.errors import AgentError
+from agent.model.errors import AgentError, RetryError
 from hack.devcluster import kinds
 from hack.devcluster.faults import Fault
 from hack.devcluster.objects import Object
@@ -186,6 +186,19 @@ async def _open(cluster: DevCluster, count: int, since: int) -> None:
             if len([request for request in begun if request.duration_s is None]) == count:
                 return
             await asyncio.sleep(0.05)
+
+
+async def test_a_fault_can_be_for_one_client_alone(cluster: DevCluster) -> None:
+    """So that whoever plants it is not struck by it."""
+    kube = await Kube.connect(str(cluster.kubeconfig()))
+    try:
+        cluster.inject(Fault(*LIST, user_agent="^somebody-else", code=503))
+        await kube.get("/api/v1/nodes")
+        cluster.inject(Fault(*LIST, user_agent="^warmslice", code=503))
+        with pytest.raises(RetryError):
+            await kube.get("/api/v1/nodes")
+    finally:
+        await kube.close()
 
 
 async def test_watches_that_a_server_ends_in_order_do_not_come_back_in_one_moment_either(cluster: DevCluster) -> None:

@@ -124,7 +124,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The longest time between two passes when nothing happens."""
     reconnect_jitter_seconds: float = 10.0
     """Within so many seconds, at a random time, a watch that broke off is opened again, and one whose past the API server has
-    forgotten lists again. Thousands of nodes that lose one API server do not come back in one second; 30 for ten thousand."""
+    forgotten lists again. Thousands of nodes that lose one API server do not come back in one second. Let it grow with the fleet:
+    100 for ten thousand."""
     before_commands: list[list[str]] = []
     """Commands run before slices are destroyed or made: services of the host let go of the GPUs. They may run again."""
     refresh_commands: list[list[str]] = []

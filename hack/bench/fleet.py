@@ -46,7 +46,7 @@ from tests.fakes.hub import tiny_model
 
 MOST_BESIDE_PAPER, MOST_OF_A_PEAK = 1.1, 1.5
 LARGE = 5000
-FASTER, MOST_RENEWED_FASTER = 20.0, 20_000
+FASTER, MOST_RENEWED_FASTER = 20.0, 40_000
 """What one Python program can answer sets how much faster the watches of so many nodes are renewed."""
 LABELLED_A_SECOND, MOST_OF_LARGE = 15.0, "20"
 """Of large fleets: two cores that API server and all agents share answer no more. Smaller ones are labelled at once."""

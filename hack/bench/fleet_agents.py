@@ -76,9 +76,6 @@ async def _run(options: argparse.Namespace) -> None:
                 tasks.create_task(one.run())
             await _all_watch(agents[-_AT_ONCE - 2 : -_AT_ONCE])
         await _all_watch(agents)
-        # Ten million objects of so many agents would be gone through for seconds, again and again; one agent has few.
-        gc.collect()
-        gc.freeze()
         print("watching", flush=True)
         await stop.wait()
         for one in agents:
@@ -138,6 +135,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     _resync_every(options.resync_seconds)
     setattr(agent.daemon, "serving", _no_page)  # noqa: B010  mypy knows it as another
     _shared_trust()
+    # Ten million objects of so many agents would be gone through for seconds, again and again, and a leader among them would lose
+    # its term; one agent has few.
+    gc.disable()
     log.configure("error")
     asyncio.run(_run(options))
 

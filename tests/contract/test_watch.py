@@ -192,9 +192,9 @@ async def test_a_fault_can_be_for_one_client_alone(cluster: DevCluster) -> None:
     """So that whoever plants it is not struck by it."""
     kube = await Kube.connect(str(cluster.kubeconfig()))
     try:
-        cluster.inject(Fault(*LIST, user_agent="^somebody-else", code=503))
+        cluster.inject(Fault("GET", "/api/v1/nodes", user_agent="^somebody-else", code=503))
         await kube.get("/api/v1/nodes")
-        cluster.inject(Fault(*LIST, user_agent="^warmslice", code=503))
+        cluster.inject(Fault("GET", "/api/v1/nodes", user_agent="^warmslice", code=503))
         with pytest.raises(RetryError):
             await kube.get("/api/v1/nodes")
     finally:
@@ -210,7 +210,7 @@ async def test_watches_that_a_server_ends_in_order_do_not_come_back_in_one_momen
     try:
         await _open(cluster, 100, since=0)
         last = cluster.requests("watch", "warmslice")[-1].number
-        cluster.api.store.close()
+        cluster.control_plane.server.restart(forgets=False, in_order=True)
         await _open(cluster, 100, since=last)
         moments = Counter(int(one.at / (jitter / 10)) for one in cluster.requests("watch", "warmslice", since=last))
         assert max(moments.values()) <= 24, "ten are to be expected in a tenth of the time"

@@ -32,6 +32,8 @@ def _made_by(layout: str, file: LayoutFile | None) -> Iterable[str]:
     named = resources_made(file)
     if layout in named:
         return named[layout]
+    if name_refusal(layout, file.layouts if file is not None else {}) is not None:
+        return []
     if looks_inline(layout):
         return [ask.profile.replace("+", ".") for ask in parse_inline(layout)]
     return [] if layout in _WITHOUT_SLICES else [ANY]

@@ -107,6 +107,7 @@ class FleetPass:
     def _begin(self) -> None:
         self._needed = self._clock()
         self._unchanged.clear()
+        self._refused.clear()
         self._view.open()
 
     async def _look(self) -> float:
@@ -156,8 +157,8 @@ class FleetPass:
         opening = opens(self._rules.window, self._now())
         late = self._clock() - _REFUSED_SECONDS
         self._refused = {uid: at for uid, at in self._refused.items() if at > late}
-        may_be_asked = tuple(slot for slot in slots if slot.uid not in self._refused)
-        return orders(may_be_asked, {member.name: member for member in members}, still, self._rules.limit, opening)
+        left = tuple(slot for slot in slots if slot.granted or slot.uid not in self._refused)
+        return orders(left, {member.name: member for member in members}, still, self._rules.limit, opening)
 
     def _still(self, slots: tuple[Slot, ...]) -> dict[str, float]:
         """For how long each slot has been seen unchanged, by UID."""

@@ -74,6 +74,7 @@ class LeaseTokens:
     clock: Callable[[], float]
     _elections: dict[str, Election] = field(default_factory=dict)
     _held: dict[str, str] = field(default_factory=dict)
+    _without: set[str] = field(default_factory=set)
     _turn: int = 0
     _next_look: float = 0.0
     _silent_since: float | None = None
@@ -91,6 +92,7 @@ class LeaseTokens:
     async def keep(self, models: Collection[str]) -> None:
         before = set(self._held.values())
         self._held = {name: lease for name, lease in self._held.items() if name in models}
+        self._without &= set(models)
         # Two of the catalog may be one revision of one model, and share a token.
         kept = set(self._held.values())
         for lease in before - kept:
@@ -107,8 +109,9 @@ class LeaseTokens:
         await self.keep(())
 
     async def seek(self, due: Sequence[CatalogModel], most: int) -> tuple[CatalogModel, ...]:
-        found = [model for model in due if model.name in self._held][:most]
-        rest = [model for model in due if model.name not in self._held]
+        may = self._held.keys() | self._without
+        found = [model for model in due if model.name in may][:most]
+        rest = [model for model in due if model.name not in may]
         self._waits = bool(rest) and len(found) < most
         if not self._waits or self.clock() < self._next_look:
             return tuple(found)
@@ -129,22 +132,27 @@ class LeaseTokens:
         try:
             await election.look(_nobody_counts)
         except RefusedError as error:
-            log.warning("token.without", extra={"model": model.name, "error": str(error)})
+            self._goes_without(model, error)
             return True
         except AgentError as error:
-            return self._goes_without(model, error)
+            return self._has_waited_long(model, error)
         self._silent_since, self._why = None, _TAKEN
         if not election.leads:
             return False
         self._held[model.name] = lease
         return True
 
-    def _goes_without(self, model: CatalogModel, error: AgentError) -> bool:
+    def _goes_without(self, model: CatalogModel, error: AgentError) -> None:
+        """For as long as it is fetched, or about to be: another one of this node must not take its turn meanwhile."""
+        log.warning("token.without", extra={"model": model.name, "error": str(error)})
+        self._without.add(model.name)
+
+    def _has_waited_long(self, model: CatalogModel, error: AgentError) -> bool:
         self._silent_since = self.clock() if self._silent_since is None else self._silent_since
         if self.clock() - self._silent_since < WITHOUT_SECONDS:
             self._why = f"whether one is free is not known, for at most {WITHOUT_SECONDS:.0f} s: {error}"
             return False
-        log.warning("token.without", extra={"model": model.name, "error": str(error)})
+        self._goes_without(model, error)
         return True
 
 

@@ -109,11 +109,10 @@ class Result:
     def leaders(self) -> int:
         """Requests of whoever leads: terms, the view of all nodes and slots, grants (each node confirms its own once)."""
         leases = f"{NAMESPACE}/leases"
-        whole = [
-            e for e in self.relabel.entries if e["object"] in ("nodes", leases) and "fieldSelector" not in e["query"]
-        ]
-        terms = self.relabel.count("patch", f"{leases}/{LEADER}") + self.relabel.count("create", f"{leases}/{LEADER}")
-        return len(whole) + terms + self.relabel.count("patch", f"{leases}/{SLOT_PREFIX}") - self.nodes
+        seen = [e for e in self.relabel.entries if e["verb"] in ("list", "watch") and "fieldSelector" not in e["query"]]
+        whole = [e for e in seen if e["object"] in ("nodes", leases)]
+        renewals = self.relabel.count("patch", f"{leases}/{LEADER}")
+        return len(whole) + renewals + self.relabel.count("patch", f"{leases}/{SLOT_PREFIX}") - self.nodes
 
     @property
     def looks(self) -> int:

@@ -24,6 +24,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,6 +101,7 @@ class Soak:
         self.seconds: list[float] = []
         self.faults: Counter[str] = Counter()
         self.struck = 0
+        self._last = ""
 
     def start(self) -> None:
         models = []
@@ -142,9 +144,16 @@ class Soak:
 
     def _layout(self) -> None:
         wish = NONE_SUCH if self._random.random() < 0.15 else self._random.choice(LAYOUTS)
+        self._last = wish
         self._node.label({CONFIG: wish})
-        self._until_it_holds("layout", lambda: self._word_on(wish) != "")
-        self.reached[f"layout {self._word_on(wish)}"] += 1
+        said: list[str] = []
+
+        def ended() -> bool:
+            said.append(self._word_on(wish))
+            return said[-1] != ""
+
+        self._until_it_holds("layout", ended)
+        self.reached[f"layout {said[-1]}"] += 1
 
     def _word_on(self, wish: str) -> str:
         """What the agent says of it in the end; empty before. Where the driver refuses, the old layout is back: that is told, and
@@ -216,8 +225,10 @@ class Soak:
         self.struck += sum(fault["hits"] for fault in self._node.ask("GET", "/_dev/faults"))
         self._node.ask("DELETE", "/_dev/faults")
         self._node.simulator("fault", "clear")
-        # The first is another wish than the one before, which may have to wait for its next try.
-        for wish in LAYOUTS[1::-1]:
+        # Another wish than the one before, which may have to wait for its next try; then the one that memory is measured with.
+        other = next(layout for layout in LAYOUTS[1:] if layout != self._last)
+        for wish in (other, LAYOUTS[0]):
+            self._last = wish
             self._node.label({CONFIG: wish})
             self._until_it_holds("layout", lambda wish=wish: self._word_on(wish) == "success")  # type: ignore[misc]
         # A connection that was asked over is kept for 15 s.
@@ -244,8 +255,12 @@ class Soak:
 
 def _children_of(pid: int) -> list[str]:
     """Also those that have ended and that nobody has looked after."""
-    found = Path(f"/proc/{pid}/task").glob("*/children")
-    return [child for file in found for child in file.read_text().split()]
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            words = file.read_text().rpartition(") ")[2].split()
+            found += [file.parent.name] if int(words[1]) == pid else []
+    return found
 
 
 class _PatientNode(BenchNode):

@@ -184,6 +184,25 @@ async def test_where_leases_are_forbidden_nobody_waits() -> None:
     assert await tokens.seek([A], 1) == (A,)
 
 
+@pytest.mark.looptime
+async def test_whoever_goes_without_keeps_its_turn_until_it_has_been_fetched() -> None:
+    """The place is made free for the urgent one first; another one that asks then must not take it."""
+    tokens = Fleet(1).tokens("a")
+
+    class Forbidden:
+        async def find(self) -> object:
+            raise RefusedError("forbidden")
+
+    tokens.ballot = lambda _: Forbidden()  # type: ignore[assignment,return-value]
+    for urgent, other in ((A, B), (B, A)):
+        assert await tokens.seek([urgent], 1) == (urgent,)
+        await tokens.keep([urgent.name])
+        for _ in range(3):
+            assert await tokens.seek([urgent, other], 1) == (urgent,)
+            await tokens.keep([urgent.name])
+        await tokens.keep([])
+
+
 def test_the_names_are_of_a_revision_of_a_model_from_one_place() -> None:
     models = (A, B, replace(A, name="x"), replace(A, revision="v2"))
     names = {token_names(model, 2) for model in models}

@@ -193,7 +193,7 @@ CASES = (
     ),
     Case(
         Code.NOT_ADVERTISED,
-        said("success", "applied", HARDWARE_ALONE),
+        said("success", "applied", f"'day' {HARDWARE_ALONE}"),
         "layout 'day' is applied, and nobody gives its slices to pods",
         "kubectl label node gpu-1 nvidia.com/gpu.deploy.device-plugin=true",
     ),

@@ -21,6 +21,7 @@ from agent.model import labels
 from agent.model.doctor import Code, Diagnosis
 from agent.model.drift import Drift
 from agent.model.rights import Right, base_rights, prewarm_rights
+from agent.plan.advertise import HARDWARE_ALONE
 from agent.plan.doctor.agents import POLICIES
 from agent.plan.doctor.nodes import YOUNG_SECONDS
 from agent.plan.doctor.reasons import FIXES, fix_of
@@ -197,6 +198,13 @@ HARMLESS: dict[str, Plant] = {
             kinds.NODES,
             bare_node("vm-1", labels={"feature.node.kubernetes.io/pci-10de.present": "true", WORKLOAD: "vm-vgpu"}),
         )
+    ),
+    "no slices are wished, and nobody would give them away": both(
+        said("success", "applied", f"'day' {HARDWARE_ALONE}"), labelled(labels.CONFIG, "all-disabled")
+    ),
+    "a schedule with a period that nobody can read": both(
+        file("layouts", f"{LAYOUTS}{SCHEDULE.replace('layout: night', 'layout: 3x1g10gb').replace('21:00', '06:59')}"),
+        labelled(labels.CONFIG, "day-and-night"),
     ),
     "a turn that comes with the maintenance window": said("pending", "fleet-slot", "outside the window", hours=60),
     "jobs that may end": said("pending", "job-running", "train-0 may end", hours=5),

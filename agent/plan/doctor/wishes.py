@@ -49,7 +49,9 @@ def _wish(view: ClusterView, node: Node, status: NodeStatus | None) -> Iterator[
         lasting = f"{(view.now - said.since) / 3600:.0f} h"
         what = f"layout {said.layout or wish!r} has been pending for {lasting}, {said.reason}: {said.message}"
         yield Finding(Code.WISH_WAITING, where, what, _mend(view, node, said.reason), node.name)
-    elif said is not None and said.state == "success" and said.message == HARDWARE_ALONE:
+    elif (
+        said is not None and said.state == "success" and HARDWARE_ALONE in said.message and wished_on(view, node).slices
+    ):
         what = f"layout {said.layout or wish!r} is applied, and nobody gives its slices to pods"
         fix = (
             f"`kubectl label node {node.name} {labels.DEVICE_PLUGIN}=true` where NVIDIA's device plugin is installed (GPU "

@@ -183,11 +183,12 @@ class Fleet:
         return Result(self._nodes, self.faster, rest, relabel, restart, stop, catalog, heartbeat, memory)
 
     def _restarted(self, in_order: str) -> Seen:
-        """Until all watch again."""
+        """Until all watch again. Something has changed since they began to, as there always is."""
+        self._api.ask("PATCH", f"/api/v1/namespaces/{NAMESPACE}", {"metadata": {"labels": {"restarts": in_order}}})
         with self._looking() as seen:
             since = self._api.last_request()
             self._api.ask("POST", f"/_dev/restart?forgets=true&away_s={AWAY_SECONDS:g}&in_order={in_order}", {})
-            until(lambda: self._open_since(since) >= WATCHES * self._nodes, 3600.0, self._look_seconds)
+            until(lambda: self._api.open_requests(since) >= WATCHES * self._nodes, 3600.0, self._look_seconds)
         return seen
 
     def _label_all(self) -> None:
@@ -217,11 +218,6 @@ class Fleet:
             return bool(there < self._nodes)
 
         until(lambda: not missing(), 7200.0, self._look_seconds)
-
-    def _open_since(self, since: int) -> int:
-        """Watches of own nodes and their pods that were begun since then and are open."""
-        watches = [e for e in self._api.requests(since, "watch") if e["duration_s"] is None]
-        return len([e for e in watches if _is_own_watch(e)])
 
     def _heartbeat(self) -> float:
         """Bytes that one kubelet's report makes the API server send to agents."""

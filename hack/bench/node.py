@@ -60,6 +60,11 @@ class ApiClient:
     def last_request(self) -> int:
         return int(self.ask("GET", "/_dev/requests/last")["number"])
 
+    def open_requests(self, since: int) -> int:
+        """How many watches that were begun after the request of that number are open. The log itself, of large fleets, would take
+        the API server's time while others ask it."""
+        return int(self.ask("GET", f"/_dev/requests/open?since={since}")["number"])
+
     def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> http.client.HTTPResponse:
         access = self._access
         request = urllib.request.Request(

@@ -1,6 +1,7 @@
 """Routes of the development server's own, under ``/_dev/``: what was asked, and faults to come.
 
-* ``GET /_dev/requests?since=N&verb=``: the request log; ``DELETE`` clears it. ``GET /_dev/requests/last``: its last number.
+* ``GET /_dev/requests?since=N&verb=``: the request log; ``DELETE`` clears it. ``GET /_dev/requests/last``: its last number;
+  ``GET /_dev/requests/open?since=N``: how many that were begun since then are open.
 * ``POST /_dev/faults``: add a fault (fields of ``faults.Fault``); ``GET`` lists, ``DELETE`` clears.
 * ``POST /_dev/restart?forgets=true&away_s=0&in_order=false``: break every watch off, or end it in order, take no connection
   for a while, and forget the history, as a restart that loses the watch cache.
@@ -28,6 +29,10 @@ def add_dev_routes(
 
     async def show_last(_: web.Request) -> web.Response:
         return web.json_response({"number": log.last})
+
+    async def show_open(request: web.Request) -> web.Response:
+        newer = log.since(int(request.query.get("since", "0")))
+        return web.json_response({"number": sum(entry.duration_s is None for entry in newer)})
 
     async def clear_requests(_: web.Request) -> web.Response:
         log.clear()
@@ -62,6 +67,7 @@ def add_dev_routes(
     app.router.add_post("/_dev/restart", begin_again)
     app.router.add_get("/_dev/requests", show_requests)
     app.router.add_get("/_dev/requests/last", show_last)
+    app.router.add_get("/_dev/requests/open", show_open)
     app.router.add_delete("/_dev/requests", clear_requests)
     app.router.add_post("/_dev/faults", add_fault)
     app.router.add_get("/_dev/faults", show_faults)

@@ -321,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_each(results)
     share, row = max(((row.share(one), row) for one in results for row in WHOLE), key=lambda pair: pair[0])
     print(
-        f"limit of each row but the memory: {MOST_BESIDE_PAPER:g} times what is on paper; of writes: what is on paper"
+        f"limit of a row: {MOST_BESIDE_PAPER:g} times what is on paper; of a peak {MOST_OF_A_PEAK:g}, of writes 1, of memory none"
     )
     print(f"nearest to it, {share:.2f} of that: {row.name}")
     return int(share > 1)

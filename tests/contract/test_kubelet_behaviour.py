@@ -15,6 +15,8 @@ from grpclib.client import Channel, UnaryUnaryMethod
 from agent.adapters import podresources_pb2 as messages
 from hack.devcluster import kinds
 from hack.devcluster.kubelet.pod_worker import EXIT_CODE, PULL_SECONDS, RUN_SECONDS, STOP_SECONDS
+from hack.devcluster.kubelet.processes import PodProcesses, Simgpu
+from hack.devcluster.lifeline import Lifeline
 from hack.devcluster.objects import Object, dig, is_deleting, phase_of, uid_of
 from tests.contract.test_kubelet import allows, held
 from tests.fakes.devcluster import DevCluster, SimulatedKubelet, dev_cluster, is_running, simple_pod
@@ -220,3 +222,21 @@ async def test_a_reboot_ends_restarts_or_fails_what_ran(cluster: DevCluster, tmp
     failed = await cluster.wait_for(kinds.PODS, "gpu", lambda p: phase_of(p) == "Failed")
     assert failed["status"]["reason"] == "UnexpectedAdmissionError"
     assert "gpu" not in await held(kubelet)
+
+
+def test_pods_of_a_cluster_that_ends_have_ended_with_it(tmp_path: Path) -> None:
+    """Also those of a kubelet that was restarted, and is not there any more."""
+
+    async def pod() -> int:
+        lifeline = Lifeline(tmp_path / "lifeline")
+        simgpu = Simgpu(Path("/bin/true"), tmp_path / "state")
+        processes = PodProcesses(tmp_path / "record", lifeline.path, simgpu, tmp_path / "proc")
+        await processes.start("uid", [], 0)
+        pid = processes.pid_of("uid")
+        assert pid is not None
+        del processes
+        lifeline.close()
+        await PodProcesses.ended()
+        return pid
+
+    assert not Path(f"/proc/{asyncio.run(pod())}").exists()

@@ -22,6 +22,7 @@ from hack.devcluster.faults import Fault
 from hack.devcluster.kinds import Kind
 from hack.devcluster.kubeconfig import write_kubeconfig
 from hack.devcluster.kubelet.kubelet import Kubelet
+from hack.devcluster.kubelet.processes import PodProcesses
 from hack.devcluster.kubelet.settings import KubeletSettings
 from hack.devcluster.lifeline import Lifeline
 from hack.devcluster.objects import Object, dig
@@ -229,6 +230,7 @@ async def dev_cluster(
                     await kubelet.stop()
     finally:
         lifeline.close()
+        await PodProcesses.ended()
 
 
 def bare_node(

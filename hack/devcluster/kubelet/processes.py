@@ -15,6 +15,9 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+_children: set[tuple[asyncio.AbstractEventLoop, asyncio.subprocess.Process]] = set()
+"""Of all kubelets of this process, also of those that were restarted and know of them by their record alone."""
+
 
 class StartError(Exception):
     """A container could not be started: its device is not there, most likely."""
@@ -86,6 +89,7 @@ class PodProcesses:
             executable="/bin/sh", stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         self._pids[pod_uid], self._children[pod_uid] = child.pid, child
+        _children.add((asyncio.get_running_loop(), child))
         self._save()
         self._show(pod_uid, child.pid)
         try:
@@ -105,10 +109,19 @@ class PodProcesses:
         child = self._children.pop(pod_uid, None)
         if child is not None:
             await child.wait()
+            _children.discard((asyncio.get_running_loop(), child))
         if self.simgpu is not None:
             await self.simgpu.detach(pid)
         shutil.rmtree(self.proc / str(pid), ignore_errors=True)
         self._save()
+
+    @staticmethod
+    async def ended() -> None:
+        """Of every pod in this process, once their lifeline is closed: a loop that closes before would lose them."""
+        loop = asyncio.get_running_loop()
+        for one in [one for one in _children if one[0] is loop]:
+            await one[1].wait()
+            _children.discard(one)
 
     def _show(self, pod_uid: str, pid: int) -> None:
         folder = self.proc / str(pid)

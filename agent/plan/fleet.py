@@ -13,9 +13,11 @@
 # Only an agent that waits looks for the leader, so nobody leads while nobody waits, and where the limit is off there is no
 # Lease at all. Nobody's clock is compared with another's: a leader is gone when the mark of its renewal has not changed for
 # LEASE_SECONDS on the own monotonic clock. A leader acts only for ACT_SECONDS after its last renewal began; what it has sent
-# then has arrived or failed before anybody else can lead. Who waits does not look all the time: together about two agents a
-# second, so that ten thousand that wait cost the API server what ten do. How many wait the leader says; one that says nothing
-# may have none of its requests through, because of all those that look: so each looks rarer, the longer nothing is said.
+# then has arrived or failed before anybody else can lead. Who waits does not look all the time: one agent a second, and again
+# five seconds later to see whether the leader still renews, so that a thousand that wait cost the API server what ten do. At
+# random times over the whole of that: of those who began together nobody would look for long, and who died would not be missed.
+# How many wait the leader says; one that says nothing may have none of its requests through, because of all those that look: so
+# each looks rarer, the longer nothing is said.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ ACT_SECONDS = 10.0
 RENEW_SECONDS = 5.0
 LOOK_SECONDS = 5.0
 _LONGEST_LOOK_SECONDS = 600.0
-_LOOKS_PER_SECOND = 2.0
+_LOOKS_PER_SECOND = 1.0
+"""Without the second looks."""
 _SOON_AT_FIRST = 3
 """So many looks in a row that find a leader without a word are made as if few waited: a new one has to see all first."""
 _RAREST_UNTOLD_SECONDS = 160.0
@@ -135,8 +138,15 @@ class Sighting:
         """Whether anybody may take the lead."""
         return not self.mark[0] or clock - self.since >= LEASE_SECONDS
 
-    def next_look(self, clock: float) -> float:
-        """After how many seconds to look again, on the average of all: soon, while it may be dead."""
+    def next_look(self, clock: float, chance: float) -> float:
+        """After how many seconds to look again: soon, while it may be dead. ``chance``, from 0 to 1, is drawn anew each time."""
+        mean = self._mean(clock)
+        if mean <= LOOK_SECONDS:
+            return mean * (0.75 + 0.5 * chance)
+        return mean * 2.0 * chance
+
+    def _mean(self, clock: float) -> float:
+        """The same, on the average of all."""
         if not self.mark[0]:
             # Somebody else was quicker just now.
             return LOOK_SECONDS

@@ -102,7 +102,7 @@ class Election:
         self._sighting = self._sighting.then(found, waiting(found), self._clock())
         if self._sighting.vacant(self._clock()) and await self._elected(found):
             return None
-        self._next_look = self._clock() + self._sighting.next_look(self._clock()) * random.uniform(0.75, 1.25)
+        self._next_look = self._clock() + self._sighting.next_look(self._clock(), random.random())
         return found
 
     async def lead(self, act: Callable[[], Awaitable[float]]) -> float:

@@ -110,6 +110,36 @@ async def test_who_follows_writes_nothing_that_stands_already(board: Board) -> N
     assert len(board.writes) == 1
 
 
+@pytest.mark.parametrize("after", [20.0, 60.0, 100.0])
+async def test_of_two_hundred_that_began_together_one_follows_in_time_whenever_the_publisher_dies(
+    board: Board, after: float
+) -> None:
+    """A node pool that is scaled up, or an API server that comes back: what all do in one moment must not stay so."""
+    board.nodes = 200
+    for number in range(200):
+        board.start(f"n{number}")
+    await asyncio.sleep(after)
+    first = board.publisher
+    await board.agents[first].kill()
+    began = board.clock()
+    while board.publisher in ("", first):
+        await asyncio.sleep(0.1)
+    assert board.clock() - began < 30
+
+
+async def test_those_who_look_for_the_publisher_are_few_at_any_time(board: Board) -> None:
+    board.nodes = 200
+    for number in range(200):
+        board.start(f"n{number}")
+    await asyncio.sleep(60)
+    looks = []
+    for _ in range(10):
+        before = len(board.leases.requests)
+        await asyncio.sleep(30)
+        looks.append((len(board.leases.requests) - before) / 30)
+    assert max(looks) < 4.0, looks  # two, and one that renews
+
+
 async def test_who_is_told_to_go_leaves_the_place_at_once(board: Board) -> None:
     board.start("n1")
     await asyncio.sleep(1)

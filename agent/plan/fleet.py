@@ -39,8 +39,9 @@ LOOK_SECONDS = 5.0
 _LONGEST_LOOK_SECONDS = 600.0
 _LOOKS_PER_SECOND = 1.0
 """Without the second looks."""
-_SOON_AT_FIRST = 3
-"""So many looks in a row that find a leader without a word are made as if few waited: a new one has to see all first."""
+_SOON_AT_FIRST = 4
+"""So many looks in a row that find a leader without a word are made as if few waited: a new one has to see all first, and one
+that died before it had said anything is known to be gone after them."""
 _RAREST_UNTOLD_SECONDS = 160.0
 
 
@@ -140,22 +141,22 @@ class Sighting:
 
     def next_look(self, clock: float, chance: float) -> float:
         """After how many seconds to look again: soon, while it may be dead. ``chance``, from 0 to 1, is drawn anew each time."""
-        mean = self._mean(clock)
-        if mean <= LOOK_SECONDS:
-            return mean * (0.75 + 0.5 * chance)
-        return mean * 2.0 * chance
+        mean = self._mean()
+        if mean > LOOK_SECONDS:
+            return mean * 2.0 * chance
+        gone = self.since + LEASE_SECONDS - clock
+        if self.mark[0] and not self.renewing and gone <= LOOK_SECONDS:
+            # Not before it can be known to be gone.
+            return max(0.1, gone) + 0.25 * LOOK_SECONDS * chance
+        return LOOK_SECONDS * (0.75 + 0.5 * chance)
 
-    def _mean(self, clock: float) -> float:
-        """The same, on the average of all."""
+    def _mean(self) -> float:
+        """The same on the average, where it is not known to be silent."""
         if not self.mark[0]:
             # Somebody else was quicker just now.
             return LOOK_SECONDS
         rarer = min(_RAREST_UNTOLD_SECONDS, LOOK_SECONDS * 2.0 ** max(0, self.untold - _SOON_AT_FIRST))
-        if self.renewing:
-            return min(_LONGEST_LOOK_SECONDS, max(rarer, self.waiting / _LOOKS_PER_SECOND))
-        if rarer > LOOK_SECONDS:
-            return rarer
-        return min(LOOK_SECONDS, max(0.1, self.since + LEASE_SECONDS - clock))
+        return min(_LONGEST_LOOK_SECONDS, max(rarer, self.waiting / _LOOKS_PER_SECOND)) if self.renewing else rarer
 
 
 def _stamp(seconds: float) -> str:

@@ -84,10 +84,16 @@ class PodProcesses:
         """Raises StartError and leaves nothing behind. A pod that runs already is left alone."""
         if self.simgpu is None or pod_uid in self._pids:
             return
-        child = await asyncio.create_subprocess_exec(
-            self.name, "-c", 'read _ < "$0"', self.lifeline,
-            executable="/bin/sh", stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        # Opened here: a child that opened it after it was closed would wait for ever for somebody who writes.
+        reader = os.open(self.lifeline, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            os.set_blocking(reader, True)
+            child = await asyncio.create_subprocess_exec(
+                self.name, "-c", "read _", self.lifeline,
+                executable="/bin/sh", stdin=reader, start_new_session=True,
+            )  # fmt: skip
+        finally:
+            os.close(reader)
         self._pids[pod_uid], self._children[pod_uid] = child.pid, child
         _children.add((asyncio.get_running_loop(), child))
         self._save()

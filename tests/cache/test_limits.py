@@ -11,6 +11,7 @@ import pytest
 
 from agent.adapters.files import token_reader
 from agent.adapters.hub_cache import disk_use
+from agent.execute import fetch_pool
 from agent.execute.fetch import FetchSupervisor
 from agent.model.cache import FailureKind, FetchLimits
 from agent.reconcile.cache import CacheRules, limits_of
@@ -81,9 +82,16 @@ def test_the_reserve_is_a_share_of_the_whole_file_system(tmp_path: Path) -> None
     [(2_000_000, None, 16), (None, None, 8), (2_000_000, 16_000_000.0, 8)],
 )
 async def test_more_connections_join_where_each_is_slow(
-    connection_rate: float | None, limit: float | None, connections: int, tmp_path: Path, cache: Path
+    connection_rate: float | None,
+    limit: float | None,
+    connections: int,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not on a fast network, nor where we are slow by our own limit: a hub counts connections."""
+    # What is sent here takes no longer than a look: with the limit as it is, a busy machine is a slow network.
+    monkeypatch.setattr(fetch_pool, "_SLOW_BYTES_PER_SECOND", 2_500_000)
     write_files(tmp_path / "many", {f"{number}.safetensors": 1_000_000 for number in range(24)})
     model = read_model(REPOSITORY, tmp_path / "many", Access.PUBLIC)
     async with Hub({REPOSITORY: model}, throttle=Throttle(connection_rate)) as hub:

@@ -103,7 +103,7 @@ async def test_a_watch_outlives_answers_that_are_no_lists(body: object) -> None:
     async with _server(answer) as kube:
         changed = asyncio.Event()
         running = asyncio.create_task(Watch(kube, "/api/v1/pods", "", changed.set).run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not changed.is_set() and not running.done():
                 await asyncio.wait([running], timeout=0.05)
         running.cancel()

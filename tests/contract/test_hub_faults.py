@@ -214,7 +214,7 @@ async def test_a_hub_that_goes_away_cuts_connections_and_is_back_at_the_same_por
     cut = asyncio.create_task(ask("GET", location))
     while hub.counters.body_bytes < 5000:
         await asyncio.sleep(0.01)
-    assert (await tell(f"{hub.url}/_dev/absence", {"seconds": 0.4})).status == 200
+    assert (await tell(f"{hub.url}/_dev/absence", {"seconds": 2.0})).status == 200
     with pytest.raises(http.client.IncompleteRead):
         await cut
     for url in (hub.url, location):

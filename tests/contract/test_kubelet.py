@@ -120,7 +120,7 @@ async def test_a_cordoned_node_takes_no_new_pods_but_its_daemons(cluster: DevClu
 
 async def test_a_pod_keeps_its_device_through_its_grace_period(cluster: DevCluster) -> None:
     kubelet = cluster.add_kubelet("gpu-1", SLICES)
-    slow = simple_pod("slow", resources={LARGE: 1}, annotations={STOP_SECONDS: "0.3"})
+    slow = simple_pod("slow", resources={LARGE: 1}, annotations={STOP_SECONDS: "2"})
     cluster.create(kinds.PODS, slow)
     await cluster.wait_for(kinds.PODS, "slow", is_running)
     cluster.delete(kinds.PODS, "slow")

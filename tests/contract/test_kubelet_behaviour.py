@@ -187,7 +187,7 @@ async def test_a_pod_fails_with_the_code_it_ends_with(cluster: DevCluster) -> No
 async def test_a_pod_holds_its_device_while_its_image_comes(cluster: DevCluster) -> None:
     """And the second pod of that image starts at once."""
     kubelet = cluster.add_kubelet("gpu-1", {LARGE: ["MIG-c"]})
-    pulling = {PULL_SECONDS: "0.3"}
+    pulling = {PULL_SECONDS: "3"}
     cluster.create(kinds.PODS, simple_pod("first", resources={LARGE: 1}, annotations=pulling))
     await cluster.wait_for(kinds.PODS, "first", waits_for("ContainerCreating"))
     assert (await held(kubelet))["first"] == [(LARGE, "MIG-c")]
@@ -196,7 +196,7 @@ async def test_a_pod_holds_its_device_while_its_image_comes(cluster: DevCluster)
     begun = clock()
     cluster.create(kinds.PODS, simple_pod("second", annotations=pulling))
     await cluster.wait_for(kinds.PODS, "second", is_running)
-    assert clock() - begun < 0.3
+    assert clock() - begun < 3
 
 
 async def test_a_reboot_ends_restarts_or_fails_what_ran(cluster: DevCluster, tmp_path: Path) -> None:

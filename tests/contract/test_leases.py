@@ -136,7 +136,7 @@ async def test_a_leader_watches_of_nodes_what_it_needs_and_in_pages(cluster: Dev
     running = asyncio.create_task(watch.run())
 
     async def until(*changing: str) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 members = [member_of(item, labels.CONFIG) for item in watch.objects]
                 if len(members) == 501 and tuple(m.name for m in members if m.changing) == changing:

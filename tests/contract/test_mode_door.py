@@ -126,11 +126,12 @@ async def test_who_holds_the_gpu_is_waited_for(door: Open) -> None:
 async def test_a_driver_that_shows_the_mode_neither_in_force_nor_pending_is_not_believed(door: Open) -> None:
     """Here somebody calls it off between the request and the look at what came of it."""
     opened = await door(A100, guest="passthrough")
-    opened.node.fault("nvmlDeviceGetMigMode", "--delay-ms", "500", "--count", "1")
+    opened.node.fault("nvmlDeviceGetMigMode", "--hang", "--count", "1")
     asked = asyncio.create_task(opened.gpus.set_mode(opened.uuids[0], True, {}))
     while not opened.node.log():
         await asyncio.sleep(0.01)
     opened.node.nvidia_smi("-i", "0", "-mig", "0")
+    opened.node.clear_faults()
     with pytest.raises(HardwareError, match="shows no such mode pending"):
         await asked
 

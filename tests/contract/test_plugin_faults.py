@@ -122,7 +122,7 @@ async def test_the_end_of_a_plugin_that_hangs_fails_the_pod_that_waits_for_it(
 async def test_after_a_restart_of_the_kubelet_devices_are_back_when_the_plugin_registers_again(
     cluster: DevCluster, kubelet: SimulatedKubelet
 ) -> None:
-    await kubelet.restart(plugin_start_s=0.4)
+    await kubelet.restart(plugin_start_s=2.0)
     node = await cluster.wait_for(kinds.NODES, "n", allows(LARGE, 0))
     assert is_ready(node)
     cluster.create(kinds.PODS, simple_pod("new", resources={LARGE: 1}))

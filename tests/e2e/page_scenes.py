@@ -71,7 +71,7 @@ class Stage:
     async def changing(self) -> None:
         """Slices are being destroyed and made, slowly."""
         for function in (_CREATE, _DESTROY):
-            self.node.gpus.run("latency", "--function", function, "--ms", "1500")
+            self.node.gpus.run("latency", "--function", function, "--ms", "3000")
         self.node.wish("night")
 
     async def changed(self) -> None:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families as parse
+
 from tests.e2e.agent_node import AgentNode, agent_node
 
 LAYOUT = "1x3g.40gb_1x2g.20gb_1x1g.10gb"
@@ -39,6 +41,18 @@ async def _seen(node: AgentNode, part: str, life: int = 1) -> None:
     await asyncio.sleep(0.5)
 
 
+async def _loaded(node: AgentNode, uuid: str) -> None:
+    """Wait until the metrics have its load and its memory."""
+    load, memory = "warmslice_slice_utilization_ratio", "warmslice_slice_memory_used_bytes"
+    async with asyncio.timeout(20):
+        while True:
+            samples = [one for family in parse(await node.page("/metrics")) for one in family.samples]
+            shown = {one.name: one.value for one in samples if one.labels.get("mig_uuid") == uuid}
+            if shown.get(load, 0.0) > 0.49 and shown.get(memory, 0.0) > 6000 << 20:
+                return
+            await asyncio.sleep(0.1)
+
+
 async def test_what_was_used_is_named_with_who_used_it_and_what_would_do(tmp_path: Path) -> None:
     async with agent_node(tmp_path) as node:
         await node.start()
@@ -50,6 +64,7 @@ async def test_what_was_used_is_named_with_who_used_it_and_what_would_do(tmp_pat
         node.gpus.attach(slices["3g.40gb"], memory_mib=6000)
         node.gpus.run("util", "--device", slices["3g.40gb"], "--graphics", "0.5", "--sm", "0.1")
         await _seen(node, 'pod="notebook')
+        await _loaded(node, slices["3g.40gb"])
         assert await node.stop() == 0
 
         assert "advice on sizes and idle slices needs 24 h" in await _advise(node)

@@ -30,7 +30,7 @@ from tests.scenario.story import SEVEN
 NAMESPACE, MOST = "warmslice", 3
 REAL = tuple(f"gpu-{number:02}" for number in range(3))
 IN_MEMORY = tuple(f"gpu-{number:02}" for number in range(3, 50))
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 180.0
 
 
 @dataclass
@@ -157,7 +157,7 @@ async def test_never_more_than_three_are_in_change_though_the_leader_and_two_hol
                     await leads.kill()
                     began = asyncio.get_running_loop().time()
                     await _until(lambda: _leader(cluster) not in ("", leads.name), "another leads")
-                    assert asyncio.get_running_loop().time() - began < 30
+                    assert asyncio.get_running_loop().time() - began < 60
                     for process in processes.values():
                         await process.start(**flags)
                     await _until(lambda: len(_done(cluster)) == 50, "all are done")

@@ -134,7 +134,7 @@ async def test_what_never_comes_is_named_at_the_deadline(tmp_path: Path, hub: Hu
     """A model that the hub has not, and a device plugin that does not tolerate the taint: it, and with it the
     success of the layout, comes when the taint has gone."""
     async with _registered(tmp_path, tolerating=False) as node:
-        await _start(node, hub, "acme/absent", gate_seconds=6)
+        await _start(node, hub, "acme/absent", gate_seconds=15)
         await node.cluster_until(lambda: len(node.slices()) == 7, "the slices are there")
         await node.cluster_until(lambda: _record(node.node()).get("waits_for") == "layout", "the layout is waited for")
         page = await node.page("/metrics")

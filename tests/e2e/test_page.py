@@ -112,7 +112,7 @@ async def test_the_page_is_right_without_script_on_a_phone_and_in_the_dark(brows
             await says(plain.page, "gpus", "chat/llama-8b-")
             await says(plain.page, "live", "as of", "reloads every 5 s")
             loads = len(plain.requests)
-            async with plain.page.expect_request(url + "/", timeout=8000):
+            async with plain.page.expect_request(url + "/", timeout=30_000):
                 pass  # by itself
             assert len(plain.requests) > loads
             assert [trouble for trouble in plain.troubles if "failed" not in trouble] == []

@@ -135,6 +135,7 @@ async def test_who_may_make_pods_outside_the_allow_list_can_have_nothing_fetched
     node.cluster.create(kinds.DEPLOYMENTS, deployment("sly", serving(EVIL), 1, SPACE))
     await node.cluster_until(lambda: any(map(is_running, node.cluster.api.all(kinds.PODS, SPACE))), "its pod runs")
     await node.cluster_until(lambda: _refusals(node) == {"others", SPACE}, "both are refused in the log")
+    await node.cluster_until(lambda: any(EVIL in event["message"] for event in node.events()), "it is said")
     page = await node.page("/metrics")
     assert 'warmslice_demand_refused_total{namespace="others"} 1.0' in page
     assert f'warmslice_demand_refused_total{{namespace="{SPACE}"}} 1.0' in page

@@ -175,7 +175,7 @@ async def test_one_agent_watches_workloads_for_two_hundred_and_another_follows_w
                     await processes[0].kill()
                     began = asyncio.get_running_loop().time()
                     await _until(lambda: _publisher(cluster) not in ("", REAL[0]), "another publishes")
-                    assert asyncio.get_running_loop().time() - began < 30
+                    assert asyncio.get_running_loop().time() - began < 60
                     await _until(lambda: _lists_of_workloads(cluster) > listed, "it looks at workloads")
                     await _until(lambda: len(_lists_of_workloads(cluster) - listed) == 5, "at all of them")
                     assert len(texts) == 1, "nothing that anybody wants has changed"

@@ -157,7 +157,7 @@ async def test_of_pods_that_share_only_those_on_doomed_slices_move(tmp_path: Pat
 async def test_without_its_entry_in_the_config_map_a_layout_is_taken_back(tmp_path: Path, first: str) -> None:
     """A plugin that runs keeps what it has; the pod of one that starts does not get beyond its init container."""
     async with shared_node(tmp_path, without=SLICED, crash_first_s=0.1) as node:
-        await node.start(advertise_seconds=2)
+        await node.start(advertise_seconds=6)
         node.wish(first)
         await node.until("success", first)
         shown, slices = allocatable(node), node.slices()

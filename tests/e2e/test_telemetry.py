@@ -18,7 +18,7 @@ from tests.e2e.agent_node import NODE, AgentNode, agent_node
 from tests.report.tools import prometheus
 
 PERIOD_SECONDS = 1.0
-LOOKING_SECONDS = 1.0
+LOOKING_SECONDS = 4.0
 """What looking itself may take on two processors that a cluster, an agent and two servers share."""
 BUSY = "warmslice_slice_utilization_ratio"
 
@@ -98,7 +98,12 @@ async def test_load_is_on_its_slice_and_pod_within_a_period_while_two_servers_an
                 assert time.monotonic() - began < PERIOD_SECONDS + LOOKING_SECONDS
                 await asyncio.sleep(3 * PERIOD_SECONDS)
                 found = await series(node, BUSY)
-                scraped = [await asyncio.to_thread(server.ask, f"{BUSY} > 0") for server in both]
+                async with asyncio.timeout(30):
+                    # A scrape that took too long on a busy machine is made up for by the next.
+                    while not all(
+                        scraped := [await asyncio.to_thread(server.ask, f"{BUSY} > 0.79") for server in both]
+                    ):
+                        await asyncio.sleep(0.1)
             finally:
                 for watching in others:
                     watching.cancel()
@@ -130,7 +135,10 @@ async def test_after_a_recut_no_sample_mixes_old_and_new(tmp_path: Path) -> None
         try:
             node.wish("mixed")
             await node.until("success", "mixed")
-            await asyncio.sleep(2.5 * PERIOD_SECONDS)
+            async with asyncio.timeout(30):
+                while not seen or {labels["profile"] for labels, _ in seen[-1].values()} != {"1g.10gb", "3g.40gb"}:
+                    await asyncio.sleep(0.1)
+            await asyncio.sleep(1.5 * PERIOD_SECONDS)
         finally:
             server.cancel()
             await asyncio.wait([server])

@@ -28,7 +28,7 @@ from hack.devcluster.lifeline import Lifeline
 from hack.devcluster.objects import Object, dig
 from hack.devcluster.request_log import LoggedRequest
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 # Resource name to device ids for the device plugin, entries of a ResourceSlice for the DRA driver.
 Devices = Mapping[str, Sequence[str]] | Sequence[Object]

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from agent.model.errors import BadInputError
 from agent.report.exposition import application, parse_listen, serving
@@ -88,15 +89,26 @@ async def test_scrapers_that_come_at_once_share_one_rendering() -> None:
     def render(accept: str) -> tuple[bytes, str]:
         accepted.append(accept)
         begun.set()
-        assert go.wait(5)
+        assert go.wait(30)
         return f"answer {len(accepted)}".encode(), "text/plain"
 
-    async with served(render) as address:
+    arrived: list[web.Request] = []
+
+    @web.middleware
+    async def noted(request: web.Request, handler: Handler) -> web.StreamResponse:
+        arrived.append(request)
+        return await handler(request)
+
+    app = application(render, lambda: (), lambda: ())
+    app.middlewares.append(noted)
+    async with serving(app, "127.0.0.1:0") as address:
         url = f"http://{address}/metrics"
         impatient = asyncio.create_task(get(url, Accept="text/plain"))
-        assert await asyncio.to_thread(begun.wait, 5)
+        assert await asyncio.to_thread(begun.wait, 30)
         others = [asyncio.create_task(get(url, Accept="text/plain")) for _ in range(19)]
-        await asyncio.sleep(0.05)  # real sockets: they have to arrive
+        async with asyncio.timeout(30):
+            while len(arrived) < 20:
+                await asyncio.sleep(0.005)  # real sockets
         impatient.cancel()
         go.set()
         assert {text for _, text, _ in await asyncio.gather(*others)} == {"answer 1"}

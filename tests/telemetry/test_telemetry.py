@@ -133,15 +133,14 @@ async def test_a_lost_gpu_takes_only_its_own_slices_away(two_kinds: Node) -> Non
 async def test_a_gpu_that_does_not_answer_is_left_alone_until_it_does(two_kinds: Node) -> None:
     """The others are sampled meanwhile, and no second call is sent after the first."""
     await two_kinds.cut(await two_kinds.gpu(1), "1g.10gb", 0, 1)
-    two_kinds.gpus.run(
-        "fault", "add", "--function", "nvmlDeviceGetMaxMigDeviceCount", "--count", "1", "--delay-ms", "1500"
-    )
+    two_kinds.gpus.fault("nvmlDeviceGetMaxMigDeviceCount", "--count", "1", "--hang")
 
     first = await two_kinds.telemetry.look()
     assert (list(first.unreadable), [one.gpu_index for one in first.slices]) == ([0], [1])
     second = await two_kinds.telemetry.look()
     assert second.unreadable == {0: "a call to the driver has not come back"}
 
+    two_kinds.gpus.clear_faults()
     for _ in range(60):
         await apart()
         if not (await two_kinds.telemetry.look()).unreadable:
@@ -199,12 +198,12 @@ async def test_looks_out_of_turn_put_off_no_look_that_is_due(node: Node) -> None
     telemetry = Telemetry(node.hardware, 0.5, time.time, published.put_nowait)
     running = asyncio.create_task(telemetry.run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             for _ in range(8):
                 await published.get()
                 telemetry.wake()
             await published.get()
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(3.0):
             await published.get()
     finally:
         running.cancel()

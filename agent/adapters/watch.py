@@ -28,6 +28,8 @@ log = logging.getLogger("warmslice.watch")
 _BACKOFF_CAP_SECONDS = 60.0
 _MOST_DOUBLINGS = 10
 RESYNC_SECONDS = 600.0
+_SPREAD = 0.5, 1.5
+"""Of the time until the next list: those that began together would list together for an hour."""
 _IN_TIME_SECONDS = 5.0
 _FIRST_LIST_SECONDS = 1.0
 """Of back-off, before anything is known."""
@@ -129,7 +131,7 @@ class Watch:
         self._version = ""
         self.synced = True
         self._changed()
-        await asyncio.sleep(seconds * random.uniform(0.9, 1.1))
+        await asyncio.sleep(seconds * random.uniform(*_SPREAD))
 
     async def _list(self) -> None:
         if self._metadata is not None:
@@ -162,7 +164,7 @@ class Watch:
 
     async def _follow(self) -> bool:
         """Watch from the version seen last, again and again; False when the resync is due, True when its past is forgotten."""
-        deadline = asyncio.get_running_loop().time() + RESYNC_SECONDS * random.uniform(0.9, 1.1)
+        deadline = asyncio.get_running_loop().time() + RESYNC_SECONDS * random.uniform(*_SPREAD)
         # A server counts whole seconds: for less than one, no watch is opened.
         while (rest := deadline - asyncio.get_running_loop().time()) >= 1:
             query = {
@@ -209,7 +211,8 @@ class Watch:
         if self._failures >= _MOST_REOPENED:
             self._version = ""
         first = self._kube.jitter_seconds if self.synced else _FIRST_LIST_SECONDS
-        wait = random.uniform(0, min(_BACKOFF_CAP_SECONDS, first * 2 ** min(self._failures - 1, _MOST_DOUBLINGS)))
+        longest = max(_BACKOFF_CAP_SECONDS, first)
+        wait = random.uniform(0, min(longest, first * 2 ** min(self._failures - 1, _MOST_DOUBLINGS)))
         if isinstance(error, RetryError) and error.after_seconds:
             wait += min(error.after_seconds, _BACKOFF_CAP_SECONDS)
         log.warning("watch.failed", extra={"path": self._path, "error": str(error), "wait_seconds": round(wait, 1)})

@@ -288,7 +288,7 @@ class CacheRole:
         published = DemandMap(shared.kube, settings.namespace, changed)
         shared.start(published.run())
         ballot = LeaderHands(Leases(shared.kube, settings.namespace), DEMAND, LEASE_SECONDS, clock.now)
-        view = WorkloadView(shared.kube, kept_whatever_it_is, shared.start, wake.set)
+        view = WorkloadView(shared.kube, settings.namespace, kept_whatever_it_is, shared.start, wake.set)
         holder = f"{settings.node_name}_{uuid4().hex[:8]}"
         publishing = PublishingPass(
             holder,

@@ -26,8 +26,9 @@ _UNBOUND = "status.phase=Pending,spec.nodeName="
 class WorkloadView:
     """Every workload that can serve, and the pods that no node has yet. Of each only what ``keep`` keeps."""
 
-    def __init__(self, kube: Kube, keep: Keep, start: Start, changed: Callable[[], None]) -> None:
+    def __init__(self, kube: Kube, namespace: str, keep: Keep, start: Start, changed: Callable[[], None]) -> None:
         self._kube = kube
+        self._agents = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods"
         self._keep = keep
         self._start = start
         self._changed = changed
@@ -56,9 +57,13 @@ class WorkloadView:
             task.cancel()
         self._watches, self._tasks = (), []
 
-    async def nodes(self) -> int:
-        """How many nodes there are, without listing them."""
-        page = await self._kube.metadata("/api/v1/nodes", METADATA_LIST, limit="1")
+    async def agents(self) -> int:
+        """How many there are, without listing them: the pods of their namespace, since a count is given only without a selector.
+        Where there are none, as for agents that run in no pod, the nodes."""
+        return await self._count(self._agents) or await self._count("/api/v1/nodes")
+
+    async def _count(self, path: str) -> int:
+        page = await self._kube.metadata(path, METADATA_LIST, limit="1")
         return len(page.get("items") or ()) + int(page["metadata"].get("remainingItemCount") or 0)
 
     def _watch(self, path: str, selector: str, kind: WorkloadKind | None) -> Watch:

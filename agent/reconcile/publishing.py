@@ -35,7 +35,7 @@ log = logging.getLogger("warmslice.demand")
 
 WRITE_SECONDS = 30.0
 _BETWEEN_LOOKS_SECONDS = 0.5
-_COUNT_SECONDS = 600.0
+_COUNT_SECONDS = 30.0
 _AFTER_CONFLICT_SECONDS = 1.0
 _AFTER_FAILURE_SECONDS = 5.0
 _MOST_REFUSED = 100
@@ -57,12 +57,12 @@ class View(Protocol):
 
     def close(self) -> None: ...
 
-    async def nodes(self) -> int: ...
+    async def agents(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What the leader says to the others: how many nodes there are, so that they look for it seldom enough."""
+    """What the leader says to the others: how many nodes have an agent, so that they look for it seldom enough."""
 
     nodes: int
 
@@ -123,7 +123,7 @@ class PublishingPass:
         self._published = published
         self._clock = clock
         self._may_write = 0.0
-        self._counts_nodes = 0.0
+        self._counts_agents = 0.0
         self._looked = float("-inf")
         self._told: frozenset[str] = frozenset()
 
@@ -133,7 +133,7 @@ class PublishingPass:
             return _BETWEEN_LOOKS_SECONDS
         if not self._election.leads:
             if not self._election.wait_seconds:
-                await self._election.look(_nodes)
+                await self._election.look(_agents)
             return 0.0 if self._election.leads else self._election.wait_seconds
         return await self._election.lead(self._act)
 
@@ -143,7 +143,7 @@ class PublishingPass:
 
     def _begin(self) -> None:
         self._may_write = self._clock() + WRITE_SECONDS if self._target.data else 0.0
-        self._counts_nodes = 0.0
+        self._counts_agents = 0.0
         self._view.open()
 
     def _end(self) -> None:
@@ -155,12 +155,19 @@ class PublishingPass:
         self._looked = self._clock()
         if self._election.due:
             return await self._election.renew()
-        if self._clock() >= self._counts_nodes:
-            self._election.said = Word(await self._view.nodes())
-            self._counts_nodes = self._clock() + _COUNT_SECONDS
+        if self._clock() >= self._counts_agents:
+            self._counts_agents = self._clock() + _COUNT_SECONDS
+            await self._count()
         if not self._view.synced:
             return _BETWEEN_LOOKS_SECONDS
         return min(self._election.rest_seconds, await self._publish())
+
+    async def _count(self) -> None:
+        try:
+            self._election.said = Word(await self._view.agents())
+        except AgentError as error:
+            # Who cannot count can publish.
+            log.warning("demand.not-counted", extra={"error": str(error)})
 
     async def _publish(self) -> float:
         wanted, refused = publishable(_all(self._view.objects), self._allowed, self._declared())
@@ -203,9 +210,9 @@ def _all(objects: tuple[dict[str, Any], ...]) -> Iterator[Demand]:
         yield from item["demands"]
 
 
-def _nodes(leader: Leader | None) -> int:
-    """As the leader last said it."""
+def _agents(leader: Leader | None) -> int | None:
+    """As the leader last said it; None where it has not."""
     try:
-        return msgspec.json.decode(leader.said, type=Word).nodes if leader is not None and leader.said else 0
+        return msgspec.json.decode(leader.said, type=Word).nodes if leader is not None and leader.said else None
     except (msgspec.ValidationError, msgspec.DecodeError):
-        return 0
+        return None

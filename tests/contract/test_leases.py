@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from agent.adapters.demand import WorkloadView
 from agent.adapters.kube import Kube
 from agent.adapters.leases import Leases
 from agent.adapters.watch import Metadata, Watch
@@ -52,6 +53,21 @@ def _slot(lease: Object) -> Slot:
     slot = slot_of(lease)
     assert slot is not None
     return slot
+
+
+async def test_agents_are_counted_by_the_pods_of_their_namespace_or_else_by_nodes(
+    cluster: DevCluster, kube: Kube
+) -> None:
+    """A cluster may have far more nodes than GPU nodes."""
+    view = WorkloadView(kube, NAMESPACE, lambda _, item: item, asyncio.create_task, lambda: None)
+    for number in range(7):
+        cluster.create(kinds.NODES, bare_node(f"cpu-{number}"))
+    assert await view.agents() == 7
+    spec = {"containers": [{"name": "agent", "image": "warmslice"}]}
+    for number in range(3):
+        cluster.create(kinds.PODS, {"metadata": {"name": f"agent-{number}"}, "spec": spec}, NAMESPACE)
+    cluster.create(kinds.PODS, {"metadata": {"name": "another"}, "spec": spec}, "default")
+    assert await view.agents() == 3
 
 
 async def test_a_slot_is_a_wish_until_it_has_a_holder(hands: FleetHands) -> None:

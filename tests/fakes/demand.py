@@ -24,7 +24,8 @@ SHOWN_AFTER_SECONDS = 0.05
 
 @dataclass
 class Board:
-    """What the API server has. ``writes``: when each took effect, with its text. ``away``: nobody is answered."""
+    """What the API server has. ``writes``: when each took effect, with its text. ``away``: nobody is answered.
+    ``counts``: who asks how many agents there are is told."""
 
     leases: MemoryLeases = field(default_factory=lambda: MemoryLeases(lambda: EPOCH))
     data: dict[str, str] | None = None
@@ -34,6 +35,7 @@ class Board:
     away: bool = False
     listing_seconds: float = 0.2
     nodes: int = 3
+    counts: bool = True
     agents: dict[str, Agent] = field(default_factory=dict)
     _serial: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -137,8 +139,8 @@ class View:
     def close(self) -> None:
         self.is_open = False
 
-    async def nodes(self) -> int:
-        if self._board.away:
+    async def agents(self) -> int:
+        if self._board.away or not self._board.counts:
             raise RetryError("connection refused")
         return self._board.nodes
 

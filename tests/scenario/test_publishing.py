@@ -140,6 +140,33 @@ async def test_those_who_look_for_the_publisher_are_few_at_any_time(board: Board
     assert max(looks) < 4.0, looks  # two, and one that renews
 
 
+async def test_who_cannot_count_the_agents_publishes_and_is_not_looked_for_more_and_more(board: Board) -> None:
+    """An API server that says no more than it must: each looks rarer then, and nobody else leads."""
+    board.want("chat", wish("a"))
+    board.counts = False
+    for number in range(200):
+        board.start(f"n{number}")
+    await asyncio.sleep(120)
+    first, before = board.publisher, len(board.leases.requests)
+    await asyncio.sleep(600)
+    assert (board.publisher, models(board)) == (first, {"a"})
+    assert (len(board.leases.requests) - before) / 600 < 8
+
+
+async def test_agents_that_become_many_are_soon_counted(board: Board) -> None:
+    board.nodes = 10
+    for number in range(10):
+        board.start(f"n{number}")
+    await asyncio.sleep(60)
+    board.nodes = 200
+    for number in range(10, 200):
+        board.start(f"n{number}")
+    await asyncio.sleep(90)
+    before = len(board.leases.requests)
+    await asyncio.sleep(60)
+    assert (len(board.leases.requests) - before) / 60 < 4
+
+
 async def test_who_is_told_to_go_leaves_the_place_at_once(board: Board) -> None:
     board.start("n1")
     await asyncio.sleep(1)

@@ -142,6 +142,7 @@ class PartitionRole:
                 policy_of(settings),
                 settings.resync_seconds,
                 catalog_to_wait_for(settings),
+                settings.reconnect_jitter_seconds,
             ),
             clock.now,
         )

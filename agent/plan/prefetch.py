@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ from agent.model.labels import MODEL_PREFIX
 
 _FIRST_WAIT_SECONDS = {FailureKind.FAULT: 10.0, FailureKind.REFUSED: 60.0}
 _LONGEST_WAIT_SECONDS = {FailureKind.FAULT: 600.0, FailureKind.REFUSED: 3600.0}
+_SPREAD = 0.2
+"""The share of a wait over which the nodes of a fleet are spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,13 @@ def plan_prefetch(wanted: Sequence[CatalogModel], seen: CacheSeen, now_seconds: 
     return CachePlan(starts, stops, states, labels, min(later, default=None), asking, min(free or 1, len(asking)))
 
 
-def next_try_seconds(kind: FailureKind, failures: int, now_seconds: float, after_seconds: float | None) -> float:
-    """When to try again after ``failures`` in a row: doubling, or later where the hub asked for more."""
+def next_try_seconds(
+    kind: FailureKind, failures: int, now_seconds: float, after_seconds: float | None, chance: float
+) -> float:
+    """When to try again after ``failures`` in a row: doubling, or later where the hub asked for more. ``chance``, from 0 to 1, is
+    drawn anew each time: a hub that is away fails all nodes at once, and one whose quota is spent tells them the same moment."""
     wait = min(_FIRST_WAIT_SECONDS[kind] * 2.0 ** min(failures - 1, 20), _LONGEST_WAIT_SECONDS[kind])
-    return now_seconds + max(wait, after_seconds or 0.0)
+    return now_seconds + max(wait * (1.0 - _SPREAD * chance), (after_seconds or 0.0) * (1.0 + _SPREAD * chance))
 
 
 def failure_of(model: CatalogModel, failures: Mapping[str, FetchFailure]) -> FetchFailure | None:
@@ -98,7 +104,9 @@ def _turn(model: CatalogModel, seen: CacheSeen, now_seconds: float) -> float | N
     if model.follow_seconds is None or cached.checked_at_seconds is None:
         return None
     checked = cached.checked_at_seconds if cached.checked_at_seconds <= now_seconds else 0.0
-    return max(earliest, checked + model.follow_seconds)
+    # Nodes that asked in the same seconds do not ask again in the same seconds; what tells them apart is the moment itself.
+    spread = random.Random(checked).uniform(1.0 - _SPREAD, 1.0)
+    return max(earliest, checked + model.follow_seconds * spread)
 
 
 def _state(model: CatalogModel, seen: CacheSeen, busy: Collection[str]) -> ModelState:

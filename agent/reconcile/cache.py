@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -215,7 +216,7 @@ class CachePass:
             message=failure.message,
             failures=failures,
             failed_at_seconds=at,
-            next_try_seconds=next_try_seconds(failure.kind, failures, at, failure.after_seconds),
+            next_try_seconds=next_try_seconds(failure.kind, failures, at, failure.after_seconds, random.random()),
             needed_bytes=failure.needed_bytes,
         )
 

@@ -4,6 +4,7 @@ slots] in plan/fleet.py."""
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from agent.plan.fleet import why
 log = logging.getLogger("warmslice.fleet")
 
 _LOOK_AGAIN_SECONDS = 300.0
-"""What is waited for comes as an event."""
+"""What is waited for comes as an event. Not all look in one moment: a look may ask for the budgets of all pods."""
 
 
 class Slots(Protocol):
@@ -117,7 +118,9 @@ class OwnSlot:
                 return None
         self._board.waits(True)
         message = why(self._board.word, slot, self._now())
-        return Waiting("fleet-slot", message, None, 1.0 if slot.granted else _LOOK_AGAIN_SECONDS)
+        return Waiting(
+            "fleet-slot", message, None, 1.0 if slot.granted else _LOOK_AGAIN_SECONDS * random.uniform(0.7, 1.0)
+        )
 
     async def give_back(self) -> None:
         """One that cannot be given back now is tried again later; the leader looks into it meanwhile."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections import deque
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
@@ -68,13 +69,15 @@ _SLOT_IS_KEPT = frozenset({"pod-starting", "kubelet-unreachable"})
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the settings say to this loop. ``catalog_file`` is empty where changes do not wait for models."""
+    """What the settings say to this loop. ``catalog_file`` is empty where changes do not wait for models. ``spread_seconds``:
+    within so many seconds nodes see that a period of their schedule has begun, which is the same moment for all."""
 
     layouts_file: str
     label_key: str
     policy: Policy
     resync_seconds: float
     catalog_file: str = ""
+    spread_seconds: float = 0.0
 
 
 class PartitionPass:
@@ -151,8 +154,9 @@ class PartitionPass:
         self._publish(self._last_report)
         wait = self._look_again(outcome)
         if self._period is not None:
-            wait = min(wait, max(0.0, self._period.until - self._now()))
-        return min(wait, _ANSWER_SECONDS) if is_dry_run(node) else wait
+            late = random.uniform(0.0, self._rules.spread_seconds)
+            wait = min(wait, max(0.0, self._period.until - self._now()) + late)
+        return min(wait, _ANSWER_SECONDS * random.uniform(0.7, 1.0)) if is_dry_run(node) else wait
 
     async def _decide(self, node: Node, last: NodeStatus | None) -> tuple[Outcome, Wish, Snapshot]:
         if await self._stand_aside(node):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from dataclasses import replace
 
 from hypothesis import given
@@ -129,9 +131,11 @@ def test_a_node_that_is_as_it_should_be_is_left_alone() -> None:
 
 def test_a_model_that_is_followed_is_asked_for_again_in_its_turn_and_stays_ready() -> None:
     followed = replace(A, follow_seconds=3600)
-    early = replace(COMPLETE, checked_at_seconds=NOW - 3000)
+    early = replace(COMPLETE, checked_at_seconds=NOW - 2000)
     plan = plan_prefetch((followed, B), seen(a=early, b=ABSENT), NOW)
-    assert (plan.starts, plan.look_again_seconds) == ((B,), NOW + 600)
+    assert plan.starts == (B,)
+    assert plan.look_again_seconds is not None
+    assert NOW + 0.8 * 3600 - 2000 <= plan.look_again_seconds <= NOW + 3600 - 2000
     late = replace(COMPLETE, checked_at_seconds=NOW - 3600)
     plan = plan_prefetch((followed, B), seen(a=late, b=ABSENT), NOW, at_once=2)
     assert plan.starts == (B, followed)  # what is missing goes first
@@ -181,10 +185,33 @@ def test_ready_is_said_of_complete_models_only_and_no_more_run_than_may(
     assert all(tries.get(m.name, 0.0) <= NOW for m in plan.starts)
 
 
-@given(kind=st.sampled_from(FailureKind), failures=st.integers(1, 10_000), asked=st.none() | st.integers(0, 10_000))
+@given(
+    kind=st.sampled_from(FailureKind),
+    failures=st.integers(1, 10_000),
+    asked=st.none() | st.integers(0, 10_000),
+    chance=st.floats(0, 1),
+)
 def test_waits_grow_to_a_limit_and_never_undercut_what_the_hub_asks(
-    kind: FailureKind, failures: int, asked: int | None
+    kind: FailureKind, failures: int, asked: int | None, chance: float
 ) -> None:
-    wait = next_try_seconds(kind, failures, NOW, asked) - NOW
-    assert max(10.0, asked or 0.0) <= wait <= max(3600.0, asked or 0.0)
-    assert next_try_seconds(kind, failures + 1, NOW, asked) - NOW >= wait
+    wait = next_try_seconds(kind, failures, NOW, asked, chance) - NOW
+    assert max(8.0, asked or 0.0) <= wait <= max(3600.0, 1.2 * (asked or 0.0))
+    assert next_try_seconds(kind, failures + 1, NOW, asked, chance) - NOW >= wait
+
+
+def test_a_thousand_nodes_that_a_hub_told_the_same_moment_come_back_over_a_fifth_of_the_wait() -> None:
+    chance = random.Random(1)
+    tries = [next_try_seconds(FailureKind.FAULT, 1, NOW, 300.0, chance.random()) - NOW for _ in range(1000)]
+    assert min(tries) >= 300.0
+    assert max(Counter(int(one / 10) for one in tries).values()) < 300, "of 60 s, in any ten"
+
+
+def test_nodes_that_asked_for_a_newer_commit_in_the_same_minute_do_not_do_so_after_a_day() -> None:
+    chance = random.Random(1)
+    asked = [NOW + chance.uniform(0, 60) for _ in range(1000)]
+    followed = replace(A, follow_seconds=3600)
+    for _ in range(24):
+        plans = [plan_prefetch((followed,), seen(a=replace(COMPLETE, checked_at_seconds=at)), at) for at in asked]
+        asked = [plan.look_again_seconds or 0.0 for plan in plans]
+    assert all(0.8 * 24 * 3600 < at - NOW <= 24 * 3600 + 60 for at in asked)
+    assert max(Counter(int(at / 300) for at in asked).values()) < 300, "in any five minutes; all at first"

@@ -912,6 +912,7 @@ def agent_on(
     sees_pods: Callable[[], Iterable[dict[str, Any]]] | None = None,
     slots: Slots | None = None,
     catalog_file: str = "",
+    spread_seconds: float = 0.0,
 ) -> tuple[PartitionPass, Steps]:
     """A freshly started agent: it knows nothing but what the world tells. ``sees`` is the node as its watch shows it,
     ``sees_pods`` are the pods; ``slots`` where the fleet has a limit; ``catalog_file`` where changes wait for its models."""
@@ -935,7 +936,7 @@ def agent_on(
         world.counts,
         slots or NoSlots(),
         world.reports.append,
-        Rules(world.layouts_file, labels.CONFIG, policy or Policy(), 300.0, catalog_file),
+        Rules(world.layouts_file, labels.CONFIG, policy or Policy(), 300.0, catalog_file, spread_seconds),
         lambda: world.time,
     )
     return partition, hands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -54,6 +55,18 @@ async def _until(story: Story, moment: float) -> None:
     while story.world.time < moment:
         wait = await story.partition()
         story.world.tick(min(max(wait, 0.5), moment - story.world.time))
+
+
+async def test_a_fleet_does_not_see_in_one_second_that_a_period_has_begun(story: Story) -> None:
+    world = story.world
+    await story.settled()
+    world.time = _at(19) - 20
+    waits = []
+    for _ in range(100):
+        partition, _ = agent_on(world, spread_seconds=10.0)
+        waits.append(await partition() - (_at(19) - world.time))
+    assert all(0.0 <= wait <= 10.0 for wait in waits)
+    assert max(Counter(map(int, waits)).values()) < 30, "ten are to be expected in a second"
 
 
 async def test_each_period_has_its_layout_from_its_first_minute_on(story: Story) -> None:

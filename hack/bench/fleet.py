@@ -166,12 +166,14 @@ class Fleet:
         before = self.start()
         memory = rss_mb(self._children.pid("cluster")) - before
         renewed_seconds = RESYNC_SECONDS / self.faster
+        # Watches last from half to one and a half times as long: before, fewer end than in a fleet that has run for a while.
+        time.sleep(renewed_seconds)
         with self._looking() as rest:
             time.sleep(renewed_seconds)
         for name in self._agents:
             os.kill(self._children.pid(name), signal.SIGUSR1)
         heartbeat = self._heartbeat()
-        time.sleep(renewed_seconds * 1.2)
+        time.sleep(renewed_seconds * 1.6)
         with self._looking() as relabel:
             self._label_all()
             self._until_all(STATE, "success")

@@ -36,6 +36,8 @@ from hack.page_cache import MemoryGroup, NoGroupError, cached_bytes, memory_grou
 from hack.processes import Children
 
 SLOWER_AT_MOST = 1.5
+OUT_AT_MOST, LEFT_AT_MOST = 0.01, 0.01
+"""Some pages go and some stay by themselves; a copy pushes out nearly all, and leaves hundreds of megabytes."""
 ROOM_BYTES = 256 * 1024 * 1024
 READY = f"{labels.MODEL_PREFIX}{REPOSITORY.replace('/', '--')}"
 CATALOG = f"models: [{{repository: {REPOSITORY}}}]\nsets: {{none: [], all: [{REPOSITORY.replace('/', '--')}]}}\n"
@@ -156,7 +158,12 @@ class _Bench:
         print(f"in the page cache, of finished blobs: {left / 1e6:.0f} MB")
         _print_residency({"nothing": nothing, "fetch": fetching, "copy": self._copy()})
         slower = _print_answers(alone, beside)
-        return int(left > 0 or fetching.lowest < nothing.lowest or slower > SLOWER_AT_MOST)
+        out = (nothing.lowest - fetching.lowest) / OUT_AT_MOST
+        rest = left / self._size / LEFT_AT_MOST
+        print(f"limit: {OUT_AT_MOST:.0%} of the file that is read pushed out by a fetch; {max(0.0, out):.2f} of that")
+        print(f"limit: {LEFT_AT_MOST:.0%} of the model left in the page cache; {rest:.2f} of that")
+        print(f"limit: {SLOWER_AT_MOST:g} times as long for an answer; {slower / SLOWER_AT_MOST:.2f} of that")
+        return int(max(out, rest, slower / SLOWER_AT_MOST) > 1)
 
     def _answers(self, found: Answers, goes_on: Callable[[int], bool]) -> None:
         count = 0

@@ -47,6 +47,16 @@ def models(board: Board) -> set[str]:
     return {one.named.repository.removeprefix("org/") for one in board.published}
 
 
+async def _until_another_publishes(board: Board) -> float:
+    """Kill the publisher; after how many seconds another one follows."""
+    first = board.publisher
+    await board.agents[first].kill()
+    began = board.clock()
+    while board.publisher in ("", first):
+        await asyncio.sleep(0.1)
+    return board.clock() - began
+
+
 async def test_one_looks_at_workloads_and_the_others_do_not(board: Board) -> None:
     board.want("chat", wish("a"))
     for name in ("n1", "n2", "n3"):
@@ -100,12 +110,7 @@ async def test_who_follows_writes_nothing_that_stands_already(board: Board) -> N
     for name in ("n1", "n2"):
         board.start(name)
     await asyncio.sleep(40)
-    first = board.publisher
-    await board.agents[first].kill()
-    began = board.clock()
-    while board.publisher in ("", first):
-        await asyncio.sleep(0.1)
-    assert board.clock() - began < 30
+    assert await _until_another_publishes(board) < 30
     await asyncio.sleep(60)
     assert len(board.writes) == 1
 
@@ -119,12 +124,7 @@ async def test_of_two_hundred_that_began_together_one_follows_in_time_whenever_t
     for number in range(200):
         board.start(f"n{number}")
     await asyncio.sleep(after)
-    first = board.publisher
-    await board.agents[first].kill()
-    began = board.clock()
-    while board.publisher in ("", first):
-        await asyncio.sleep(0.1)
-    assert board.clock() - began < 30
+    assert await _until_another_publishes(board) < 30
 
 
 async def test_those_who_look_for_the_publisher_are_few_at_any_time(board: Board) -> None:

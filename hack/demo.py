@@ -184,7 +184,9 @@ class Story:
         hub = self._start_hub()
         self._hub = hub
         self.agent.start(self, hub)
-        self.until("agent is ready", lambda: all(_answers(f"http://127.0.0.1:{p}/readyz") for p in self.agent.ports))
+        ports = self.agent.ports
+        # As a DaemonSet its image is built first, which installs everything.
+        self.until("agent is ready", lambda: all(_answers(f"http://127.0.0.1:{p}/readyz") for p in ports), 180.0)
 
     def _start_cluster(self) -> None:
         deploy = [f"--label=nvidia.com/gpu.deploy.{name}=true" for name in ("device-plugin", "dcgm-exporter")]
